@@ -1,0 +1,104 @@
+# The graph of forecastbook. `make` alone prints help; `make -n forecast` says what would run.
+#   JOB        a file in params/                       AS_OF  YYYY-MM-DD, default the last date the source has
+#   OUT        where runs land                         PARAMS extra yaml overlays, separated by spaces
+#   WAREHOUSE  duckdb:PATH or bigquery:PROJECT.DATASET FORCE  1: a finished run whose inputs changed is kept and made anew
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+SHELL := /bin/sh
+
+JOB       ?= prices
+OUT       ?= outputs
+WAREHOUSE ?= duckdb:$(OUT)/warehouse.duckdb
+PARAMS    ?=
+JOBS      := $(filter-out smoke,$(basename $(notdir $(wildcard params/*.yaml))))
+PYTHON    ?= python3
+PY        := .venv/bin/python
+export OMP_NUM_THREADS ?= 2
+export PYTHONHASHSEED := 0
+
+# --- the environment: .venv from the lock, made anew when the lock is newer. Make reads ready.mk, so it is built before anything else.
+ALONE := help clean setup lock
+GOALS := $(or $(MAKECMDGOALS),help)
+DRY   := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
+ifneq ($(filter-out $(ALONE),$(GOALS)),)
+ifeq ($(and $(DRY),$(if $(wildcard .venv/ready.mk),,bare)),bare)
+$(info .venv is not there yet: without -n it would first be built from requirements.lock)
+else
+include .venv/ready.mk
+endif
+endif
+
+.venv/ready.mk: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V); set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "building .venv from requirements.lock (once; about two minutes)" >&2
+	@rm -f $@
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo 'READY := yes' > $@
+
+# --- the run: its as-of date is known only to the source, so it is asked once, before the graph is drawn
+CHAINED := $(filter forecast tune score,$(GOALS))
+ASK     := --job "$(JOB)" --as-of "$(AS_OF)" --out "$(OUT)" --warehouse "$(WAREHOUSE)" --params "$(PARAMS)"
+ifneq ($(and $(READY),$(CHAINED)),)
+PLANNED := $(shell $(PY) -m forecastbook.chain plan $(ASK) $(if $(FORCE),--force) $(if $(DRY),--dry))
+ifneq ($(.SHELLSTATUS),0)
+$(error $(JOB) was not started: see the message above)
+endif
+RUN  := $(OUT)/$(JOB)/$(PLANNED)
+STEP  = $(PY) -m forecastbook.chain step --job "$(JOB)" --as-of "$(PLANNED)" --out "$(OUT)" --warehouse "$(WAREHOUSE)" --params "$(PARAMS)"
+
+# one rule executes any notebook; a line a step says what it follows
+$(RUN)/%.ipynb: notebooks/%.ipynb
+	@$(STEP) $<
+$(RUN)/02_tune.ipynb: $(RUN)/01_ingest.ipynb
+$(RUN)/03_finetune.ipynb: $(RUN)/01_ingest.ipynb
+$(RUN)/04_forecast.ipynb: $(RUN)/03_finetune.ipynb
+$(RUN)/05_evaluate.ipynb: $(RUN)/04_forecast.ipynb
+endif
+
+.PHONY: forecast tune all setup test lab report smoke bench lint lock clean help
+
+forecast: $(if $(RUN),$(RUN)/05_evaluate.ipynb) ## ingest, fine-tune, forecast, evaluate; publish; reports in outputs/
+tune: $(if $(RUN),$(RUN)/02_tune.ipynb) ## search hyperparameters; the winner is used by the next forecasts
+
+all: ## tune and forecast for every job in params/
+	@for job in $(JOBS); do $(MAKE) --no-print-directory tune JOB=$$job && $(MAKE) --no-print-directory forecast JOB=$$job || exit 1; done
+
+smoke: ## a tiny run of every job, in outputs/smoke
+	@for job in $(JOBS); do $(MAKE) --no-print-directory forecast JOB=$$job OUT=$(OUT)/smoke PARAMS="params/smoke.yaml $(PARAMS)" || exit 1; done
+
+setup: .venv/ready.mk ## only the environment: .venv from requirements.lock
+
+test: ## the whole test suite, notebooks included
+	$(PY) -m pytest
+
+lab: ## JupyterLab on the notebooks
+	$(PY) -m jupyterlab --notebook-dir=notebooks
+
+report: ## render the HTML of all runs and outputs/index.html again
+	$(PY) -m forecastbook.report "$(OUT)"
+
+bench: ## accuracy and speed against named peers; tables in outputs/bench/
+	$(PY) -m pytest bench -q -s
+
+lint: ## ruff on code and notebooks; notebooks stripped of outputs
+	$(PY) -m ruff check lib tests notebooks
+	$(PY) -m ruff format --check lib tests
+	$(PY) -m nbstripout --verify notebooks/*.ipynb
+
+lock: ## resolve pyproject.toml again into requirements.lock
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check ".[test]"
+	.venv-lock/bin/python -m pip freeze --all --exclude forecastbook --exclude pip | sed -E 's/\+cpu$$//' | grep -vE '^(nvidia-|triton)' > requirements.lock
+	rm -rf .venv-lock
+
+clean: ## remove the environment and caches; outputs are kept
+	rm -rf .venv .venv-lock .pytest_cache .ruff_cache .hypothesis lib/*.egg-info
+	find lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  variables: JOB=$(JOB) AS_OF=(latest) OUT=$(OUT) WAREHOUSE=$(WAREHOUSE) PARAMS= FORCE="

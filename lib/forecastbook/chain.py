@@ -1,0 +1,368 @@
+"""The chain as Make sees it: which as-of date, which run, and one notebook executed at a time.
+
+``plan`` finds the as-of date and prepares the run directory, ``step`` executes a notebook into it, ``open`` is how a notebook
+finds its run, under Make and by hand alike. A step is finished when papermill did not raise, every code cell was executed and no
+output is an error: the executed notebook's own metadata cannot be trusted on that. Only then is it moved to its final name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime as dt
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from forecastbook import params as jobs
+from forecastbook import run as runs
+from forecastbook.run import STEPS, Run, RunError
+
+log = logging.getLogger("forecastbook")
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "FORECASTBOOK_RUN"  # in the environment of a kernel and of all it starts
+WAIT = 1800.0  # seconds to wait for another process that works on the same run
+CELL_TIMEOUT = 3600  # seconds a cell may take
+BEFORE = {
+    "02_tune": ["01_ingest"],
+    "03_finetune": ["01_ingest"],
+    "04_forecast": ["01_ingest", "03_finetune"],
+    "05_evaluate": ["01_ingest", "03_finetune", "04_forecast"],
+}
+
+
+class StepError(RuntimeError):
+    """A notebook that did not finish."""
+
+
+class Stopped(SystemExit):
+    """The process was asked to end (SIGTERM)."""
+
+
+# --- the as-of date and the run -------------------------------------------------------------------------------------
+
+
+def plan(
+    job: str, as_of: str, out: str, url: str, overlays: list[str], force: bool = False, dry: bool = False
+) -> Run | dt.date:
+    """The run that a job's params, as-of date and data ask for; with ``dry`` only its as-of date, and nothing is written.
+
+    An empty embedded warehouse is given the sample first. Raises the error of whatever part says no: ParamsError, SourceError,
+    WarehouseError, RunError.
+    """
+    from forecastbook import warehouse
+    from forecastbook.sources import SOURCES
+
+    given = jobs.as_of_date(as_of) if as_of else None
+    home = Path(out) / jobs.job_name(job)
+    params = jobs.load(ROOT / "params" / f"{job}.yaml", overlays, tuned(home))
+    source, store = SOURCES[params.source.kind], warehouse.connect(url)
+    if not dry:
+        writable(Path(out))
+    elif not store.exists() and params.source.kind == "warehouse_prices":
+        raise RunError(
+            f"{url}: does not exist yet; the first run loads the sample into it, and only then is the as-of date known"
+        )
+    last = source.last_date(params.source, store)
+    date = given or last
+    if date > last:
+        raise RunError(f"AS_OF {date} is after the last day that the source has ({last}); leave AS_OF out for the latest")
+    fingerprint = source.fingerprint(params.source, store, date)
+    if dry:
+        return date
+    with runs.lock(_lock_of(home / date.isoformat()), WAIT):
+        return runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, force=force)
+
+
+def tuned(home: Path) -> dict | None:
+    """The hyperparameters that the job's last tuning chose, None when it was never tuned."""
+    path = home / "tuned.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["hyper"]
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{path}: cannot be read ({error!r}); remove it, or run make tune again") from error
+
+
+def writable(out: Path) -> None:
+    """Raise RunError unless files can be made in ``out``: known before any work starts."""
+    probe = out / f".{os.getpid()}.probe"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"OUT={out}: cannot write there ({error.strerror}); give a directory that you may write to") from error
+
+
+def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: list[str]) -> Run:
+    """The run a notebook works on. By hand, with no as-of date, it is planned here and missing earlier steps are executed first."""
+    os.chdir(ROOT if not os.environ.get(MARK) else os.getcwd())
+    if not as_of:
+        runs.log_to(None, step)
+        run = plan(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays)
+        for earlier in BEFORE.get(step, []):
+            if not (run.dir / f"{earlier}.ipynb").is_file():
+                execute(ROOT / "notebooks" / f"{earlier}.ipynb", run, overlays)
+    run = Run(Path(out) / job / (as_of or run.as_of.isoformat()))
+    runs.log_to(run.dir / "run.log", step)
+    return run
+
+
+# --- executing a notebook -------------------------------------------------------------------------------------------
+
+
+def check(notebook: Path) -> None:
+    """Raise StepError when a notebook could not take its parameters: no cell tagged so, or another kernel."""
+    import nbformat
+
+    nb = nbformat.read(notebook, as_version=4)
+    if nb.metadata.get("kernelspec", {}).get("name") != "python3":
+        raise StepError(f"{notebook}: kernelspec is {nb.metadata.get('kernelspec', {}).get('name')!r}, wanted 'python3'")
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in nb.cells):
+        raise StepError(
+            f"{notebook}: no cell is tagged 'parameters', so the run's own values would be ignored; tag the second cell"
+        )
+
+
+def faults(nb) -> str | None:
+    """Why an executed notebook is not finished; None when it is. Outputs decide, the metadata of papermill says too much."""
+    for index, cell in enumerate(nb.cells):
+        if cell.cell_type != "code":
+            continue
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                return f"cell {index} raised {output.ename}: {' '.join(str(output.evalue).split())[:600]}"
+        if cell.source.strip() and cell.execution_count is None:
+            return f"cell {index} was never executed"
+    return None
+
+
+def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None = None) -> Path:
+    """Execute one notebook into the run: ``<run>/<step>.ipynb``, moved there only when every cell finished.
+
+    A failed notebook stays beside it as ``<step>.failed.ipynb`` (and .html). Raises StepError that names the cell and the cause.
+    """
+    from forecastbook import report
+
+    step = notebook.stem
+    check(notebook)
+    part, final, failed = run.dir / f".{step}.part.ipynb", run.dir / f"{step}.ipynb", run.dir / f"{step}.failed.ipynb"
+    for stale in (part, failed, failed.with_suffix(".html")):
+        stale.unlink(missing_ok=True)
+    values = {
+        "job": run.job,
+        "as_of": run.as_of.isoformat(),
+        "out": str(run.home.parent),
+        "warehouse": run.warehouse,
+        "overlays": [str(o) for o in overlays],
+    }
+    log.info("%s starts (run %s)", step, run.id)
+    started, reason = time.monotonic(), None
+    run.note(status="running", steps={step: "running"})
+    try:
+        nb, reason = _papermill(notebook, part, values, run, timeout or CELL_TIMEOUT)
+        seconds = round(time.monotonic() - started, 1)
+        if reason is None:
+            _keep(nb, part)
+            html = report.render_notebook(part)
+            os.replace(html, final.with_suffix(".html"))
+            run.note(
+                steps={step: "done"}, seconds={step: seconds}, status="done" if step == STEPS[-1] else "running", failed=None
+            )
+            _reports(run, step == STEPS[-1])
+            os.replace(part, final)
+            log.info("%s finished in %.1f s", step, seconds)
+            return final
+    except (KeyboardInterrupt, Stopped):
+        reason = "was stopped"
+        raise
+    finally:
+        if reason is not None:
+            run.note(steps={step: "failed"}, status="failed", failed={"step": step, "why": reason})
+            if part.is_file():
+                os.replace(part, failed)
+                report.render_notebook(failed)
+            _reports(run, True)
+    raise StepError(f"{step} failed: {reason}; see {failed.with_suffix('.html')} and {run.dir / 'run.log'}")
+
+
+def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int):
+    """Run papermill; returns (executed notebook, None or why it did not finish). No process of the kernel's is left behind."""
+    import nbformat
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillException
+    from traitlets.config import Config
+
+    os.environ[MARK] = str(run.dir.resolve())
+    reason = None
+    _sweep(run)  # of a runner that was killed
+    with _console(run.dir / "run.log"):
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(part),
+                values,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=os.getcwd(),
+                execution_timeout=timeout,
+                start_timeout=120,
+                config=Config({"KernelManager": {"transport": "ipc"}}),  # no port that another user could connect to
+            )
+        except CellTimeoutError as error:
+            reason = f"a cell took longer than {timeout} s: {' '.join(str(error).split())[:300]}"
+        except DeadKernelError:
+            reason = "the kernel died (killed, or out of memory)"
+        except PapermillException as error:
+            reason = f"{getattr(error, 'ename', type(error).__name__)}: {' '.join(str(getattr(error, 'evalue', error)).split())[:600]}"
+        except OSError as error:
+            reason = f"cannot write {part.parent} ({error.strerror or error})"
+        finally:
+            _sweep(run)
+    try:
+        nb = nbformat.read(part, as_version=4)
+    except (OSError, ValueError) as error:
+        return None, reason or f"{part}: cannot be read ({error})"
+    return nb, reason or faults(nb)
+
+
+def _keep(nb, part: Path) -> None:
+    """Write the executed notebook with its machine-bound traces (absolute paths of this process) left out."""
+    import nbformat
+
+    for key in ("input_path", "output_path"):
+        nb.metadata.get("papermill", {}).pop(key, None)
+    runs.write_text(part, nbformat.writes(nb))
+
+
+def _reports(run: Run, whole: bool) -> None:
+    from forecastbook import report
+
+    if whole:
+        report.render_run(run.dir)
+    report.render_index(run.home.parent)
+
+
+def _sweep(run: Run) -> None:
+    """End every process that a kernel of this run started or was: they carry the run's mark in their environment."""
+    import psutil
+
+    mark, found = str(run.dir.resolve()), []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # gone, or another user's: not ours
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark and process.pid not in _ancestors():
+                process.kill()
+                found.append(process)
+    psutil.wait_procs(found, timeout=10)
+
+
+def _ancestors() -> set[int]:
+    import psutil
+
+    return {p.pid for p in psutil.Process().parents()}
+
+
+@contextlib.contextmanager
+def _console(path: Path):
+    """While a kernel writes ``run.log``, show its new lines here: the console says what the log says."""
+    path.touch()
+    done = threading.Event()
+
+    def follow():
+        with path.open(encoding="utf-8") as stream:
+            stream.seek(0, os.SEEK_END)
+            while True:
+                ended = done.is_set()
+                if text := stream.read():
+                    sys.stderr.write(text)
+                elif ended:
+                    return
+                done.wait(0.2)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5)
+
+
+# --- the command line, called by the Makefile -----------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``plan`` prints the as-of date; ``step`` executes one notebook. Exit 0 done, 1 failed, 2 refused, 130 and 143 stopped."""
+    parser = argparse.ArgumentParser(prog="python -m forecastbook.chain")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("plan", "step"):
+        sub = commands.add_parser(name)
+        sub.add_argument("--job", required=True)
+        sub.add_argument("--as-of", default="")
+        sub.add_argument("--out", required=True)
+        sub.add_argument("--warehouse", required=True)
+        sub.add_argument("--params", default="", help="overlays, separated by spaces")
+        if name == "plan":
+            sub.add_argument("--force", action="store_true")
+            sub.add_argument("--dry", action="store_true", help="write nothing")
+        else:
+            sub.add_argument("notebook", type=Path)
+            sub.add_argument("--timeout", type=int, default=CELL_TIMEOUT, help="seconds a cell may take")
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    runs.log_to(None, args.job if args.command == "plan" else args.notebook.stem)
+    try:
+        if args.command == "plan":
+            found = plan(args.job, args.as_of, args.out, args.warehouse, args.params.split(), args.force, args.dry)
+            print(found.as_of if isinstance(found, Run) else found)
+        else:
+            _step(args)
+    except KeyboardInterrupt:
+        log.error("interrupted; the next make forecast goes on from here")
+        return 130
+    except Stopped:
+        log.error("stopped; the next make forecast goes on from here")
+        return 143
+    except StepError as error:
+        log.error("%s", error)
+        return 1
+    except Exception as error:
+        if type(error).__module__.split(".")[0] != "forecastbook":
+            raise  # a fault of ours keeps its traceback
+        for line in str(error).splitlines():
+            log.error("%s", line)
+        return 2
+    return 0
+
+
+def _step(args) -> None:
+    run = Run(Path(args.out) / jobs.job_name(args.job) / jobs.as_of_date(args.as_of).isoformat())
+    final = run.dir / f"{args.notebook.stem}.ipynb"
+    with runs.lock(_lock_of(run.dir), WAIT) as waited:
+        if waited and final.is_file() and final.stat().st_mtime > args.notebook.stat().st_mtime:
+            log.info("%s was made meanwhile by the process that was waited for", final)
+            return
+        handler = logging.FileHandler(run.dir / "run.log", encoding="utf-8")
+        handler.setFormatter(log.handlers[0].formatter)
+        log.addHandler(handler)
+        execute(args.notebook, run, args.params.split(), args.timeout)
+
+
+def _lock_of(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.lock")
+
+
+def _stop(signum, frame) -> None:
+    raise Stopped(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The challenger: where it starts, how it is trained, and whether it replaces the champion."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import backtest, models
+from forecastbook.panel import Panel
+from forecastbook.params import Params
+from forecastbook.roster import trainable
+from forecastbook.run import Run, copy_model
+
+log = logging.getLogger("forecastbook")
+
+
+@dataclass
+class Start:
+    """Where a training starts. kind: 'champion', 'checkpoint', 'cold' or 'none' (too little history for a network).
+
+    model: the one to fine-tune, None for a cold start. said: the same in a sentence.
+    """
+
+    kind: str
+    model: object | None
+    said: str
+    path: Path | None = None
+
+
+def start(run: Run, panel: Panel) -> Start:
+    """The champion before this as-of date, the checkpoint that ``finetune.base`` names, or nothing: a cold start.
+
+    A champion of another architecture than the params ask for cannot be fine-tuned: that is a cold start too, and is said.
+    Raises the model's own error when a checkpoint is missing or does not fit.
+    """
+    params, base = run.params, run.params.finetune.base
+    if reason := trainable(panel, params):
+        return Start("none", None, f"No network is trained: {reason}. The baselines forecast.")
+    if base not in ("champion", "none"):
+        return Start("checkpoint", _checkpoint(Path(base), params), f"Fine-tuned from the checkpoint {base}.", Path(base))
+    champion = run.champion() if base == "champion" else None
+    if champion is None:
+        why = "no champion exists yet" if base == "champion" else "finetune.base is none"
+        return Start(
+            "cold", None, f"Cold start: {why}, so the network was trained from nothing on all {len(panel.dates)} periods."
+        )
+    path = run.home / champion["path"]
+    model = models.load(path)
+    if isinstance(model, models.Baseline):
+        return Start("cold", None, f"Cold start: the champion of {champion['as_of']} is the baseline {model.name}.", path)
+    other = [
+        f"{k} {model.hyper[k]} -> {v}"
+        for k, v in backtest.hyper(params).items()
+        if k in ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")
+        and model.hyper[k] != v
+    ]
+    if other:
+        said = f"Cold start: the champion of {champion['as_of']} has another architecture ({', '.join(other)})."
+        log.warning(said)
+        return Start("cold", None, said, path)
+    return Start("champion", model, f"Fine-tuned from the champion of {champion['as_of']} ({champion['run_id']}).", path)
+
+
+def _checkpoint(path: Path, params: Params):
+    if path.is_dir():
+        return models.load(path)
+    return models.checkpoint(
+        params.model.name,
+        path,
+        **{k: v for k, v in backtest.hyper(params).items() if k not in ("seed", "validation_days", "patience")},
+    )
+
+
+def train(origin: Start, panel: Panel, params: Params, progress: bool = False):
+    """The challenger: fine-tuned from where it starts, trained from nothing on a cold start, None when no network can be trained."""
+    if origin.kind == "none":
+        return None
+    if origin.model is None:
+        return models.fit(params.model.name, panel, progress=progress, **backtest.hyper(params))
+    return models.finetune(origin.model, panel, progress=progress, parent=origin.said, **backtest.finetune_hyper(params))
+
+
+def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
+    """Contenders and the last value on the held-out last periods, an origin a day: model, origin, rel_ql, rel_mae.
+
+    contenders: name -> model or None (left out). No contender's training saw a target of these origins.
+    """
+    asked = {name: model for name, model in contenders.items() if model is not None}
+    asked[backtest.SAFE] = models.fit(backtest.SAFE, panel)
+    last = len(panel.dates) - 1 - params.horizon
+    count = max(params.finetune.validation_days - params.horizon + 1, 1)
+    rows = []
+    for i in range(max(last - count + 1, params.model.sequence_length), last + 1):
+        at = backtest.ask(panel, panel.dates[i], params, asked)
+        scored = (at.status == "model")[:, None] & np.isfinite(at.y)
+        if scored.any():
+            rows += [
+                (
+                    name,
+                    pd.Timestamp(at.date),
+                    backtest.quantile_error(at, at.q[name], params)[scored].mean(),
+                    backtest.point_error(at, name, params)[scored].mean(),
+                )
+                for name in asked
+            ]
+    return pd.DataFrame(rows, columns=["model", "origin", "rel_ql", "rel_mae"])
+
+
+def settle(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
+    """Put the better of challenger and champion into ``model/``, enter a new champion; returns the verdict in a sentence.
+
+    A challenger that is not better than the model it started from on held-out time is rolled back.
+    """
+    means = outcome.groupby("model")["rel_ql"].mean()
+    target = run.dir / "model"
+    if challenger is None:
+        models.save(models.fit(backtest.SAFE, run.panel()), target)
+        return origin.said
+    mine, safe = means.get("challenger", np.nan), means.get(backtest.SAFE, np.nan)
+    against = f"{1 - mine / safe:+.1%} against the last value" if safe > 0 else "no error to compare with"
+    if "champion" in means and not mine < means["champion"]:
+        copy_model(origin.path, target)
+        _describe(target, rolled_back=True)
+        return (
+            f"Rolled back: fine-tuning did not lower the held-out quantile error ({mine:.5f} against {means['champion']:.5f} of "
+            "the champion), so the champion's weights forecast again."
+        )
+    with tempfile.TemporaryDirectory(dir=run.dir, prefix=".model.") as part:
+        models.save(challenger, Path(part))
+        copy_model(Path(part), target)
+    gained = f", {1 - mine / means['champion']:.1%} lower than the champion's" if "champion" in means else ""
+    run.crown(f"held-out quantile error {mine:.5f}{gained}; {against}")
+    return f"The challenger becomes the champion: held-out quantile error {mine:.5f}{gained} ({against})."
+
+
+def _describe(directory: Path, **entries) -> None:
+    path = directory / "model.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(described | entries, indent=1) + "\n", encoding="utf-8")
+
+
+def means(outcome: pd.DataFrame) -> pd.DataFrame:
+    """A duel's mean errors, one row a contender, best first."""
+    table = outcome.groupby("model")[["rel_ql", "rel_mae"]].mean().sort_values("rel_ql").reset_index()
+    return table.rename(columns={"rel_ql": "quantile error, share of price", "rel_mae": "absolute error, share of price"})
+
+
+def history(model) -> list[dict]:
+    """Losses by step, as the figure takes them; empty when no network was trained."""
+    rows = [] if model is None else model.history
+    return [{"step": r["step"], "train": r["train_loss"], "validation": r["validation_loss"]} for r in rows]
+
+
+def summary(model) -> str:
+    """What was trained, in a sentence."""
+    if model is None:
+        return "No network was trained."
+    i = model.info
+    return (
+        f"{i['parameters']:,} weights, {i['n_origins']:,} origins of {i['n_series']:,} series, {i['trained_from']} to "
+        f"{i['trained_until']}, on {i['device']}: {i['seconds']:.0f} s; epoch {i['kept_epoch']} is kept."
+    )

@@ -1,0 +1,798 @@
+"""One function a figure: a frame or arrays in, a `Figure` out, its title stating what the data say.
+
+Nothing here touches global state: figures are built on the object API under `STYLE`, show themselves in a notebook
+(`_repr_mimebundle_`, no pyplot backend needed) and carry one sentence of alt text in `.alt`, which also travels in the
+notebook's output metadata. Actuals are black, intervals are shaded, at most four colours, distinguishable without colour vision
+(Okabe and Ito, 2008). Input that holds nothing to draw gives a figure that says so.
+
+Frames are long. A *backtest* frame has the columns model, series_id, origin, ts, horizon, y, q05 … q95, last_value.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import re
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import matplotlib.dates as mdates
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as _Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+INK, BLUE, ORANGE, GREEN, GREY, PALE = "#16181d", "#0072b2", "#d55e00", "#009e73", "#6b7280", "#c5cad2"
+STYLE = {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5, "text.parse_math": False,
+         "text.usetex": False, "figure.facecolor": "white", "figure.dpi": 100, "axes.facecolor": "white",
+         "axes.edgecolor": "#9aa1ab", "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
+         "axes.labelcolor": "#3f4550", "axes.labelsize": 9.5, "axes.titlesize": 9.5, "axes.titlelocation": "left",
+         "axes.titlecolor": INK, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#eceef1", "grid.linewidth": 0.8,
+         "xtick.color": "#3f4550", "ytick.color": "#3f4550", "xtick.labelsize": 9, "ytick.labelsize": 9, "xtick.major.size": 3,
+         "ytick.major.size": 0, "lines.linewidth": 1.8, "lines.solid_capstyle": "butt", "legend.frameon": False,
+         "axes.formatter.useoffset": False, "axes.unicode_minus": True}
+NAMES = {"published": "published", "lstm": "LSTM", "tide": "TiDE", "gbm": "boosting", "challenger": "challenger",
+         "champion": "champion", "last_value": "last value", "seasonal_naive": "seasonal naive",
+         "moving_average": "moving average", "historical_quantiles": "historical quantiles"}
+COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "champion": GREEN, "last_value": ORANGE}
+OURS = ("published", "challenger", "lstm", "tide", "gbm", "champion")
+
+
+class Figure(_Figure):
+    """A matplotlib figure that shows itself in a notebook and brings its alt text along."""
+
+    alt: str = ""
+
+    def png(self, dpi: int = 170) -> bytes:
+        """The picture as PNG bytes; the same figure gives the same bytes."""
+        out = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            FigureCanvasAgg(self)
+            self.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+        return out.getvalue()
+
+    def _repr_png_(self) -> str:
+        return base64.b64encode(self.png()).decode()
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        data = {"image/png": self._repr_png_(), "text/plain": self.alt or "figure"}
+        width, height = (int(x * 100) for x in self.get_size_inches())
+        return data, {"image/png": {"alt": self.alt, "width": width, "height": height}}
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(FT2Font(font_manager.findfont("DejaVu Sans", fallback_to_default=True)).get_charmap())
+
+
+def plain(text: object, limit: int = 38) -> str:
+    """A title for display: one line, at most `limit` characters, only glyphs that the font has (others become a box)."""
+    line = " ".join(str(text)[: 8 * limit].split())
+    line = line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    return "".join(c if ord(c) in _glyphs() and c.isprintable() else "□" for c in line)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.643 → '64 %'; not a number → 'n/a'."""
+    if share is None or not np.isfinite(share):
+        return "n/a"
+    return f"{round(100 * share, digits) + 0.0:.{digits}f} %".replace("-", "−")
+
+
+def signed(share: float, digits: int = 0) -> str:
+    """0.05 → '+5 %', −0.2 → '−20 %', 0 → '0 %'."""
+    text = percent(share, digits)
+    return text if text.startswith(("−", "n")) or not float(text.split()[0]) else f"+{text}"
+
+
+def _figure(title: str, alt: str = "", rows: int = 1, cols: int = 1, size: tuple[float, float] = (8.2, 3.4), **kw):
+    """A figure with its headline and a (rows, cols) array of axes."""
+    fig = Figure(figsize=size, layout="constrained")
+    fig.suptitle("\n".join(textwrap.wrap(title, 88)), x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
+    fig.get_layout_engine().set(w_pad=0.06, h_pad=0.06, hspace=0.06, wspace=0.05)
+    fig.alt = alt or title
+    return fig, fig.subplots(rows, cols, squeeze=False, **kw)
+
+
+def nothing(message: str) -> Figure:
+    """A figure that says why there is nothing to see."""
+    fig = Figure(figsize=(8.2, 1.3))
+    fig.text(0.5, 0.5, message, ha="center", va="center", color=GREY, fontsize=11)
+    fig.alt = message
+    return fig
+
+
+def _figure_function(draw):
+    """Draw under STYLE, and make sure that no text is ever read as maths ('$x_1$' is a title)."""
+
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            fig = draw(*args, **kwargs)
+            for text in fig.findobj(Text):
+                text.set_parse_math(False)
+            return fig
+
+    return wrapper
+
+
+def _dates(ax, ts=None, most: int = 6) -> None:
+    locator = mdates.AutoDateLocator(minticks=2, maxticks=most)
+    ax.xaxis.set_major_locator(locator)
+    formatter = mdates.ConciseDateFormatter(locator, show_offset=False)
+    formatter.formats = ["%Y", "%b\n%Y", "%-d %b", "%-d %b", "%H:%M", "%S"]
+    formatter.zero_formats = ["", "%b\n%Y", "%-d %b", "%-d %b", "%-d %b", "%H:%M"]
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _day(mdates.num2date(v))))
+    if ts is not None and len(ts):
+        first, last = pd.Timestamp(min(ts)), pd.Timestamp(max(ts))
+        if first == last:
+            ax.set_xlim(first - pd.Timedelta(days=3), last + pd.Timedelta(days=3))
+
+
+def _day(when) -> str:
+    return f"{when.day} {when:%b}\n{when.year}"
+
+
+def _percent_axis(axis, digits: int | None = None) -> None:
+    def label(v, _):
+        return percent(v, digits if digits is not None else (0 if abs(v * 100 - round(v * 100)) < 1e-6 else 1))
+
+    axis.set_major_formatter(FuncFormatter(label))
+
+
+def _end_labels(ax, ends: list[tuple[float, float, str, str]]) -> None:
+    """Direct labels right of the lines: (x, y, text, colour), pushed apart where they would touch."""
+    low, high = ax.get_ylim()
+    step = (high - low) * 0.075
+    ends = sorted(ends, key=lambda e: e[1])
+    place = np.array([y for _, y, _, _ in ends])
+    for _ in range(200):  # a few labels: pairs that touch give way by half each
+        short = np.maximum(step - np.diff(place), 0) / 2
+        if not short.max(initial=0) > step * 0.01:
+            break
+        place[1:] += short
+        place[:-1] -= short
+    for (x, _, text, colour), y in zip(ends, place, strict=True):
+        ax.annotate(text, (x, y), xytext=(7, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False)
+
+
+def name(model: str) -> str:
+    """The readable name of a model."""
+    return NAMES.get(model, plain(str(model).replace("_", " ")))
+
+
+def levels(frame: pd.DataFrame) -> dict[str, float]:
+    """Quantile columns and their levels: {'q05': 0.05, …}, in order."""
+    found = {c: int(c[1:]) / 10 ** (len(c) - 1) for c in frame.columns if re.fullmatch(r"q\d{2,}", str(c))}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """Score every row of a backtest that has an actual.
+
+    Returns the rows with a finite y and a positive last_value, with the columns model, series_id, origin, horizon (where
+    present) and: error = |y − q50| / last_value; loss = mean over the levels of pinball / last_value; inside90, inside50 = y
+    within [q05, q95], [q25, q75]; changed = |log(y / last_value)| > 0.005.
+    """
+    y, last = frame["y"].to_numpy(float), frame["last_value"].to_numpy(float)
+    keep = np.isfinite(y) & np.isfinite(last) & (last > 0)
+    frame, y, last = frame.loc[keep], y[keep], last[keep]
+    quantiles = levels(frame)
+    loss = np.zeros(len(y))
+    for column, level in quantiles.items():
+        gap = y - frame[column].to_numpy(float)
+        loss += np.maximum(level * gap, (level - 1) * gap)
+    out = frame[[c for c in ("model", "series_id", "origin", "ts", "horizon") if c in frame]].copy()
+    out["error"] = np.abs(y - frame["q50"].to_numpy(float)) / last
+    out["loss"] = loss / max(len(quantiles), 1) / last
+    for label, (low, high) in {"inside90": ("q05", "q95"), "inside50": ("q25", "q75")}.items():
+        if low in frame and high in frame:
+            slack = 1e-9 * np.maximum(1.0, np.abs(y))  # a price that equals the bound is inside, whatever the last bit says
+            inside = (y >= frame[low].to_numpy(float) - slack) & (y <= frame[high].to_numpy(float) + slack)
+            out[label] = inside.astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out["changed"] = ~(np.abs(np.log(y / last)) <= 0.005)
+    return out
+
+
+def _means(frame: pd.DataFrame, metric: str, *by: str) -> pd.Series:
+    """Mean of a metric by the given columns, from a backtest frame or from one that is aggregated already (it has `value`)."""
+    if not len(frame):
+        return pd.Series(dtype=float)
+    values = frame if "value" in frame else errors(frame).rename(columns={metric: "value"})
+    return values.dropna(subset=["value"]).groupby(list(by), observed=True)["value"].mean()
+
+
+def _by(frame: pd.DataFrame, metric: str, column: str) -> pd.DataFrame:
+    """The same as a table: one row a value of `column`, one column a model."""
+    means = _means(frame, metric, column, "model")
+    return means.unstack("model").sort_index() if len(means) else pd.DataFrame()
+
+
+def _rank(models) -> list[str]:
+    """Baselines first and ours last, so that ours is drawn on top."""
+    return sorted(models, key=lambda m: (m in OURS, m in COLOURS, str(m)))
+
+
+def _ours(models) -> str | None:
+    return next((m for m in OURS if m in set(models)), None)
+
+
+def _colour(model: str, ours: str | None) -> str:
+    """Colour for what the reader compares, pale for the rest."""
+    return COLOURS.get(model, PALE) if model == ours or model in ("champion", "last_value") else PALE
+
+
+def _history(ax, y: pd.Series) -> None:
+    """Observed prices as black steps; over days without an observation a pale line carries the last price."""
+    ax.step(y.index, y.ffill(), where="post", color=PALE, lw=1.1)
+    ax.step(y.index, y, where="post", color=INK, lw=1.4)
+    alone = y.notna() & y.shift().isna() & y.shift(-1).isna()  # a day between two gaps has no line: show it as a dot
+    ax.plot(y.index[alone], y[alone], ".", color=INK, ms=2.5)
+
+
+@_figure_function
+def small_multiples(frame: pd.DataFrame, series=None, unit: str = "price") -> Figure:
+    """History of up to six series, one small panel each. frame: series_id, ts, y, title (optional); gaps stay gaps."""
+    ids = list(series if series is not None else pd.unique(frame["series_id"]))[:6] if len(frame) else []
+    groups = {i: frame[frame["series_id"] == i].sort_values("ts") for i in ids}
+    groups = {i: g for i, g in groups.items() if g["y"].notna().any()}
+    if not groups:
+        return nothing("No observed prices to show")
+    kept = pd.concat([g["y"].dropna().pct_change().abs().iloc[1:] for g in groups.values()])
+    days = [pd.date_range(g["ts"].min(), g["ts"].max()) for g in groups.values()]
+    gap = 1 - sum(g["y"].notna().sum() for g in groups.values()) / sum(len(d) for d in days)
+    changed = percent(np.mean(kept > 0.005) if len(kept) else 0.0)
+    who = "This price" if len(groups) == 1 else f"These {len(groups)} prices"
+    title = f"{who} changed on {changed} of observed days; {percent(max(gap, 0))} of days have no observation"
+    cols = min(3, len(groups))
+    rows = -(-len(groups) // cols)
+    fig, axes = _figure(title, rows=rows, cols=cols, size=(8.2, 0.6 + 1.75 * rows), sharex=True)
+    for ax in axes.flat[len(groups) :]:
+        ax.set_visible(False)
+    for ax, (key, group), span in zip(axes.flat, groups.items(), days, strict=False):
+        y = group.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(span)
+        _history(ax, y)
+        ax.set_title(plain(group["title"].iloc[-1] if "title" in group else key, 30))
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.margins(y=0.15)
+        _dates(ax, span, most=4)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(unit)
+    return fig
+
+
+@_figure_function
+def spells(lengths, unit: str = "days") -> Figure:
+    """How long a price lasts. lengths: array of spell lengths in days, each ≥ 1; log axis, median labelled."""
+    x = np.asarray(lengths, dtype=float).ravel()
+    x = x[np.isfinite(x) & (x > 0)]
+    if not len(x):
+        return nothing("No completed price spells: no price has changed yet")
+    median, long = np.median(x), np.quantile(x, 0.9)
+    title = f"Half of all prices last {median:.0f} {unit} or less, one in ten lasts longer than {long:.0f}"
+    fig, axes = _figure(title, f"Histogram of {len(x):,} price spells on a logarithmic axis; median {median:.0f} {unit}.",
+                        size=(8.2, 3.1))
+    ax = axes[0, 0]
+    edges = np.unique(np.round(np.geomspace(1, x.max() + 1, 26)))
+    edges = np.append(edges, edges[-1] + 1) if len(edges) < 3 else edges
+    counts, _ = np.histogram(x, edges)
+    ax.bar(edges[:-1], counts / len(x), width=np.diff(edges) * 0.92, align="edge", color=PALE)
+    ax.axvline(median, color=INK, lw=1.2)
+    ax.annotate(f"median {median:.0f}", (median, 1), xycoords=("data", "axes fraction"), xytext=(5, -11),
+                textcoords="offset points")
+    ax.set_xscale("log")
+    ticks = [t for t in (1, 2, 3, 7, 14, 28, 56, 112, 224, 448, 896) if t <= x.max() * 1.3 + 1]
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.minorticks_off()
+    ax.set_xlabel(f"length of a price spell, {unit} (log scale)")
+    ax.set_ylabel(f"share of {len(x):,} spells")
+    _percent_axis(ax.yaxis)
+    ax.grid(axis="x", visible=False)
+    return fig
+
+
+@_figure_function
+def coverage_over_time(frame: pd.DataFrame) -> Figure:
+    """Number of series observed on each day. frame: series_id, ts, y."""
+    seen = frame.dropna(subset=["y"]) if len(frame) else frame
+    if not len(seen):
+        return nothing("No observations in the window")
+    daily = seen.groupby("ts")["series_id"].nunique()
+    daily = daily.reindex(pd.date_range(daily.index.min(), daily.index.max()), fill_value=0)
+    total, typical = frame["series_id"].nunique(), daily.median()
+    title = f"On a typical day {typical:,.0f} of {total:,} series are observed ({percent(typical / total)})"
+    fig, axes = _figure(title, size=(8.2, 2.7))
+    ax = axes[0, 0]
+    ax.fill_between(daily.index, daily, step="mid", color=PALE, lw=0)
+    ax.step(daily.index, daily, where="mid", color=INK, lw=0.9)
+    ax.axhline(total, color=GREY, lw=0.9, ls=(0, (4, 3)))
+    ax.annotate(f"all {total:,} series", (0, total), xycoords=("axes fraction", "data"), xytext=(4, 3),
+                textcoords="offset points", color=GREY)
+    ax.set_ylim(0, total * 1.15)
+    ax.set_ylabel("series observed, per day")
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    _dates(ax, daily.index)
+    return fig
+
+
+def _ranges(spans) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
+    """(start, end), or several of them, or an array of dates."""
+    if spans is None or not len(spans):
+        return []
+    if isinstance(spans[0], (tuple, list)):
+        return [(pd.Timestamp(a), pd.Timestamp(b)) for a, b in spans]
+    return [(pd.Timestamp(min(spans)), pd.Timestamp(max(spans)))]
+
+
+@_figure_function
+def splits(train, validation, test) -> Figure:
+    """Where the dates fall. Each argument: (first, last), a list of such pairs, an array of dates, or None."""
+    lanes = {"train": (_ranges(train), GREY), "validation": (_ranges(validation), BLUE), "test": (_ranges(test), ORANGE)}
+    lanes = {k: v for k, v in lanes.items() if v[0]}
+    if not lanes:
+        return nothing("No dates to split")
+    ends = {k: (min(a for a, _ in v[0]), max(b for _, b in v[0])) for k, v in lanes.items()}
+    order = list(ends)
+    late = all(ends[a][1] < ends[b][0] for a, b in zip(order, order[1:], strict=False))
+    said = "The search never sees a date that it is later tested on" if late else "Caution: the date ranges overlap"
+    fig, axes = _figure(
+        said,
+        "Bars on a time line: " + "; ".join(f"{k} {a:%Y-%m-%d} to {b:%Y-%m-%d}" for k, (a, b) in ends.items()) + ".",
+        size=(8.2, 0.9 + 0.5 * len(lanes)),
+    )
+    ax = axes[0, 0]
+    for row, (label, (spans, colour)) in enumerate(lanes.items()):
+        for first, last in spans:
+            ax.barh(row, last - first + pd.Timedelta(days=1), left=first, height=0.5, color=colour)
+        days = sum((b - a).days + 1 for a, b in spans)
+        text = f"{ends[label][0]:%-d %b %Y} – {ends[label][1]:%-d %b %Y}, {days:,} days"
+        middle = (
+            ends[label][0]
+            > min(a for a, _ in ends.values()) + (max(b for _, b in ends.values()) - min(a for a, _ in ends.values())) / 2
+        )
+        where, shift, align = (ends[label][0], -6, "right") if middle else (ends[label][1], 8, "left")
+        inside = not middle and row == 0
+        where, shift, colour = (ends[label][0], 6, "white") if inside else (where, shift, INK)
+        ax.annotate(text, (where, row), xytext=(shift, 0), textcoords="offset points", va="center", ha=align, color=colour)
+    ax.set_yticks(range(len(lanes)), list(lanes))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    _dates(ax)
+    return fig
+
+
+@_figure_function
+def trials(frame: pd.DataFrame, references: dict[str, float] | None = None, metric: str = "relative quantile score") -> Figure:
+    """Score of each trial and the best so far. frame: score (lower is better), in order; references: name → score."""
+    score = frame["score"].to_numpy(float) if len(frame) else np.empty(0)
+    done = np.isfinite(score)
+    if not done.any():
+        return nothing("No trial has finished")
+    number = np.arange(1, len(score) + 1)
+    best = np.minimum.accumulate(np.where(done, score, np.inf))
+    winner = int(np.nanargmin(np.where(done, score, np.nan)))
+    failed = f"; {np.sum(~done)} did not finish" if not done.all() else ""
+    title = f"Trial {winner + 1} of {len(score)} is the best, at {score[winner]:.4g}{failed}"
+    fig, axes = _figure(title, size=(8.2, 3.1))
+    ax = axes[0, 0]
+    ax.plot(number[done], score[done], "o", color=PALE, ms=6, mec="white")
+    ax.step(number[np.isfinite(best)], best[np.isfinite(best)], where="post", color=BLUE)
+    ax.plot(number[winner], score[winner], "o", color=BLUE, ms=8)
+    ends = [(number[-1], best[-1], "best so far", BLUE)]
+    for label, value in (references or {}).items():
+        if np.isfinite(value):
+            ax.axhline(value, color=GREY, lw=1, ls=(0, (4, 3)))
+            ends.append((number[-1], value, plain(name(label)), GREY))
+    ax.set_xlim(0.5, len(score) + 0.5)
+    ax.margins(y=0.12)
+    _end_labels(ax, ends)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.set_xlabel("trial, in order of start")
+    ax.set_ylabel(f"{metric}\n(lower is better)")
+    return fig
+
+
+@_figure_function
+def losses(history, step: str = "step") -> Figure:
+    """Training and validation loss. history: frame or list of dicts with step (or epoch), train, validation (NaN allowed)."""
+    frame = pd.DataFrame(history)
+    step = next((c for c in (step, "step", "epoch") if c in frame), None)
+    parts = {c: frame[[step, c]].dropna() for c in ("train", "validation") if step and c in frame}
+    parts = {c: p for c, p in parts.items() if len(p)}
+    if not parts:
+        return nothing("No loss was recorded: nothing was trained")
+    judged = parts.get("validation", parts.get("train"))
+    which = "Validation" if "validation" in parts else "Training"
+    best = judged.loc[judged.iloc[:, 1].idxmin()]
+    title = f"{which} loss was lowest at {step} {best[step]:,.0f} ({best.iloc[1]:.4g}); "
+    title += f"training went on to {step} {frame[step].max():,.0f}"
+    fig, axes = _figure(title, size=(8.2, 3.1))
+    ax = axes[0, 0]
+    ends = []
+    for label, colour in {"train": GREY, "validation": BLUE}.items():
+        if label in parts:
+            x, y = parts[label].to_numpy(float).T
+            ax.plot(x, y, color=colour, marker="o" if len(x) < 40 else None, ms=3.5)
+            ends.append((x[-1], y[-1], {"train": "training", "validation": "validation"}[label], colour))
+    ax.plot(best[step], best.iloc[1], "o", ms=9, mfc="white", mec=INK, mew=1.5)
+    ax.annotate("best", (best[step], best.iloc[1]), xytext=(0, 10), textcoords="offset points", ha="center")
+    ax.margins(y=0.15)
+    _end_labels(ax, ends)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.set_xlabel(step)
+    ax.set_ylabel("loss (lower is better)")
+    return fig
+
+
+@_figure_function
+def errors_by_origin(frame: pd.DataFrame, metric: str = "loss") -> Figure:
+    """Relative quantile score at each origin. frame: a backtest, or aggregated with the columns model, origin, value."""
+    table = _by(frame, metric, "origin")
+    if table.empty:
+        return nothing("No origin has met its actuals yet")
+    ours, models = _ours(table.columns), _rank(table.columns)
+    rivals = [m for m in ("champion", "last_value") if m in table and m != ours] or [m for m in models if m != ours]
+    if ours and rivals:
+        wins = int((table[ours] < table[rivals[-1]]).sum())
+        title = f"The {name(ours)} forecast beats {name(rivals[-1])} at {wins} of {len(table)} origins"
+    else:
+        title = f"Relative quantile score at {len(table)} origins"
+    fig, axes = _figure(title, size=(8.2, 3.2))
+    ax = axes[0, 0]
+    x = pd.to_datetime(table.index)
+    for model in models:
+        main = (colour := _colour(model, ours)) != PALE
+        ax.plot(x, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
+    ax.set_ylim(0, np.nanmax(table.to_numpy()) * 1.12 or 1)
+    colours = {m: GREY if _colour(m, ours) == PALE else _colour(m, ours) for m in models}
+    _end_labels(ax, [(x[-1], table[m].dropna().iloc[-1], name(m), colours[m]) for m in models if table[m].notna().any()])
+    ax.set_xlabel("forecast made on")
+    ax.set_ylabel("quantile score / last price\n(lower is better)")
+    _percent_axis(ax.yaxis)
+    _dates(ax, x)
+    return fig
+
+
+def _fan(ax, past: pd.DataFrame, ahead: pd.DataFrame, colour: str) -> None:
+    """History as black steps, then median and shaded bands; the two are told apart by a line at the as-of day."""
+    origin = ahead["ts"].min() - pd.Timedelta(days=1)
+    span = pd.date_range(past["ts"].min(), origin) if len(past) else []
+    if len(span):
+        y = past.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(span)
+        _history(ax, y)
+    edges = [*ahead["ts"], ahead["ts"].max() + pd.Timedelta(days=1)]  # a day's price holds for the whole day
+
+    def held(column: str) -> np.ndarray:
+        return np.append(ahead[column].to_numpy(float), ahead[column].iloc[-1])
+
+    for low, high, alpha in (("q05", "q95", 0.18), ("q25", "q75", 0.32)):
+        if low in ahead and high in ahead:
+            ax.fill_between(edges, held(low), held(high), step="post", color=colour, alpha=alpha, lw=0)
+    ax.step(edges, held("q50"), where="post", color=colour, lw=2.2)
+    ax.axvline(ahead["ts"].min(), color=GREY, lw=0.8, ls=(0, (2, 2)))
+
+
+@_figure_function
+def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, days: int = 60, unit: str = "price") -> Figure:
+    """History and forecast of up to four series. history: series_id, ts, y, title; forecast: series_id, ts, q05 … q95.
+
+    ids: the series to show, in order; labels: a line for each ('best, error 1.2 %'); days: how much history.
+    """
+    ids = list(ids if ids is not None else pd.unique(forecast["series_id"]))[:4] if len(forecast) else []
+    ids = [i for i in ids if (forecast["series_id"] == i).any()]
+    if not ids:
+        return nothing("No forecast to show")
+    horizon = int(forecast.groupby("series_id", observed=True).size().max())
+    moving = sum(abs(f["q50"].iloc[-1] / f["last_value"].iloc[-1] - 1) > 0.005 for i in ids if "last_value" in forecast
+                 and len(f := forecast[forecast["series_id"] == i]))
+    what = "hold their last price" if not moving else f"expect {moving} to move"
+    title = (f"Next {horizon} days: the median forecasts of these {len(ids)} {what}" if len(ids) > 1
+             else f"The next {horizon} days")
+    cols = len(ids) if len(ids) in (1, 3) else 2
+    rows = -(-len(ids) // cols)
+    fig, axes = _figure(
+        title,
+        f"{title}. History in black, median in blue, bands for 50 % and 90 %.",
+        rows,
+        cols,
+        size=(8.2, 0.7 + (2.9 if rows == 1 else 2.15 * rows)),
+        sharex=True,
+    )
+    for number, (ax, key) in enumerate(zip(axes.flat, ids, strict=False)):
+        ahead = forecast[forecast["series_id"] == key].sort_values("ts").assign(ts=lambda f: pd.to_datetime(f["ts"]))
+        past = history[history["series_id"] == key].sort_values("ts").assign(ts=lambda f: pd.to_datetime(f["ts"]))
+        past = past[(past["ts"] > ahead["ts"].min() - pd.Timedelta(days=days)) & (past["ts"] < ahead["ts"].min())]
+        _fan(ax, past, ahead, BLUE)
+        title = past["title"].iloc[-1] if "title" in past and len(past) else key
+        label = f"\n{plain(labels[number], 44)}" if labels is not None and number < len(labels) else ""
+        ax.set_title(plain(title, 44 if cols < 3 else 26) + label)
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.margins(x=0.01, y=0.15)
+        if np.ptp(ax.dataLim.intervaly) < 1e-9:
+            ax.set_ylim(ax.dataLim.y0 * 0.9 - 0.01, ax.dataLim.y0 * 1.1 + 0.01)
+        _dates(ax, most=4)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(unit)
+    for ax in axes.flat[len(ids) :]:
+        ax.set_visible(False)
+    first = axes.flat[0]
+    for text, style in {"actual": INK, "median": BLUE, "50 % and 90 % band": "#8fbbd9"}.items():
+        first.plot([], [], color=style, lw=2 if style != "#8fbbd9" else 7, label=text)
+    fig.legend(*first.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9)
+    return fig
+
+
+@_figure_function
+def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
+    """The likeliest price changes ahead. frame: a forecast, with last_value, p_change, and title (optional)."""
+    frame = frame.dropna(subset=["p_change"]) if "p_change" in frame else frame.iloc[:0]
+    if not len(frame):
+        return nothing("No forecast says how likely a change is")
+    frame = frame.sort_values("horizon").groupby("series_id", observed=True).tail(1) if "horizon" in frame else frame
+    likely = int((frame["p_change"] > 0.5).sum())
+    title = f"{likely:,} of {len(frame):,} prices are more likely than not to change within the horizon"
+    best = frame.nlargest(top, "p_change").iloc[::-1]
+    fig, axes = _figure(title, size=(8.2, 1.1 + 0.27 * len(best)))
+    ax = axes[0, 0]
+    ax.barh(range(len(best)), best["p_change"], color=[BLUE if p > 0.5 else PALE for p in best["p_change"]], height=0.68)
+    for row, item in enumerate(best.itertuples()):
+        low, mid, high = (getattr(item, q, np.nan) / item.last_value - 1 for q in ("q05", "q50", "q95"))
+        text = f"{signed(mid)}  ({signed(low)} to {signed(high)})"
+        ax.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=9,
+                    annotation_clip=False)
+    ax.annotate("median move (90 % band)", (1.01, 1), xycoords="axes fraction", va="bottom", fontsize=9, color=GREY,
+                annotation_clip=False)
+    ax.set_yticks(range(len(best)), [plain(getattr(i, "title", i.series_id), 34) for i in best.itertuples()])
+    ax.set_xlim(0, 1)
+    _percent_axis(ax.xaxis)
+    ax.set_xlabel("probability that the price has changed by the last day")
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+@_figure_function
+def attention(weights, unit: str = "days") -> Figure:
+    """Where the model looks. weights: (L,) or (H, L), oldest period first, the last column being the as-of day."""
+    w = np.atleast_2d(np.asarray(weights, dtype=float))
+    if not w.size or not np.isfinite(w).any():
+        return nothing("This model has no attention weights")
+    w = np.nan_to_num(w) / np.maximum(np.nansum(w, axis=1, keepdims=True), 1e-12)  # (H, L), each row sums to 1
+    mean = w.mean(axis=0)
+    back = np.arange(len(mean))[::-1]
+    recent, peak = mean[-7:].sum(), int(back[mean.argmax()])
+    place = f"on the as-of {unit.rstrip('s')} itself" if peak == 0 else f"{peak} {unit if peak > 1 else unit.rstrip('s')} back"
+    title = f"The last {min(7, len(mean))} {unit} receive {percent(recent)} of the attention; its peak is {place}"
+    if np.ptp(mean) < 1e-9:
+        title = f"Attention is even over all {len(mean)} {unit}: the model looks nowhere in particular"
+    fig, axes = _figure(title, size=(8.2, 2.7))
+    ax = axes[0, 0]
+    if len(w) > 1:
+        ax.fill_between(back, w.min(axis=0), w.max(axis=0), color=BLUE, alpha=0.18, lw=0, label="range over the days ahead")
+        ax.legend(loc="upper left", fontsize=9)
+    ax.plot(back, mean, color=BLUE, marker="o", ms=3)
+    ax.axhline(1 / len(mean), color=GREY, lw=0.9, ls=(0, (4, 3)))
+    ax.annotate("even", (1.0, 1 / len(mean)), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                color=GREY, va="center", annotation_clip=False)
+    ax.invert_xaxis()
+    ax.set_ylim(0)
+    ax.set_xlabel(f"{unit} before the forecast is made")
+    ax.set_ylabel("share of attention")
+    _percent_axis(ax.yaxis)
+    return fig
+
+
+@_figure_function
+def error_by_horizon(frame: pd.DataFrame, metric: str = "error", unit: str = "days") -> Figure:
+    """Mean error by days ahead. frame: a backtest, or aggregated with model, horizon, value (fractions of the last price)."""
+    table = _by(frame, metric, "horizon")
+    if table.empty:
+        return nothing("No forecast has met its actuals yet")
+    ours, models = _ours(table.columns), _rank(table.columns)
+    if ours and "last_value" in table:
+        gain = 1 - table[ours].mean() / table["last_value"].mean() if table["last_value"].mean() > 0 else 0.0
+        said = f"{percent(abs(gain), 1)} {'below' if gain > 0 else 'above'} that of the last value"
+        title = f"The {name(ours)} error is {said if abs(gain) >= 0.0005 else 'the same as that of the last value'}"
+        title += f", 1 to {table.index.max()} {unit} ahead" if table.index.max() > 1 else ""
+    else:
+        title = f"Error, 1 to {table.index.max()} {unit} ahead"
+    fig, axes = _figure(title, size=(8.2, 3.2))
+    ax = axes[0, 0]
+    for model in models:
+        main = (colour := _colour(model, ours)) != PALE
+        ax.plot(table.index, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
+    ax.set_ylim(0, np.nanmax(table.to_numpy()) * 1.1 or 1)
+    colours = {m: GREY if _colour(m, ours) == PALE else _colour(m, ours) for m in models}
+    _end_labels(ax, [(table.index[-1], table[m].dropna().iloc[-1], name(m), colours[m]) for m in models
+                     if table[m].notna().any()])
+    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    ax.set_xlabel(f"{unit} ahead")
+    ax.set_ylabel("mean |error| / last price" if metric == "error" else "quantile score / last price")
+    _percent_axis(ax.yaxis)
+    return fig
+
+
+@_figure_function
+def accuracy(frame: pd.DataFrame, metric: str = "error") -> Figure:
+    """One bar a model, the best on top. frame: a backtest, or aggregated with the columns model, value."""
+    table = _means(frame, metric, "model").sort_values(ascending=False)
+    if table.empty:
+        return nothing("No forecast has met its actuals yet")
+    ours, best = _ours(table.index), table.index[-1]
+    rest = table.drop([m for m in OURS if m in table])
+    if ours and len(rest):
+        gain = 1 - table[ours] / rest.min() if rest.min() > 0 else 0.0
+        said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "as good as"
+        title = f"The {name(ours)} forecast is {said} the best baseline, {name(rest.idxmin())}"
+    else:
+        title = f"{name(best).capitalize()} has the smallest error"
+    fig, axes = _figure(title, size=(8.2, 0.9 + 0.34 * len(table)))
+    ax = axes[0, 0]
+    ax.barh(range(len(table)), table, color=[BLUE if m == ours else PALE for m in table.index], height=0.66)
+    for row, value in enumerate(table):
+        ax.annotate(percent(value, 2), (value, row), xytext=(5, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(table)), [name(m) for m in table.index])
+    ax.set_xlim(0, table.max() * 1.12 or 1)
+    ax.set_xlabel("mean |error| / last price" if metric == "error" else "mean quantile score / last price")
+    _percent_axis(ax.xaxis)
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+@_figure_function
+def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
+    """Promised quantile against the share of actuals below it, on all and on changed days. frame: a backtest (rows of `model`).
+
+    Posted prices tie with their quantiles, so each level has a bar from 'strictly below' to 'at or below': an honest
+    forecast's bar touches the diagonal.
+    """
+    frame = frame[frame["model"] == model] if "model" in frame and len(frame) else frame
+    scored = errors(frame) if len(frame) else frame
+    if not len(scored):
+        return nothing("No forecast has met its actuals yet")
+    rows, quantiles = frame.loc[scored.index], levels(frame)
+    groups = {"all days": np.ones(len(rows), bool), "changed prices": scored["changed"].to_numpy()}
+    held = scored["inside90"].mean() if "inside90" in scored else np.nan
+    fig, axes = _figure(f"{percent(held)} of actual prices fell inside a band that promised 90 %", cols=2, size=(8.2, 3.6),
+                        sharey=True)
+    y = rows["y"].to_numpy(float)
+    for ax, (label, mask), colour in zip(axes.flat, groups.items(), (BLUE, ORANGE), strict=True):
+        ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
+        ax.annotate("honest", (0.86, 0.86), xytext=(6, -4), textcoords="offset points", color=GREY, va="top", fontsize=9)
+        ax.set_title(f"{label}: {mask.sum():,} forecasts")
+        for column, level in quantiles.items():
+            if mask.any():
+                q, slack = rows[column].to_numpy(float)[mask], 1e-9 * np.maximum(1, np.abs(y[mask]))
+                low, high = np.mean(y[mask] < q - slack), np.mean(y[mask] <= q + slack)
+                ax.plot([level, level], [low, high], color=colour, lw=5, alpha=0.35)
+                ax.plot([level, level], [low, high], "_", color=colour, ms=9, mew=2)
+        ax.set_xlim(-0.02, 1.02)
+        ax.set_ylim(-0.02, 1.02)
+        _percent_axis(ax.xaxis)
+        _percent_axis(ax.yaxis)
+        ax.set_xlabel("quantile promised")
+    axes[0, 0].set_ylabel("share of actual prices\nbelow … at or below it")
+    return fig
+
+
+@_figure_function
+def skill(frame: pd.DataFrame) -> Figure:
+    """Skill against each baseline with its interval. frame: baseline, skill, low, high (fractions; above 0 is better)."""
+    frame = frame.dropna(subset=["skill"]).sort_values("skill", ascending=False) if len(frame) else frame
+    if not len(frame):
+        return nothing("No skill yet: no forecast has met its actuals")
+    proven, worse = frame[frame["low"] > 0], frame[frame["high"] < 0]
+    if len(proven) == len(frame):
+        title = ("Better than every baseline, beyond chance" if len(frame) > 1
+                 else f"Better than {name(frame['baseline'].iloc[0])}, beyond chance")
+    elif len(worse):
+        title = f"Worse than {', '.join(map(name, worse['baseline']))}"
+    else:
+        open_ = [name(b) for b in frame.loc[~(frame["low"] > 0), "baseline"]]
+        title = f"Not proven better than {', '.join(open_)}"
+    fig, axes = _figure(title, size=(8.2, 1.0 + 0.38 * len(frame)))
+    ax = axes[0, 0]
+    for row, item in enumerate(frame.itertuples()):
+        colour = BLUE if item.low > 0 else ORANGE if item.high < 0 else GREY
+        ax.plot([item.low, item.high], [row, row], color=colour, lw=2.5)
+        ax.plot(item.skill, row, "o", color=colour, ms=8)
+        text = f"{signed(item.skill, 1)}  ({signed(item.low, 1)} to {signed(item.high, 1)})"
+        ax.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=colour, annotation_clip=False)
+    ax.axvline(0, color=INK, lw=1)
+    ax.set_yticks(range(len(frame)), [name(b) for b in frame["baseline"]])
+    ax.set_ylim(len(frame) - 0.4, -0.6)
+    ax.set_xlabel("skill: share of the baseline's quantile score that is saved (90 % interval)")
+    _percent_axis(ax.xaxis)
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+@_figure_function
+def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: str = "last_value") -> Figure:
+    """Error and band coverage where the price changed and where it did not. frame: a backtest."""
+    scored = errors(frame) if len(frame) else pd.DataFrame()
+    mine = scored[scored["model"] == model] if len(scored) else scored
+    if not len(mine):
+        return nothing("No forecast has met its actuals yet")
+    kinds = {"unchanged": mine["changed"] == False, "changed": mine["changed"] == True}  # noqa: E712
+    share = percent(kinds["changed"].mean(), 1)
+    held = mine.loc[kinds["changed"], "inside90"].mean()
+    title = (f"{share} of actual prices had changed; the 90 % band held {percent(held)} of those" if kinds["changed"].any()
+             else "No price changed in the backtest: only stillness was tested")
+    fig, axes = _figure(title, cols=2, size=(8.2, 2.5))
+    other = scored[scored["model"] == against]
+    error, cover = axes.flat
+    for row, (kind, mask) in enumerate(kinds.items()):
+        theirs = other.loc[other["changed"] == (kind == "changed"), "error"].mean()
+        for shift, value, colour in ((-0.19, mine.loc[mask, "error"].mean(), BLUE), (0.19, theirs, ORANGE)):
+            if np.isfinite(value):
+                error.barh(row + shift, value, height=0.34, color=colour)
+                text = f"{percent(value, 2)}  {name(model if colour == BLUE else against)}"
+                error.annotate(text, (value, row + shift), xytext=(4, 0), textcoords="offset points", va="center", color=colour)
+        value = mine.loc[mask, "inside90"].mean()
+        if np.isfinite(value):
+            cover.barh(row, value, height=0.5, color=BLUE)
+            cover.annotate(percent(value), (value, row), xytext=(-5, 0), textcoords="offset points", va="center", ha="right",
+                           color="white")
+    error.margins(x=0.45)
+    error.set_xlabel("mean |error| / last price")
+    cover.axvline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
+    cover.annotate("promised 90 %", (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
+    cover.set_xlim(0, 1)
+    cover.set_xlabel("share inside the 90 % band")
+    for ax in axes.flat:
+        _percent_axis(ax.xaxis)
+        ax.set_yticks([0, 1], [f"{k}\n{int(m.sum()):,} forecasts" for k, m in kinds.items()])
+        ax.set_ylim(1.5, -0.5)
+        ax.grid(axis="y", visible=False)
+    cover.tick_params(labelleft=False)
+    return fig
+
+
+@_figure_function
+def track_record(frame: pd.DataFrame) -> Figure:
+    """What earlier published forecasts said and what came. frame: as_of, error, coverage; baseline_error and n are optional."""
+    frame = frame.dropna(subset=["error"]).sort_values("as_of") if len(frame) else frame
+    if not len(frame):
+        return nothing("No earlier published forecast has met its actuals yet")
+    held = np.average(frame["coverage"], weights=frame.get("n"))
+    count = f"{len(frame)} earlier forecasts" if len(frame) > 1 else "One earlier forecast"
+    title = f"{count} met their actuals: mean error {percent(frame['error'].mean(), 1)}, {percent(held)} inside the 90 % band"
+    fig, axes = _figure(title, rows=2, size=(8.2, 3.9), sharex=True)
+    x = pd.to_datetime(frame["as_of"])
+    error, cover = axes[:, 0]
+    error.plot(x, frame["error"], "o-", color=BLUE)
+    ends = [(x.iloc[-1], frame["error"].iloc[-1], "published", BLUE)]
+    if "baseline_error" in frame and frame["baseline_error"].notna().any():
+        error.plot(x, frame["baseline_error"], "o-", color=ORANGE, ms=4)
+        ends.append((x.iloc[-1], frame["baseline_error"].iloc[-1], "last value", ORANGE))
+    error.set_ylim(0, max(frame[[c for c in ("error", "baseline_error") if c in frame]].max()) * 1.15 or 1)
+    _end_labels(error, ends)
+    error.set_ylabel("error / last price")
+    cover.plot(x, frame["coverage"], "o-", color=BLUE)
+    cover.axhline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
+    cover.set_ylim(0, 1.15)
+    cover.set_yticks([0, 0.5, 1])
+    cover.annotate("promised 90 %", (0, 0.9), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points",
+                   fontsize=9)
+    cover.set_ylabel("inside the band")
+    cover.set_xlabel("forecast made on")
+    for ax in (error, cover):
+        _percent_axis(ax.yaxis)
+        _dates(ax, x)
+    return fig
+
+
+def embed(fig: Figure, path: str | Path | None = None) -> str:
+    """The figure as a `data:` URI for an HTML page; with a path it is also written there as PNG."""
+    data = fig.png()
+    if path is not None:
+        Path(path).write_bytes(data)
+    return "data:image/png;base64," + base64.b64encode(data).decode()

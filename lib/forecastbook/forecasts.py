@@ -1,0 +1,222 @@
+"""The forecast table of a run: from quantile arrays to rows, looked over, and put into the shape the warehouse publishes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from forecastbook import backtest, gate, models, roster, scores
+from forecastbook.backtest import Origin
+from forecastbook.gate import Gate
+from forecastbook.panel import Panel
+from forecastbook.params import Params
+from forecastbook.run import Run
+
+
+def now(panel: Panel, params: Params, model=None) -> Origin:
+    """Every forecast from the as-of date itself: nothing has come yet, so ``y`` is NaN throughout. ``model`` None: only baselines."""
+    ahead = panel.horizon_dates(params.horizon)
+    at = Origin(
+        panel.as_of,
+        ahead,
+        roster.status(panel, params),
+        panel.last_value,
+        models.scale(panel),
+        np.full((len(panel), params.horizon), np.nan),
+    )
+    asked = {name: models.fit(name, panel) for name in models.BASELINES} | ({params.model.name: model} if model is not None else {})
+    for name, each in asked.items():
+        at.q[name], at.p[name] = models.forecast(each, panel, params.horizon, params.quantiles)
+    return at
+
+
+def frame(at: Origin, decided: Gate, panel: Panel, params: Params, run: Run) -> pd.DataFrame:
+    """``forecast.parquet``: one row a series and period ahead, of every series that is forecast; sorted by series and date."""
+    q, p, source = gate.publishable(at, decided, params)
+    keep, H = np.flatnonzero(source != "excluded"), params.horizon
+    columns = {
+        "series_id": np.repeat(panel.ids[keep], H),
+        "ts": np.tile(at.ts, len(keep)).astype("datetime64[ms]"),
+        "horizon": np.tile(np.arange(1, H + 1), len(keep)),
+    }
+    columns |= {backtest.level_name(level): q[keep, :, k].ravel() for k, level in enumerate(params.quantiles)}
+    out = pd.DataFrame(
+        columns | {"p_change": p[keep].ravel(), "last_value": np.repeat(at.last[keep], H), "source": np.repeat(source[keep], H)}
+    )
+    out["run_id"], out["model_id"], out["as_of"], out["job"] = run.id, params.publish.model_id, run.as_of, run.job
+    out["ts"] = out["ts"].dt.date
+    return out
+
+
+def sanity(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """What must not be in a forecast table, counted: check, found (rows), result."""
+    names = [backtest.level_name(level) for level in params.quantiles]
+    q = frame[names].to_numpy()
+    jump = np.abs(np.log(np.maximum(frame["q50"], 1e-12) / np.maximum(frame["last_value"], 1e-12))) > np.log(2)
+    found = {
+        "missing values": int(np.isnan(q).any(axis=1).sum()),
+        "negative values": int((q < 0).any(axis=1).sum()),
+        "crossing quantiles": int((np.diff(q, axis=1) < 0).any(axis=1).sum()),
+        "series without every period": int((frame.groupby("series_id").size() != params.horizon).sum()),
+    }
+    rows = [(name, count, "ok" if not count else "fault") for name, count in found.items()]
+    rows.append(("point more than doubled or halved", int(jump.sum()), "ok" if not jump.any() else "look"))
+    return pd.DataFrame(rows, columns=["check", "found", "result"])
+
+
+def moves(frame: pd.DataFrame, series: pd.DataFrame, top: int = 15) -> pd.DataFrame:
+    """The likeliest price changes by the last period: series_id, title, last_value, q05, q50, q95, p_change, move; likeliest first."""
+    final = frame[frame["horizon"] == frame["horizon"].max()].merge(series[["series_id", "title"]], on="series_id", how="left")
+    final = final.assign(move=final["q50"] / final["last_value"] - 1)
+    columns = ["series_id", "title", "last_value", "q05", "q50", "q95", "p_change", "move"]
+    return final.sort_values(["p_change", "series_id"], ascending=[False, True])[columns].head(top).reset_index(drop=True)
+
+
+def moves_table(likely: pd.DataFrame) -> pd.DataFrame:
+    """``moves`` as a reader wants it: item, price now, probability of a change, expected point and 90 % band."""
+    return pd.DataFrame(
+        {
+            "item": likely["title"].fillna(likely["series_id"]),
+            "price now": likely["last_value"],
+            "probability of a change": likely["p_change"],
+            "point": likely["q50"],
+            "90 % band from": likely["q05"],
+            "to": likely["q95"],
+        }
+    )
+
+
+def rows(frame: pd.DataFrame, series: pd.DataFrame, target: str) -> pa.Table:
+    """The rows of a fact table, keyed by the text ``series_id`` (the warehouse makes its integer key) with their titles."""
+    titles = frame[["series_id"]].merge(series[["series_id", "title"]], on="series_id", how="left")["title"]
+    columns = {
+        "series_id": pa.array(frame["series_id"], pa.string()),
+        "title": pa.array(titles, pa.string()),
+        "forecast_date": pa.array(frame["ts"], pa.date32()),
+        "horizon": pa.array(frame["horizon"], pa.int64()),
+    }
+    named = (
+        {"predicted_price": "q50", "confidence_upper": "q95", "confidence_lower": "q05", "p_change": "p_change"}
+        if target == "FactPriceForecast"
+        else {q: q for q in ("q05", "q25", "q50", "q75", "q95")}
+    )
+    return pa.table(columns | {name: pa.array(frame[source].to_numpy(float)) for name, source in named.items()})
+
+
+def model_record(run: Run, table: pd.DataFrame) -> dict:
+    """The run's row in DimModel: what was published, how well it did over the rolling origins, and every hyperparameter."""
+    overall = table[(table["slice"] == "all") & (table["model"] == "published")]
+    metrics = {row.metric: row.value for row in overall.itertuples() if np.isfinite(row.value)}
+    decided = run.manifest["gate"]
+    kind = {"lstm": ("LSTM_Price_Forecaster", "LSTM_Seq2Seq")}
+    name, family = kind.get(run.params.model.name, (run.params.model.name, run.params.model.name))
+    return {
+        "model_name": name,
+        "model_version": run.id,
+        "model_type": family,
+        "training_date": run.as_of,
+        "performance_metrics": metrics
+        | {"n": int(overall["n"].max()) if len(overall) else 0, "published": decided["use"], "skill": decided["skill"]},
+        "hyperparameters": run.params.model.model_dump() | {"finetune": run.params.finetune.model_dump()},
+    }
+
+
+class PublishError(RuntimeError):
+    """A forecast that may not be published."""
+
+
+def publish(run: Run, store, forecast: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    """Publish the run's forecasts once, note the receipt, and return it as a table (what, value).
+
+    Raises PublishError when a sanity check found a fault or the gate's limit on the error is exceeded, and the warehouse's own
+    error when it says no; the forecasts of earlier runs are then served as before.
+    """
+    params = run.params
+    faults = sanity(forecast, params)
+    if (faults["result"] == "fault").any():
+        raise PublishError(
+            f"not published: {', '.join(faults.loc[faults['result'] == 'fault', 'check'])} in the forecast table"
+        )
+    table = run.read("scores.parquet")
+    error = table.loc[(table["model"] == "published") & (table["metric"] == "rel_mae") & (table["slice"] == "all"), "value"]
+    limit = params.gate.refuse_above
+    if limit is not None and len(error) and error.iloc[0] > limit:
+        raise PublishError(
+            f"not published: relative error {error.iloc[0]:.3f} over the rolling origins is above gate.refuse_above {limit}"
+        )
+    if not params.publish.enabled:
+        run.note(receipt={"status": "not published: publish.enabled is false"})
+        return pd.DataFrame({"what": ["status"], "value": [run.manifest["receipt"]["status"]]})
+    store.migrate()
+    receipt = store.publish(
+        job=run.job,
+        model_id=params.publish.model_id,
+        as_of=run.as_of,
+        run_id=run.id,
+        table=params.publish.table,
+        rows=rows(forecast, series, params.publish.table),
+        model=model_record(run, table),
+    )
+    run.note(receipt=receipt | {"warehouse": run.warehouse})
+    return pd.DataFrame({"what": list(receipt), "value": [str(v) for v in receipt.values()]})
+
+
+def read_back(run: Run, store, forecast: pd.DataFrame) -> str:
+    """Count what the warehouse now holds of this run and what it serves; raises PublishError when rows are missing."""
+    if not run.params.publish.enabled:
+        return "Nothing was published, so there is nothing to read back."
+    stored = store.published(run.id, run.params.publish.table)
+    if stored.num_rows != len(forecast):
+        raise PublishError(f"{stored.num_rows} rows of run {run.id} are in the warehouse, {len(forecast)} were sent")
+    served = store.current(run.job, run.params.publish.table)
+    newest = max(served["as_of"].to_pylist())
+    note = "this run" if newest == run.as_of else f"the run as of {newest}, which is newer"
+    return f"{stored.num_rows:,} rows of this run are stored; readers are served {served.num_rows:,} rows of {note}."
+
+
+def history(panel: Panel, ids: list[str]) -> pd.DataFrame:
+    """Observed values of some series as a long frame: series_id, ts, y, title."""
+    at = np.flatnonzero(np.isin(panel.ids, ids))
+    T = len(panel.dates)
+    return pd.DataFrame(
+        {
+            "series_id": np.repeat(panel.ids[at], T),
+            "ts": np.tile(panel.dates.astype("datetime64[ns]"), len(at)),
+            "y": panel.y[at].ravel(),
+            "title": np.repeat(panel.titles[at], T),
+        }
+    )
+
+
+def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
+    """Earlier published forecasts that have met their actuals: as_of, error, coverage, baseline_error, n; also kept in ForecastScore.
+
+    error: mean |actual - predicted| / last price at that as-of date; coverage: share inside the published band.
+    """
+    empty = pd.DataFrame(columns=["as_of", "error", "coverage", "baseline_error", "n"])
+    if not run.params.publish.enabled or run.params.publish.table != "FactPriceForecast":
+        return empty
+    past = store.vintages(run.job, before=run.as_of).to_pandas()
+    if past.empty:
+        return empty
+    keys = store.keys(panel.ids)
+    row, column = (
+        pd.Index(keys).get_indexer(past["id"]),
+        pd.Index(panel.dates).get_indexer(pd.to_datetime(past["forecast_date"])),
+    )
+    origin = pd.Index(panel.dates).get_indexer(pd.to_datetime(past["as_of"]))
+    met = (row >= 0) & (column >= 0) & (origin >= 0)
+    past, row, column, origin = past[met], row[met], column[met], origin[met]
+    actual, last = panel.y[row, column], panel.filled[row, origin]
+    past = past.assign(
+        y=actual,
+        error=scores.relative(np.abs(actual - past["predicted"]), last),
+        coverage=scores.covered(actual, past["lower"], past["upper"]),
+        baseline_error=scores.relative(np.abs(actual - last), last),
+    ).dropna(subset=["y", "error"])
+    if past.empty:
+        return empty
+    store.keep_scores(run.job, past)
+    grouped = past.groupby("as_of")
+    return grouped[["error", "coverage", "baseline_error"]].mean().assign(n=grouped.size()).reset_index()

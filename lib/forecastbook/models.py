@@ -1,0 +1,215 @@
+"""The MODELS table, the one interface to every model, and the baselines.
+
+A model is made by ``fit`` or ``finetune`` on a panel and asked by ``forecast`` or ``predict`` at a panel's as-of date. It sees
+the panel and nothing else, so what it may know is decided by ``Panel.until`` alone. The table maps a name to the
+module that does the work; a module is imported when its model is asked for, so that a job pays for no other one.
+
+Symbols: N series, T periods, H periods ahead, Q quantile levels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from forecastbook import intervals, scores
+from forecastbook.panel import Panel
+
+MODELS = {"lstm": "forecastbook.lstm"}
+BASELINES = ("last_value", "seasonal_naive", "moving_average", "historical_quantiles")
+
+
+class ModelError(ValueError):
+    """A model that cannot be made, loaded or asked."""
+
+
+def fit(name: str, panel: Panel, **hyper):
+    """Train the named model from nothing. A baseline is ready at once."""
+    return Baseline(name) if name in BASELINES else _module(name).fit(panel, **hyper)
+
+
+def finetune(model, panel: Panel, **hyper):
+    """Train a model further; returns a new one and leaves the given one as it was."""
+    return model if isinstance(model, Baseline) else _home(model).finetune(model, panel, **hyper)
+
+
+def forecast(model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
+    """(quantiles (N, H, Q), probability that the price has changed by then (N, H)) from the panel's as-of date.
+
+    Quantiles never cross and, where the panel's values are positive, are never negative; NaN for a series never observed.
+    """
+    q, p_change = (
+        model.forecast(panel, horizon, quantiles)
+        if isinstance(model, Baseline)
+        else _home(model).forecast(model, panel, horizon, quantiles)
+    )
+    return intervals.tidy(q, floor(panel)), p_change
+
+
+def predict(model, panel: Panel, horizon: int, quantiles) -> np.ndarray:
+    """The quantiles of ``forecast``: (N, H, Q)."""
+    return forecast(model, panel, horizon, quantiles)[0]
+
+
+def attention(model, panel: Panel) -> np.ndarray:
+    """Where the model looks, (N, H, L) weights, oldest period first; empty for a baseline or a model without attention."""
+    if isinstance(model, Baseline) or not model.hyper.get("attention"):
+        return np.empty((0, 0, 0))
+    return _home(model).attention(model, panel)
+
+
+def save(model, directory: Path) -> None:
+    """Write a model as JSON (and safetensors, where it has weights) into ``directory``."""
+    if isinstance(model, Baseline):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / "model.json").write_text(json.dumps({"model": model.name}) + "\n", encoding="utf-8")
+    else:
+        _home(model).save(model, directory)
+
+
+def load(directory: Path):
+    """Read what ``save`` wrote. Raises ModelError naming the file when it is missing or is no model of ours."""
+    path = Path(directory) / "model.json"
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["model"]
+    except FileNotFoundError:
+        raise ModelError(f"{path}: model file not found; run make forecast, or name another finetune.base") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a model description ({error!r}); make the run anew") from error
+    return Baseline(name) if name in BASELINES else _module(name).load(directory)
+
+
+def checkpoint(name: str, path: Path, **hyper):
+    """A model from a foreign file of weights. Raises the model's own error naming path, key and both shapes."""
+    return _module(name).from_checkpoint(path, **hyper)
+
+
+def _module(name: str):
+    if name not in MODELS:
+        raise ModelError(f"model {name!r} is not known; known: {', '.join([*MODELS, *BASELINES])}")
+    return importlib.import_module(MODELS[name])
+
+
+def _home(model):
+    """The module that made a model and knows how to handle it."""
+    return sys.modules[type(model).__module__]
+
+
+def floor(panel: Panel) -> float | None:
+    """0 where nothing negative was ever observed (prices, counts), else no floor."""
+    seen = panel.y[panel.observed]
+    return 0.0 if not seen.size or seen.min() >= 0 else None
+
+
+def scale(panel: Panel) -> np.ndarray:
+    """(N,) what errors of a series are measured in: its last value's size, its mean size where that is 0, else 1."""
+    size = np.abs(panel.last_value)
+    total, count = np.nansum(np.abs(panel.y), axis=1), np.maximum(panel.n_obs, 1)
+    size = np.where(size > 0, size, total / count)  # NaN > 0 is False: never observed ends at 1
+    return np.where(size > 0, size, 1.0)
+
+
+# --- baselines ------------------------------------------------------------------------------------------------------
+
+SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4, "h": 24}  # periods in a season, by the frequency's first letter
+ERRORS = 365  # trailing periods whose errors make the intervals
+MEAN_WINDOW = 28  # periods of the moving average
+QUANTILE_WINDOW = 90  # periods of the historical quantiles
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A forecast that needs no training. Points, then the empirical quantiles of its own past errors.
+
+    - ``last_value``: the last observed value.
+    - ``seasonal_naive``: the value carried at the same place of the last season (7 days, 52 weeks, 12 months).
+    - ``moving_average``: mean of the observations of the last 28 periods (the last value where there is none).
+    - ``historical_quantiles``: quantiles of the observations of the last 90 periods, the same for each horizon.
+
+    Errors are relative to the last value at their origin, taken over the last 365 periods at each horizon. Half of the
+    quantile is the series' own, half the pool's of all series; with fewer than 20 own errors it is the pool's. The median
+    is the point itself, and quantiles on either side of it stay on their side.
+    """
+
+    name: str
+
+    def forecast(self, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
+        """(quantiles (N, H, Q), p_change (N, H)); p_change is the rate of change by h, half own and half pooled."""
+        if self.name == "historical_quantiles":
+            values = _row_quantiles(panel.last(QUANTILE_WINDOW).y, quantiles)  # (N, Q)
+            values = np.where(np.isnan(values), panel.last_value[:, None], values)
+            q = np.repeat(values[:, None, :], horizon, axis=1)  # (N, H, Q)
+        else:
+            q = self._with_errors(panel, horizon, np.asarray(quantiles, float))
+        return q, change_rate(panel, horizon)
+
+    def _with_errors(self, panel: Panel, horizon: int, levels: np.ndarray) -> np.ndarray:
+        recent = panel.last(ERRORS + horizon)
+        size, T = scale(panel), len(recent.dates)
+        last = np.abs(recent.filled)
+        out = np.empty((len(panel), horizon, len(levels)))
+        for h in range(1, horizon + 1):
+            point = self._points(recent, h)  # (N, T): made at t for t + h
+            error = np.full((len(panel), max(T - h, 1)), np.nan)
+            if h < T:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    error = (recent.y[:, h:] - point[:, :-h]) / np.where(last[:, :-h] > 0, last[:, :-h], np.nan)
+            spread = _half_pooled(error, levels)  # (N, Q)
+            spread = np.where(levels < 0.5, np.minimum(spread, 0), np.where(levels > 0.5, np.maximum(spread, 0), 0.0))
+            out[:, h - 1] = point[:, -1:] + spread * size[:, None]
+        return out
+
+    def _points(self, panel: Panel, h: int) -> np.ndarray:
+        filled, T = panel.filled, len(panel.dates)
+        if self.name == "last_value":
+            return filled
+        if self.name == "seasonal_naive":
+            season = SEASON.get(panel.freq[0], 1)
+            back = np.arange(T) + h - season * -(-h // season)  # same place, last finished season
+            point = np.where(back >= 0, filled[:, np.maximum(back, 0)], np.nan)
+            return np.where(np.isnan(point), filled, point)  # younger than a season
+        sums = np.cumsum(np.where(panel.observed, panel.y, 0), axis=1)
+        counts = np.cumsum(panel.observed, axis=1)
+        sums[:, MEAN_WINDOW:], counts[:, MEAN_WINDOW:] = (
+            sums[:, MEAN_WINDOW:] - sums[:, :-MEAN_WINDOW],
+            counts[:, MEAN_WINDOW:] - counts[:, :-MEAN_WINDOW],
+        )
+        return np.where(counts > 0, sums / np.maximum(counts, 1), filled)
+
+
+def change_rate(panel: Panel, horizon: int) -> np.ndarray:
+    """(N, H) how often the value differed h periods later over the last 365 periods, half own and half pooled."""
+    recent = panel.last(ERRORS + horizon)
+    out = np.zeros((len(panel), horizon))
+    for h in range(1, min(horizon, len(recent.dates) - 1) + 1):
+        event = scores.changed(recent.y[:, h:].ravel(), recent.filled[:, :-h].ravel()).reshape(len(panel), -1)
+        known = ~np.isnan(event)
+        hits, n = np.where(known, event, 0).sum(axis=1), known.sum(axis=1)
+        pool = hits.sum() / max(n.sum(), 1)
+        out[:, h - 1] = np.where(n >= 20, (hits / np.maximum(n, 1) + pool) / 2, pool)
+    return out
+
+
+def _row_quantiles(values: np.ndarray, levels) -> np.ndarray:
+    """Quantiles of each row, NaN left out, linear between order statistics: (N, M) -> (N, Q). NaN for an empty row."""
+    ordered = np.sort(values, axis=1)  # NaN sort last
+    n = np.isfinite(values).sum(axis=1)
+    place = np.maximum(n - 1, 0)[:, None] * np.asarray(levels, float)[None, :]  # (N, Q)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, np.maximum(n - 1, 0)[:, None])
+    left, right = np.take_along_axis(ordered, low, 1), np.take_along_axis(ordered, high, 1)
+    return np.where(n[:, None] > 0, left + (right - left) * (place - low), np.nan)
+
+
+def _half_pooled(errors: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Quantiles of relative errors, half own and half pooled: (N, M) -> (N, Q). All zero where nobody has an error yet."""
+    known = errors[np.isfinite(errors)]
+    pool = np.quantile(known, levels) if known.size else np.zeros(len(levels))
+    own = _row_quantiles(errors, levels)
+    enough = np.isfinite(errors).sum(axis=1) >= 20
+    return np.where(enough[:, None], (own + pool) / 2, pool)

@@ -1,0 +1,225 @@
+"""The panel: dense arrays, one row a series, one column a period. The only door to data for a model.
+
+Symbols: N series, T periods up to the as-of date, H periods ahead, K past covariates, F future covariates,
+S static columns. Ragged series are the normal case: a period without an observation stays a period and holds NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Everything that was known at ``as_of``, and nothing else.
+
+    ids, titles: (N,) text. dates: (T,) datetime64[D], equally spaced by ``freq``, the last one is ``as_of``.
+    y: (N, T) float64, NaN where not observed; float64 because a published price must equal the posted one to the cent.
+    available: (N, T) bool. past: (N, T, K), future: (N, T + H, F), static: (N, S) text; their column names beside them.
+    """
+
+    ids: np.ndarray
+    titles: np.ndarray
+    dates: np.ndarray
+    freq: str
+    y: np.ndarray
+    available: np.ndarray
+    past: np.ndarray
+    future: np.ndarray
+    static: np.ndarray
+    past_names: tuple[str, ...] = ()
+    future_names: tuple[str, ...] = ()
+    static_names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        N, T = len(self.ids), len(self.dates)
+        wanted = {"y": (N, T), "available": (N, T), "past": (N, T, len(self.past_names))}
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"panel.{name} has shape {getattr(self, name).shape}, wanted {shape}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def as_of(self) -> np.datetime64:
+        """The last period that anything here may know of."""
+        return self.dates[-1]
+
+    def horizon_dates(self, horizon: int) -> np.ndarray:
+        """The next ``horizon`` periods after ``as_of``: (H,) datetime64[D]. They follow the data, never the clock."""
+        return periods(self.dates[-1], horizon + 1, self.freq)[1:]
+
+    def until(self, date) -> Panel:
+        """The panel as it was at ``date``: every array cut there. Series keep their rows, so that views align.
+
+        Raises ValueError when ``date`` is not one of the panel's periods.
+        """
+        at = np.flatnonzero(self.dates == np.datetime64(date, "D"))
+        if not len(at):
+            raise ValueError(f"as-of {date} is not a period of this panel ({self.dates[0]} to {self.as_of}, freq {self.freq})")
+        T, ahead = at[0] + 1, self.future.shape[1] - len(self.dates)
+        return replace(
+            self,
+            dates=self.dates[:T],
+            y=self.y[:, :T],
+            available=self.available[:, :T],
+            past=self.past[:, :T],
+            future=self.future[:, : T + ahead],
+        )
+
+    def last(self, periods: int) -> Panel:
+        """Only the last ``periods`` periods: what a fine-tune of the latest days may see."""
+        T = len(self.dates)
+        start = max(0, T - periods)
+        return replace(
+            self,
+            dates=self.dates[start:],
+            y=self.y[:, start:],
+            available=self.available[:, start:],
+            past=self.past[:, start:],
+            future=self.future[:, start:],
+        )
+
+    def take(self, rows) -> Panel:
+        """Some of the series: an index or a mask over N."""
+        return replace(
+            self,
+            ids=self.ids[rows],
+            titles=self.titles[rows],
+            y=self.y[rows],
+            available=self.available[rows],
+            past=self.past[rows],
+            future=self.future[rows],
+            static=self.static[rows],
+        )
+
+    @cached_property
+    def observed(self) -> np.ndarray:
+        """(N, T) bool: where there is an observation."""
+        return np.isfinite(self.y)
+
+    @cached_property
+    def last_index(self) -> np.ndarray:
+        """(N, T) int: at each period the column of the last observation so far, -1 before the first."""
+        return np.maximum.accumulate(np.where(self.observed, np.arange(self.y.shape[1]), -1), axis=1)
+
+    @cached_property
+    def filled(self) -> np.ndarray:
+        """(N, T) float64: the last observation carried forward; NaN before the first."""
+        out = np.take_along_axis(self.y, np.maximum(self.last_index, 0), axis=1)
+        out[self.last_index < 0] = np.nan
+        return out
+
+    @property
+    def last_value(self) -> np.ndarray:
+        """(N,) the last observed value, NaN for a series that has none."""
+        return self.filled[:, -1]
+
+    @property
+    def gap(self) -> np.ndarray:
+        """(N,) periods since the last observation: 0 when seen at the as-of date; T when never seen."""
+        return np.where(self.last_index[:, -1] >= 0, len(self.dates) - 1 - self.last_index[:, -1], len(self.dates))
+
+    @property
+    def n_obs(self) -> np.ndarray:
+        """(N,) number of observations."""
+        return self.observed.sum(axis=1)
+
+    @property
+    def life(self) -> np.ndarray:
+        """(N,) periods from the first observation to the as-of date, both counted; 0 for a series never seen."""
+        first = np.where(self.observed.any(axis=1), self.observed.argmax(axis=1), len(self.dates))
+        return len(self.dates) - first
+
+    def spells(self) -> np.ndarray:
+        """Lengths, in periods, of all finished spells of one value, first spells of a series left out (their start is not known)."""
+        moved = np.zeros(self.y.shape, dtype=bool)
+        moved[:, 1:] = (self.filled[:, 1:] != self.filled[:, :-1]) & np.isfinite(self.filled[:, :-1])
+        row, day = np.nonzero(moved)
+        return np.diff(day)[np.diff(row) == 0]
+
+    def after(self, date, horizon: int) -> np.ndarray:
+        """The truth behind the other door: y of the ``horizon`` periods after ``date``, (N, H). For scoring only.
+
+        Raises ValueError when those periods reach beyond this panel's as-of date.
+        """
+        start = len(self.until(date).dates)
+        if start + horizon > len(self.dates):
+            raise ValueError(f"{horizon} periods after {date} reach beyond the panel's as-of date {self.as_of}")
+        return self.y[:, start : start + horizon]
+
+
+def periods(start, count: int, freq: str) -> np.ndarray:
+    """``count`` periods of a pandas frequency from ``start`` (included when it lies on the grid): (count,) datetime64[D]."""
+    return pd.date_range(pd.Timestamp(start), periods=count, freq=freq).values.astype("datetime64[D]")
+
+
+def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(), horizon: int = 0) -> Panel:
+    """Scatter a long frame into a panel: any row order, gaps kept, no pivot.
+
+    frame: one row a series and period, columns series_id, ts (datetime64), y, available, then optional title, ``past``,
+    ``future`` and ``static`` columns. Rows after ``as_of`` are used only for ``future`` columns (at most ``horizon``
+    periods ahead). Series are sorted by id, so that the row order of the source does not matter. Where several rows share
+    a series and period the last one wins: sources resolve duplicates by their own rule before they come here.
+
+    Raises ValueError on an empty frame, or when a date does not lie on the grid of ``freq``.
+    """
+    as_of = np.datetime64(as_of, "D")
+    ts = frame["ts"].to_numpy().astype("datetime64[D]")
+    known = ts <= as_of
+    if not known.any():
+        raise ValueError(f"no rows on or before {as_of}: there is nothing to build a panel from")
+    first = pd.Timestamp(ts[known].min())
+    dates = pd.date_range(first, pd.Timestamp(as_of), freq=freq).values.astype("datetime64[D]")
+    if not len(dates) or dates[-1] != as_of:
+        raise ValueError(f"as-of date {as_of} is not on the grid of freq {freq!r} that starts at {first.date()}")
+    T = len(dates)
+    grid = np.concatenate([dates, periods(as_of, horizon + 1, freq)[1:]])
+    inside = ts <= grid[-1]
+    frame, ts = frame[inside], ts[inside]
+    column = np.searchsorted(grid, ts)
+    off = grid[column] != ts
+    if off.any():
+        raise ValueError(f"{int(off.sum())} dates are not on the grid of freq {freq!r}, the first is {ts[off][0]}")
+    codes, ids = pd.factorize(frame["series_id"], sort=True)
+    ids = np.asarray(ids, dtype=object)
+    N, seen = len(ids), column < T
+
+    def scatter(names, width, rows):
+        out = np.full((N, width, len(names)), np.nan)
+        for k, name in enumerate(names):
+            out[codes[rows], column[rows], k] = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)[rows]
+        return out
+
+    y = scatter(["y"], T, seen)[:, :, 0]  # (N, T)
+    available = np.zeros((N, T), dtype=bool)
+    available[codes[seen], column[seen]] = frame["available"].to_numpy(dtype=bool)[seen]
+    last_row = np.zeros(N, dtype=int)
+    np.maximum.at(last_row, codes[seen], np.flatnonzero(seen))  # newest title and static attributes win
+    order = np.lexsort((column[seen], codes[seen]))
+    last_row[codes[seen][order]] = np.flatnonzero(seen)[order]
+    titles = frame["title"].to_numpy(dtype=object)[last_row] if "title" in frame else ids
+    attributes = (
+        np.column_stack([frame[s].astype(str).to_numpy(dtype=object)[last_row] for s in static])
+        if len(static)
+        else np.empty((N, 0), dtype=object)
+    )
+    return Panel(
+        ids=ids,
+        titles=titles,
+        dates=dates,
+        freq=freq,
+        y=y,
+        available=available,
+        past=scatter(list(past), T, seen),
+        future=scatter(list(future), len(grid), slice(None)),
+        static=attributes,
+        past_names=tuple(past),
+        future_names=tuple(future),
+        static_names=tuple(static),
+    )

@@ -1,0 +1,118 @@
+"""Which series are forecast, by what, and why not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import scores
+from forecastbook.panel import Panel
+from forecastbook.params import Params
+
+log = logging.getLogger("forecastbook")
+
+
+class StaleError(RuntimeError):
+    """The newest day of the data is older than the params allow."""
+
+
+def status(panel: Panel, params: Params) -> np.ndarray:
+    """(N,) 'model' where a model may forecast, 'naive' for short or new series, 'excluded' for those gone or never seen."""
+    rules = params.eligible
+    gone = (panel.gap > rules.max_gap) | (panel.n_obs == 0)
+    return np.where(gone, "excluded", np.where(panel.n_obs < rules.min_observations, "naive", "model")).astype(object)
+
+
+def reasons(panel: Panel, params: Params) -> np.ndarray:
+    """(N,) why a series is not forecast by the model, None where it is."""
+    rules, kind = params.eligible, status(panel, params)
+    return np.array(
+        [
+            None
+            if k == "model"
+            else (
+                f"no valid observation up to {panel.as_of}"
+                if n == 0
+                else f"not seen for {g} periods (limit {rules.max_gap})"
+                if k == "excluded"
+                else f"only {n} observations (a model needs {rules.min_observations}): last value"
+            )
+            for k, n, g in zip(kind, panel.n_obs, panel.gap, strict=True)
+        ],
+        dtype=object,
+    )
+
+
+def roster(panel: Panel, params: Params) -> pd.DataFrame:
+    """``series.parquet``: a row a series with its title, attributes, last value and date, counts, class, source and, if so, why not.
+
+    demand_class: 'constant' (never changed), 'sticky' (changed on fewer than one in ten steps between observations) or 'volatile'.
+    source: 'model' where a model may forecast it, 'naive', or 'excluded'.
+    """
+    moved = np.zeros(len(panel))
+    for i in range(1, len(panel.dates)):  # over periods, all series at once
+        step = scores.changed(panel.y[:, i][:, None], panel.filled[:, i - 1])[:, 0]
+        moved += np.nan_to_num(step)
+    rate = moved / np.maximum(panel.n_obs - 1, 1)
+    last = panel.last_index[:, -1]
+    columns = {"series_id": panel.ids, "title": panel.titles}
+    columns |= {name: panel.static[:, k] for k, name in enumerate(panel.static_names)}
+    return pd.DataFrame(
+        columns
+        | {
+            "last_value": panel.last_value,
+            "last_ts": pd.to_datetime(np.where(last >= 0, panel.dates[last], np.datetime64("NaT"))).date,
+            "n_obs": panel.n_obs,
+            "gap": panel.gap,
+            "change_rate": rate,
+            "demand_class": np.where(moved == 0, "constant", np.where(rate < 0.1, "sticky", "volatile")),
+            "source": status(panel, params),
+            "why": reasons(panel, params),
+        }
+    )
+
+
+def trainable(panel: Panel, params: Params) -> str | None:
+    """None when a network can be trained on this panel, else the reason why not."""
+    needed = params.model.sequence_length + params.finetune.validation_days + params.horizon
+    if len(panel.dates) < needed:
+        return f"{len(panel.dates)} periods of history, a network needs {needed}"
+    if not (status(panel, params) == "model").any():
+        return f"no series has {params.eligible.min_observations} observations and was seen in the last {params.eligible.max_gap} periods"
+    return None
+
+
+def eligibility(series: pd.DataFrame) -> pd.DataFrame:
+    """How many series are forecast by what, and why the others are not: source, why, series."""
+    words = {"model": "model, if the gate lets it", "naive": "last value", "excluded": "not forecast"}
+    why = (
+        series["why"].fillna("enough observations, seen lately").str.replace(r"\d+ (periods|observations)", r"… \1", regex=True)
+    )
+    counts = series.assign(source=series["source"].map(words), why=why).groupby(["source", "why"]).size()
+    return counts.sort_values(ascending=False).rename("series").reset_index()
+
+
+def examples(series: pd.DataFrame, count: int = 6) -> list[str]:
+    """Ids of the liveliest well-observed series: what a look at the data should see first."""
+    enough = series[series["n_obs"] >= series["n_obs"].median()]
+    return enough.sort_values(["change_rate", "series_id"], ascending=[False, True])["series_id"].head(count).tolist()
+
+
+def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str:
+    """How old the newest day is, in a sentence. Raises StaleError when the params say that this stops the run.
+
+    The clock is read here only: it says how old the data is, it never dates a forecast.
+    """
+    age = ((today or dt.date.today()) - panel.as_of.astype(dt.date)).days
+    seen = np.isfinite(panel.y[:, -1]).mean()
+    said = f"The newest day, {panel.as_of}, has a reading of {seen:.0%} of the series and is {age} days old."
+    limit = params.freshness.max_age_days
+    if limit is not None and age > limit:
+        said += f" The limit is {limit} days (freshness.max_age_days)."
+        if params.freshness.action == "stop":
+            raise StaleError(said + " Bring the source up to date, or set freshness.action: warn")
+        log.warning(said)
+    return said

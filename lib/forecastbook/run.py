@@ -1,0 +1,388 @@
+"""A run: one job at one as-of date, and the directory that is its record.
+
+Whatever a run makes is written under a temporary name, synced and moved, and its SHA-256 goes into ``manifest.json``:
+a reader either finds a whole file with the content that was written, or an error that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import panel as panels
+from forecastbook.params import Params, digest
+
+log = logging.getLogger("forecastbook")
+STEPS = ("01_ingest", "02_tune", "03_finetune", "04_forecast", "05_evaluate")
+PACKAGES = ("forecastbook", "numpy", "pandas", "torch", "duckdb", "pyarrow", "papermill", "nbconvert")
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used as it is."""
+
+
+class Run:
+    """The directory ``<out>/<job>/<as_of>/`` with typed access to what is in it.
+
+    Attributes: ``dir`` (Path), ``job``, ``as_of`` (date), ``params`` (Params), ``id`` (run_id), ``warehouse`` (url).
+    """
+
+    def __init__(self, directory: Path):
+        self.dir = Path(directory)
+        path = self.dir / "manifest.json"
+        try:
+            self.manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{path}: not found; a run is made by `make forecast`") from None
+        except ValueError as error:
+            raise RunError(f"{path}: not valid JSON ({error}); remove {self.dir} and run make forecast again") from error
+        self.job, self.id = self.manifest["job"], self.manifest["run_id"]
+        self.as_of = dt.date.fromisoformat(self.manifest["as_of"])
+        self.params = Params.model_validate(self.manifest["params"])
+        self.warehouse = self.manifest["warehouse"]
+
+    @property
+    def home(self) -> Path:
+        """The job's directory: all its runs and ``champion.json``."""
+        return self.dir.parent
+
+    # --- the record -------------------------------------------------------------------------------------------------
+
+    def note(self, **entries) -> None:
+        """Add entries to the manifest; a mapping is merged into the one that is there."""
+        path = self.dir / "manifest.json"
+        current = json.loads(path.read_text(encoding="utf-8"))  # a step and its runner both write here, one after the other
+        for key, value in entries.items():
+            old = current.get(key)
+            current[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        self.manifest = current
+        write_text(path, json.dumps(_finite(current), indent=1, ensure_ascii=False, default=_plain) + "\n")
+
+    def write(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a frame as parquet, whole or not at all, and note its hash and row count."""
+        path = self.dir / name
+        with replacing(path) as part:
+            frame.to_parquet(part, index=False)
+        self.note(files={name: sha256(path)}, rows={name.removesuffix(".parquet"): len(frame)})
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Read what an earlier step wrote. Raises RunError when it is missing or is not what was written."""
+        path = self.dir / name
+        self.verify(name)
+        return pd.read_parquet(path)
+
+    def verify(self, name: str) -> None:
+        """Raise RunError, naming the file, unless ``name`` holds the bytes that its step wrote."""
+        path, noted = self.dir / name, self.manifest.get("files", {}).get(name)
+        if not path.is_file():
+            raise RunError(f"{path}: not found; the step that writes it has not run, run make forecast")
+        if sha256(path) != noted:
+            raise RunError(
+                f"{path}: its content is not what was written (hash mismatch); "
+                f"remove {self.dir / '01_ingest.ipynb'} and run make forecast to make it anew"
+            )
+
+    def build(self, frame: pd.DataFrame) -> panels.Panel:
+        """The panel of a long frame as of this run, with the covariates that its source names; at most ``max_series`` series."""
+        p, source = self.params, self.params.source
+        if p.max_series is not None:
+            first = sorted(frame["series_id"].unique())[: p.max_series]
+            frame = frame[frame["series_id"].isin(first)]
+        return panels.build(
+            frame, p.freq, self.as_of, past=source.past, future=source.future, static=source.static, horizon=p.horizon
+        )
+
+    def panel(self) -> panels.Panel:
+        """The panel of this run, from the files that ingest wrote: what was known at the as-of date."""
+        frame, series, source = self.read("panel.parquet"), self.read("series.parquet"), self.params.source
+        if source.future:
+            frame = pd.concat([frame, self.read("future.parquet")], ignore_index=True)
+        frame["ts"] = pd.to_datetime(frame["ts"])
+        return self.build(frame.merge(series[["series_id", "title", *source.static]], on="series_id", how="left"))
+
+    def keep(self, intake, panel: panels.Panel, roster: pd.DataFrame) -> None:
+        """Write what ingest found: ``panel.parquet``, ``series.parquet`` and ``quarantine.parquet``.
+
+        The panel holds observed rows and rows that say "not available", up to the as-of date; values known ahead go to
+        ``future.parquet``.
+        """
+        frame = intake.frame.sort_values(["series_id", "ts"], kind="stable").reset_index(drop=True)
+        frame = frame[frame["series_id"].isin(set(panel.ids))]
+        known = frame["ts"] <= pd.Timestamp(self.as_of)
+        static = [c for c in panel.static_names if c in frame]
+        frame = frame.drop(columns=["title", *static]).assign(ts=frame["ts"].dt.date)
+        self.write("panel.parquet", frame[known])
+        if panel.future_names:
+            self.write("future.parquet", frame.loc[~known, ["series_id", "ts", "available", *panel.future_names]])
+        self.write("series.parquet", roster)
+        self.write("quarantine.parquet", intake.quarantine)
+
+    # --- the champion -----------------------------------------------------------------------------------------------
+
+    def champion(self) -> dict | None:
+        """The model that forecast last before this as-of date: {run_id, as_of, path, why}; None when there is none.
+
+        Only entries of earlier dates count: a run that is resumed, or made for a past date, never starts from its own future.
+        """
+        entries = [e for e in _champions(self.home)["history"] if e["as_of"] < self.as_of.isoformat()]
+        return max(entries, key=lambda e: e["as_of"]) if entries else None
+
+    def crown(self, why: str) -> None:
+        """Enter this run's model as the champion from its as-of date on. Doing it twice changes nothing."""
+        path = self.home / "champion.json"
+        with lock(self.home / ".champion.lock", wait=60):
+            entry = {"run_id": self.id, "as_of": self.as_of.isoformat(), "path": f"{self.dir.name}/model", "why": why}
+            history = [e for e in _champions(self.home)["history"] if e["as_of"] != entry["as_of"]] + [entry]
+            history.sort(key=lambda e: e["as_of"])
+            write_text(path, json.dumps({"champion": history[-1], "history": history}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _champions(home: Path) -> dict:
+    path = home / "champion.json"
+    if not path.is_file():
+        return {"history": []}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: not valid JSON ({error}); mend it, or remove it to start from no champion") from error
+
+
+# --- making and finding a run ---------------------------------------------------------------------------------------
+
+
+def prepare(
+    out: Path, job: str, as_of: dt.date, params: Params, *, warehouse: str, fingerprint: str, force: bool = False
+) -> Run:
+    """Make the directory of a run, or find it again with the same run id.
+
+    A run that was not finished takes up new inputs from the first step. A finished one is never rewritten: when its params,
+    data or warehouse are not what they were, RunError says what changed; with ``force`` the old directory is kept as
+    ``<as_of>+<run_id>`` and a new run starts.
+    """
+    directory = Path(out) / job / as_of.isoformat()
+    wanted = {"params": params.model_dump(mode="json"), "fingerprint": fingerprint, "warehouse": warehouse}
+    if (directory / "manifest.json").is_file():
+        run = Run(directory)
+        changed = _changes({k: run.manifest[k] for k in wanted}, wanted)
+        if not changed:
+            return run
+        if run.manifest["status"] == "done":
+            if not force:
+                raise RunError(
+                    f"{directory} is finished and was made with other inputs: {'; '.join(changed)}. It is kept as it is. "
+                    "FORCE=1 makes a new run and keeps the old one; another AS_OF or OUT leaves it alone"
+                )
+            kept = directory.with_name(f"{directory.name}+{run.id.rsplit('-', 1)[-1]}")
+            os.replace(directory, kept)
+            log.warning("inputs changed (%s): the finished run is kept in %s", "; ".join(changed), kept)
+        else:
+            log.warning("inputs changed (%s): the unfinished run %s starts again", "; ".join(changed), run.id)
+            for step in STEPS:
+                if step != "02_tune":
+                    (directory / f"{step}.ipynb").unlink(missing_ok=True)
+    commit, dirty = git_state()
+    run_id = f"{job}-{as_of:%Y%m%d}-{digest([job, as_of.isoformat(), wanted, commit])[:10]}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(
+            directory / "manifest.json",
+            json.dumps(
+                {
+                    "run_id": run_id,
+                    "job": job,
+                    "as_of": as_of.isoformat(),
+                    "status": "running",
+                    **wanted,
+                    "params_hash": params.hash(),
+                    "data_hash": fingerprint,
+                    "commit": commit,
+                    "dirty": dirty,
+                    "versions": versions(),
+                    "seed": params.seed,
+                    "hardware": hardware(),
+                    "rows": {},
+                    "seconds": {},
+                    "steps": {},
+                    "files": {},
+                },
+                indent=1,
+                ensure_ascii=False,
+            )
+            + "\n",
+        )
+    except OSError as error:
+        raise RunError(f"{directory}: cannot write there ({error.strerror}); give a writable OUT=") from error
+    return Run(directory)
+
+
+def _changes(old, new, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [line for k in keys for line in _changes(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
+    if old == new:
+        return []
+    return ["the data up to the as-of date" if key == "fingerprint" else f"{key.removeprefix('params.')}: {old!r} -> {new!r}"]
+
+
+# --- provenance -----------------------------------------------------------------------------------------------------
+
+
+def git_state() -> tuple[str, bool | None]:
+    """(commit, dirty) of the code; ("no git", None) where it is not a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20)
+        status = subprocess.run(["git", "-C", str(here), "status", "--porcelain"], capture_output=True, text=True, timeout=20)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return "no git", None
+    if commit.returncode or status.returncode:
+        return "no git", None
+    return commit.stdout.strip(), bool(status.stdout.strip())
+
+
+def versions() -> dict[str, str]:
+    """Versions of python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def hardware() -> dict[str, object]:
+    """What it ran on: the machine's kind and number of usable cores; no host name."""
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+# --- files that are whole or absent ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Give a temporary path beside ``path``; on success sync and move it there, on failure leave the old file as it was."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot write ({error.strerror or error}); the old file is untouched") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text, whole or not at all."""
+    with replacing(Path(path)) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a model directory so that ``target`` is the old one or the whole new one."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(part, target)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: float):
+    """Hold an advisory lock on ``path``; yields whether it had to be waited for.
+
+    The kernel drops the lock with its holder, however that ended: nothing stale is left behind. Raises RunError that names the
+    holder's pid and since when, after ``wait`` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        waited, deadline = False, time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"{path.parent}: {holder} still holds the lock after {wait:.0f} s; "
+                        "wait for it to end, or stop that process"
+                    ) from None
+                if not waited:
+                    log.warning("waiting for %s, which holds %s", holder, path)
+                waited = True
+                time.sleep(0.2)
+        stream.seek(0)
+        if left := stream.read().strip():
+            log.warning("%s did not end properly; its lock is taken over", left)
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"pid {os.getpid()} since {dt.datetime.now().astimezone().isoformat(timespec='seconds')}")
+        stream.flush()
+        try:
+            yield waited
+        finally:
+            stream.seek(0)
+            stream.truncate()
+
+
+# --- logging --------------------------------------------------------------------------------------------------------
+
+
+def log_to(path: Path | None, label: str) -> None:
+    """Send the package's log lines to a file (a kernel's way) or to stderr (``path`` None)."""
+    for old in list(log.handlers):
+        log.removeHandler(old)
+        old.close()
+    handler = logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {label} %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _finite(value):
+    """NaN and infinity as null, all the way down: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, (float, np.floating)) and not np.isfinite(value) else value
+
+
+def _plain(value):
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, np.floating):
+        return float(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, (dt.date, np.datetime64, Path)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not go into a manifest")

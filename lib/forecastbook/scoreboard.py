@@ -1,0 +1,137 @@
+"""Tables that judge forecasts: from ``backtest.parquet`` to scores, rankings and sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import scores
+from forecastbook.backtest import level_name
+from forecastbook.params import Params
+
+
+def score_table(backtest: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """``scores.parquet``: model, metric, slice, value, n. Metrics over all points, changed and unchanged ones, and each horizon.
+
+    rel_mae and rel_ql are divided by the last price before averaging; coverage50 and coverage90 are shares of actuals inside
+    the central bands; winkler90 is relative too; brier and ap_ratio judge p_change (ap_ratio: average precision / base rate);
+    wql is not relative. Points without an observation are left out.
+    """
+    seen = backtest[backtest["y"].notna()]
+    q = seen[[level_name(level) for level in params.quantiles]].to_numpy()
+    y, last = seen["y"].to_numpy(), seen["last_value"].to_numpy()
+    size = np.where(np.abs(last) > 0, np.abs(last), np.nan)
+    at = {level: q[:, k] for k, level in enumerate(params.quantiles)}
+    pinball = scores.pinball(y, q, params.quantiles).mean(axis=1)
+    event = scores.changed(y[:, None], last)[:, 0]
+    per_point = pd.DataFrame(
+        {
+            "model": seen["model"].to_numpy(),
+            "horizon": seen["horizon"].to_numpy(),
+            "event": event,
+            "p": seen["p_change"].to_numpy(),
+            "rel_mae": np.abs(y - at[0.5]) / size,
+            "rel_ql": pinball / size,
+            "rel_bias": (at[0.5] - y) / size,
+            "coverage90": scores.covered(y, at[0.05], at[0.95]),
+            "winkler90": scores.winkler(y, at[0.05], at[0.95]) / size,
+            "brier": (event - seen["p_change"].to_numpy()) ** 2,
+            "mae": np.abs(y - at[0.5]),
+            "pinball": pinball,
+            "size": np.abs(y),
+        }
+    )
+    if 0.25 in at and 0.75 in at:
+        per_point["coverage50"] = scores.covered(y, at[0.25], at[0.75])
+    slices = {
+        "all": slice(None),
+        "changed": event == 1,
+        "unchanged": event == 0,
+        **{f"h={h}": per_point["horizon"].to_numpy() == h for h in sorted(set(per_point["horizon"]))},
+    }
+    rows = []
+    for label, mask in slices.items():
+        for name, group in (
+            per_point[mask].groupby("model", sort=False) if label != "all" else per_point.groupby("model", sort=False)
+        ):
+            means = group.drop(columns=["model", "horizon", "event", "p", "pinball", "size"]).mean()
+            values = {**means, "wql": 2 * group["pinball"].sum() / group["size"].sum() if group["size"].sum() > 0 else np.nan}
+            if label == "all" or label.startswith("h="):
+                rate = group["event"].mean()
+                precision = scores.average_precision(group["event"], group["p"])
+                values |= {
+                    "change_rate": rate,
+                    "ap_ratio": precision / rate if rate > 0 else np.nan,
+                    "brier_skill": 1 - means["brier"] / (rate * (1 - rate)) if 0 < rate < 1 else np.nan,
+                }
+            rows += [(name, metric, label, float(value), len(group)) for metric, value in values.items()]
+    return pd.DataFrame(rows, columns=["model", "metric", "slice", "value", "n"])
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The score table's overall rows, one a model, best first: errors, skill against the last value, coverage, change calls."""
+    wide = table[table["slice"] == "all"].pivot(index="model", columns="metric", values="value")
+    changed = table[(table["slice"] == "changed") & (table["metric"] == "coverage90")].set_index("model")["value"]
+    wide["covered when changed"] = changed
+    wide["skill"] = 1 - wide["rel_ql"] / wide["rel_ql"].get("last_value", np.nan)
+    names = {
+        "rel_ql": "quantile error, share of price",
+        "skill": "skill against last value",
+        "rel_mae": "absolute error, share of price",
+        "coverage90": "inside 90 % band",
+        "covered when changed": "inside, after a change",
+        "ap_ratio": "change precision / base rate",
+    }
+    return wide.sort_values("rel_ql")[list(names)].rename(columns=names).reset_index()
+
+
+def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Three forecast series by their published error over the rolling origins: (ids, labels). The first ones when there is no record."""
+    error = by_series(backtest)
+    error = error[error.index.isin(set(forecast["series_id"]))].sort_values(kind="stable")
+    if not len(error):
+        ids = sorted(forecast["series_id"].unique())[:3]
+        return ids, ["no record yet"] * len(ids)
+    places = dict.fromkeys([0, len(error) // 2, len(error) - 1])
+    names = ["best", "median", "worst"][: len(places)]
+    return [error.index[i] for i in places], [f"{n}: error {error.iloc[i]:.1%}" for n, i in zip(names, places, strict=True)]
+
+
+def by_series(backtest: pd.DataFrame) -> pd.Series:
+    """Mean relative absolute error of what was published, by series."""
+    mine = backtest[(backtest["model"] == "published") & backtest["y"].notna()]
+    return ((mine["y"] - mine["q50"]).abs() / mine["last_value"].abs()).groupby(mine["series_id"]).mean()
+
+
+def worst(backtest: pd.DataFrame, series: pd.DataFrame, count: int = 10) -> pd.DataFrame:
+    """The series with the largest published error: series_id, title, error, last_value, change_rate."""
+    error = by_series(backtest).sort_values(ascending=False, kind="stable").head(count).rename("error").reset_index()
+    return error.merge(series[["series_id", "title", "last_value", "change_rate"]], on="series_id", how="left")[
+        ["series_id", "title", "error", "last_value", "change_rate"]
+    ]
+
+
+def describe(backtest: pd.DataFrame) -> str:
+    """What the record covers, in a sentence."""
+    mine = backtest[backtest["model"] == "published"]
+    if not len(mine):
+        return "No rolling origin fits into this history: there is no record to judge by."
+    days = mine["origin"].drop_duplicates().sort_values()
+    return (
+        f"{len(days)} origins from {days.iloc[0]:%Y-%m-%d} to {days.iloc[-1]:%Y-%m-%d}, {mine['series_id'].nunique():,} series, "
+        f"{int(mine['y'].notna().sum()):,} forecasts that met an actual."
+    )
+
+
+def verdict(table: pd.DataFrame, gate: dict) -> str:
+    """Whether to trust it, computed: the published error against the last value, coverage in words, and what the gate did."""
+    wide = table[table["slice"] == "all"].pivot(index="model", columns="metric", values="value")
+    if "published" not in wide.index:
+        return f"There is no record to judge by. {gate['verdict']}"
+    mine, safe = wide.loc["published"], wide.loc["last_value"]
+    skill = 1 - mine["rel_ql"] / safe["rel_ql"] if safe["rel_ql"] > 0 else 0.0
+    word = "no better than" if abs(skill) < 0.0005 else f"{abs(skill):.1%} {'better' if skill > 0 else 'worse'} than"
+    return (
+        f"Published forecasts were {word} the last value on quantile error; {mine['coverage90']:.0%} of actual prices fell inside "
+        f"bands that promised 90 %. {gate['verdict']}"
+    )

@@ -1,0 +1,1 @@
+SELECT * FROM CurrentPriceForecast ORDER BY variant_id, forecast_date

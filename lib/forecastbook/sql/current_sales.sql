@@ -1,0 +1,1 @@
+SELECT * FROM CurrentSalesForecast ORDER BY item_id, forecast_date

@@ -1,0 +1,208 @@
+"""The search for hyperparameters: Ray Tune with ASHA, on origins that lie after everything a trial was trained on.
+
+Three spans of the panel follow each other in time. A trial trains on the first, is stopped early and compared on the second (the
+mean negative log probability of what came: a proper score), and the winner is judged on the third against the defaults and
+the last value. Ray is imported only here, and only when a search runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import backtest, models
+from forecastbook.panel import Panel
+from forecastbook.params import Params
+from forecastbook.run import Run, write_text
+
+log = logging.getLogger("forecastbook")
+SCORE = "validation_loss"
+
+
+class TuningError(RuntimeError):
+    """A search that gave nothing to go by."""
+
+
+def splits(panel: Panel, params: Params) -> dict[str, tuple]:
+    """First and last day of the spans 'train', 'validation' and 'test', in time order.
+
+    Validation and test are each ``finetune.validation_days`` long, at least two horizons. Raises TuningError when the history is
+    too short to hold all three.
+    """
+    held = max(params.finetune.validation_days, 2 * params.horizon)
+    T, first = len(panel.dates), params.model.sequence_length
+    if T < first + 3 * held:
+        raise TuningError(f"{T} periods of history are too few to tune on: {first + 3 * held} are needed; forecasts use the defaults")
+    cut = [0, T - 2 * held, T - held, T]
+    names = ("train", "validation", "test")
+    return {name: (panel.dates[a], panel.dates[b - 1]) for name, a, b in zip(names, cut[:-1], cut[1:], strict=True)}
+
+
+def space_table(params: Params) -> pd.DataFrame:
+    """What is searched: hyperparameter, its default, and the values or the range tried."""
+    defaults = params.model.model_dump()
+    rows = [(name, defaults.get(name), _shown(values)) for name, values in params.tune.space.items()]
+    return pd.DataFrame(rows, columns=["hyperparameter", "default", "tried"]).astype(str)
+
+
+def _shown(values: list) -> str:
+    return f"{values[0]:g} to {values[1]:g}" if _is_range(values) else ", ".join(map(str, values))
+
+
+def _is_range(values: list) -> bool:
+    return len(values) == 2 and all(isinstance(v, float) for v in values)
+
+
+def _draw(space: dict[str, list], rng: np.random.Generator) -> dict:
+    """One draw: a choice of a list, or a number between two floats (on a log scale when they span a factor of 10 or more)."""
+    out = {}
+    for name, values in space.items():
+        if not _is_range(values):
+            out[name] = values[int(rng.integers(len(values)))]
+        elif values[0] > 0 and values[1] / values[0] >= 10:
+            out[name] = float(np.exp(rng.uniform(np.log(values[0]), np.log(values[1]))))
+        else:
+            out[name] = float(rng.uniform(*values))
+    return out
+
+
+@dataclass
+class Search:
+    """A finished search. results: one row a trial in the order they were drawn: trial, state, epochs, seconds, score, then its values."""
+
+    params: Params
+    results: pd.DataFrame
+    defaults: dict
+
+    @property
+    def best(self) -> dict:
+        """The values of the trial with the lowest score."""
+        row = self.results.sort_values("score", kind="stable").iloc[0]
+        return {name: json.loads(row[name]) for name in self.params.tune.space}
+
+    def trials(self) -> pd.DataFrame:
+        """The trials in the order they were drawn, with ``score`` NaN where one failed: what the figure takes."""
+        return self.results
+
+    def table(self) -> pd.DataFrame:
+        """The trials, best first."""
+        return self.results.sort_values("score", kind="stable").reset_index(drop=True)
+
+    def judge(self, panel: Panel) -> pd.DataFrame:
+        """Winner, defaults and the last value on the test span: contender, score. Winner and defaults are trained once more,
+        on everything before that span."""
+        spans = splits(panel, self.params)
+        view = panel.until(spans["validation"][1])
+        contenders = {"defaults": {}, "winner": self.best}
+        asked = {name: _train(self.params, view, over) for name, over in contenders.items()}
+        asked[backtest.SAFE] = models.fit(backtest.SAFE, view)
+        last = len(panel.dates) - 1 - self.params.horizon
+        start = int(np.flatnonzero(panel.dates == spans["validation"][1])[0])
+        errors = {name: [] for name in asked}
+        for i in range(start, last + 1):
+            at = backtest.ask(panel, panel.dates[i], self.params, asked)
+            scored = (at.status == "model")[:, None] & np.isfinite(at.y)
+            for name in asked:
+                errors[name].append(backtest.quantile_error(at, at.q[name], self.params)[scored])
+        rows = [(name, float(np.concatenate(parts).mean())) for name, parts in errors.items()]
+        return pd.DataFrame(rows, columns=["contender", "relative quantile score"]).sort_values("relative quantile score")
+
+    def keep(self, run: Run, outcome: pd.DataFrame) -> str:
+        """Write the winner to ``tuned.json`` when it beat the defaults on the test span; says what was done."""
+        score = outcome.set_index("contender")["relative quantile score"]
+        if not score["winner"] < score["defaults"]:
+            return f"The defaults stay: the winner scored {score['winner']:.5f} on the test span, the defaults {score['defaults']:.5f}."
+        chosen = {"hyper": self.best, "run_id": run.id, "as_of": run.as_of.isoformat(), "scores": score.to_dict()}
+        write_text(run.home / "tuned.json", json.dumps(chosen, indent=1) + "\n")
+        gain = 1 - score["winner"] / score["defaults"]
+        return f"Kept for the next forecasts ({gain:.1%} better than the defaults): {', '.join(f'{k} {v}' for k, v in self.best.items())}."
+
+
+def _train(params: Params, panel: Panel, over: dict, on_epoch=None):
+    hyper = backtest.hyper(params) | {"validation_days": max(params.finetune.validation_days, 2 * params.horizon)} | over
+    return models.fit(params.model.name, panel, on_epoch=on_epoch, **hyper)
+
+
+def _trial(config: dict, panel: Panel, params: Params) -> None:
+    """One trial, in a process of Ray's: reports the validation loss after each epoch."""
+    import torch
+    from ray import tune
+
+    torch.set_num_threads(1)
+    _train(params, panel, config["hyper"], lambda row: tune.report({SCORE: row["validation_loss"], "epoch": row["epoch"]}))
+
+
+def search(run: Run, panel: Panel) -> Search:
+    """Search the space of the run's params; resumes what an earlier, interrupted search of this run left in ``<run>/tune``.
+
+    The first trial is the defaults. Ends at ``tune.trials`` or ``tune.budget_seconds``, whichever is first. Uses the cluster at
+    ``RAY_ADDRESS`` when that is set, else starts and ends its own. Raises TuningError when no trial finished an epoch.
+    """
+    params = run.params
+    spans = splits(panel, params)
+    seen = panel.take(np.arange(len(panel)) % max(1, len(panel) // params.tune.series) == 0) if len(panel) else panel
+    view = seen.until(spans["validation"][1])
+    rng = np.random.default_rng(params.seed)
+    defaults = {name: getattr(params.model, name) for name in params.tune.space}
+    drawn = [defaults] + [_draw(params.tune.space, rng) for _ in range(params.tune.trials - 1)]
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    address = os.environ.get("RAY_ADDRESS")
+    with tempfile.TemporaryDirectory(prefix="ray-") as short:  # a socket's path may have 107 characters: not under the run
+        own = {} if address else {"num_cpus": os.cpu_count(), "_temp_dir": short, "include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
+        try:
+            trainable = functools.partial(_trial, panel=view, params=params)
+            share = max(1, int((os.cpu_count() or 1) / params.tune.concurrent))
+            trainable = tune.with_resources(trainable, {"cpu": share})
+            storage, name = str((run.dir / "tune").resolve()), params.hash()
+            path = f"{storage}/{name}"
+            if tune.Tuner.can_restore(path):
+                log.info("tuning resumes from %s", path)
+                tuner = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=True)
+            else:
+                tuner = tune.Tuner(
+                    trainable,
+                    param_space={"hyper": tune.grid_search(drawn)},
+                    tune_config=tune.TuneConfig(
+                        metric=SCORE,
+                        mode="min",
+                        max_concurrent_trials=params.tune.concurrent,
+                        time_budget_s=params.tune.budget_seconds,
+                        scheduler=ASHAScheduler(
+                            time_attr="epoch", max_t=params.model.epochs, grace_period=min(params.tune.grace, params.model.epochs)
+                        ),
+                    ),
+                    run_config=tune.RunConfig(name=name, storage_path=storage, verbose=0, failure_config=tune.FailureConfig()),
+                )
+            results = tuner.fit()
+        finally:
+            ray.shutdown()
+    return Search(params, _table(results, params), defaults)
+
+
+def _table(results, params: Params) -> pd.DataFrame:
+    rows = []
+    for i, result in enumerate(results):
+        frame = result.metrics_dataframe
+        losses = frame[SCORE].dropna() if frame is not None and SCORE in frame else pd.Series(dtype=float)
+        values = {name: json.dumps(result.config["hyper"][name]) for name in params.tune.space}
+        seconds = float(frame["time_total_s"].iloc[-1]) if len(losses) else np.nan
+        rows.append({"trial": i, "state": "failed" if result.error else "finished" if len(losses) else "not started",
+                     "epochs": len(losses), "seconds": seconds, "score": losses.min() if len(losses) else np.nan, **values})  # fmt: skip
+    table = pd.DataFrame(rows)
+    if not table["score"].notna().any():
+        first = next((str(r.error).splitlines()[-1] for r in results if r.error), "no trial finished an epoch within the budget")
+        raise TuningError(f"the search gave no result: {first}; raise tune.budget_seconds or look into the run's tune/ directory")
+    return table

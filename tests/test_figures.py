@@ -1,0 +1,247 @@
+"""Figures: every one draws from the run's frames, says something true in its title, survives empty and hostile input."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from forecastbook import figures
+
+HOSTILE = {"p000": "<script>document.title='owned'</script>", "p001": '"><img src=x onerror="document.title=\'owned\'">',
+           "p002": "$x_1$ and $\\frac{1}{2}$ for $5", "p003": "=cmd|' /C calc'!A0", "p004": "long " * 2000,
+           "p005": "Tea 🍵 Zażółć чай", "p006": "+1 for free", "007": "NA"}
+QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
+MODELS = {"published": 0.75, "lstm": 0.8, "last_value": 1.0, "seasonal_naive": 1.5, "moving_average": 1.3,
+          "historical_quantiles": 1.2}
+
+
+def sticky_prices(n: int = 60, days: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Prices that hold for weeks and then jump, with gaps: a long frame series_id, ts, y, available, title."""
+    rng = np.random.default_rng(seed)
+    ids = [*HOSTILE, *(f"v{i:04d}" for i in range(n))][:n]
+    ts = pd.date_range(end="2026-01-05", periods=days)
+    frames = []
+    for i in ids:
+        usual = np.round(np.exp(rng.normal(2.2, 0.7)), 2)
+        price, y = usual, np.empty(days)
+        for t in range(days):
+            if rng.random() < 0.04:
+                price = usual if price != usual else np.round(usual * rng.choice([0.7, 0.8, 0.9, 1.1]), 2)
+            y[t] = price
+        seen = rng.random(days) > 0.15
+        title = HOSTILE.get(i,
+                            f"{rng.choice(['Oat milk', 'Rye bread', 'Olive oil', 'Dark chocolate', 'Ground coffee'])} {i[1:]}")
+        frames.append(pd.DataFrame({"series_id": i, "ts": ts, "y": np.where(seen, y, np.nan), "available": seen,
+                                    "title": title}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def sticky_forecast(panel: pd.DataFrame, horizon: int = 7, seed: int = 1) -> pd.DataFrame:
+    """A forecast of every series of the panel, quantiles around the last price, in the columns of forecast.parquet."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i, (key, group) in enumerate(panel.dropna(subset=["y"]).groupby("series_id", sort=False)):
+        last, risk, move = group["y"].iloc[-1], rng.beta(1, 3), rng.choice([0, 0, 0, -0.2, 0.15])
+        for h in range(1, horizon + 1):
+            p = 1 - (1 - risk) ** (h / horizon)
+            q50 = last * (1 + move) if p > 0.4 else last
+            q = np.sort([last * (1 - 0.3 * p), last * (1 - 0.1 * p), q50, last * (1 + 0.05 * p), last * (1 + 0.2 * p)])
+            rows.append((key, pd.Timestamp("2026-01-05") + pd.Timedelta(days=h), h, *q, p, last, "model" if i % 7 else "naive"))
+    return pd.DataFrame(rows, columns=["series_id", "ts", "horizon", *QUANTILES, "p_change", "last_value", "source"])
+
+
+def rolling_backtest(panel: pd.DataFrame, origins: int = 8, stride: int = 14, horizon: int = 7, seed: int = 2) -> pd.DataFrame:
+    """Forecasts of six models from eight origins, in the columns of backtest.parquet; `published` has the smallest errors."""
+    rng = np.random.default_rng(seed)
+    wide = panel.pivot(index="ts", columns="series_id", values="y")
+    filled, frames = wide.ffill().bfill(), []
+    for k in range(origins, 0, -1):
+        at = len(wide) - 1 - horizon - (k - 1) * stride
+        last = filled.iloc[at].to_numpy()
+        for h in range(1, horizon + 1):
+            truth, y = filled.iloc[at + h].to_numpy(), wide.iloc[at + h].to_numpy()
+            for model, width in MODELS.items():
+                known = rng.random(len(last)) < (0.35 if model in ("published", "lstm") else 0.0)
+                q50 = np.where(known, truth, last) if width <= 1 else last * np.exp(rng.normal(0, 0.01 * width, len(last)))
+                scale = 0.01 * width * np.sqrt(h) * last if model != "last_value" else 0 * last
+                frames.append(pd.DataFrame({"model": model, "series_id": wide.columns, "origin": wide.index[at],
+                                            "ts": wide.index[at + h], "horizon": h, "y": y,
+                                            **{c: np.maximum(q50 + scale * 3 * (level - 0.5), 0) for c,
+                                               level in QUANTILES.items()}, "last_value": last, "p_change": 0.04 * h}))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return sticky_prices()
+
+
+@pytest.fixture(scope="module")
+def forecast(panel):
+    return sticky_forecast(panel).merge(panel[["series_id", "title"]].drop_duplicates(), on="series_id")
+
+
+@pytest.fixture(scope="module")
+def backtest(panel):
+    return rolling_backtest(panel)
+
+
+def every_figure(panel, forecast, backtest) -> dict[str, figures.Figure]:
+    """Each public figure once, on the given frames."""
+    rng = np.random.default_rng(3)
+    skills = pd.DataFrame({"baseline": ["last_value", "moving_average", "seasonal_naive"], "skill": [0.06, 0.2, -0.1],
+                           "low": [-0.01, 0.15, -0.14], "high": [0.12, 0.26, -0.04]})
+    score = 0.02 + rng.gamma(2, 0.004, 24)
+    score[5] = np.nan
+    step = np.arange(0, 300, 20)
+    history = pd.DataFrame({"step": step, "train": np.exp(-step / 90) + 0.2,
+                            "validation": np.exp(-step / 60) + 0.3 + step / 3000})
+    record = pd.DataFrame({"as_of": pd.date_range("2025-11-01", periods=6, freq="7D"), "error": rng.uniform(0.01, 0.03, 6),
+                           "coverage": rng.uniform(0.8, 0.95, 6), "baseline_error": rng.uniform(0.02, 0.035, 6), "n": 400})
+    few = len(panel) == 0
+    return {
+        "small_multiples": figures.small_multiples(panel),
+        "spells": figures.spells(rng.geometric(0.04, 0 if few else 900)),
+        "coverage_over_time": figures.coverage_over_time(panel),
+        "splits": figures.splits(
+            *(
+                [None] * 3
+                if few
+                else [
+                    ("2025-06-20", "2025-10-31"),
+                    ("2025-11-01", "2025-11-30"),
+                    [("2025-12-01", "2025-12-07"), ("2025-12-22", "2025-12-28")],
+                ]
+            )
+        ),
+        "trials": figures.trials(
+            pd.DataFrame({"score": score[: 0 if few else None]}), {"defaults": 0.031, "last_value": 0.036}
+        ),
+        "losses": figures.losses(history[: 0 if few else None]),
+        "errors_by_origin": figures.errors_by_origin(backtest),
+        "fans": figures.fans(
+            panel, forecast, list(HOSTILE)[:4], ["best, error 0.2 %", "second best", "second worst", "worst, error 20 %"]
+        ),
+        "fans_three": figures.fans(panel, forecast, list(HOSTILE)[4:7]),
+        "moves": figures.moves(forecast),
+        "attention": figures.attention(np.empty((0, 0)) if few else rng.gamma(1, np.linspace(0.1, 1, 30), (7, 30))),
+        "error_by_horizon": figures.error_by_horizon(backtest),
+        "accuracy": figures.accuracy(backtest),
+        "calibration": figures.calibration(backtest),
+        "skill": figures.skill(skills[: 0 if few else None]),
+        "changed_unchanged": figures.changed_unchanged(backtest),
+        "track_record": figures.track_record(record[: 0 if few else None]),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn(panel, forecast, backtest):
+    return every_figure(panel, forecast, backtest)
+
+
+def words(fig) -> str:
+    return " ".join(t.get_text() for t in fig.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_figure_draws_without_a_warning_and_brings_alt_text(drawn, tmp_path):
+    for label, fig in drawn.items():
+        assert fig.png(60).startswith(b"\x89PNG"), label
+        assert 10 < len(fig.alt) < 500, label
+        assert fig._suptitle.get_text().strip(), f"{label} has no headline"
+
+
+def test_nothing_to_draw_is_said_and_not_raised(panel, forecast, backtest):
+    for label, fig in every_figure(panel.iloc[:0], forecast.iloc[:0], backtest.iloc[:0]).items():
+        assert fig.png(50), label
+        assert fig.alt in words(fig) and len(fig.alt) > 10, label
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_series_constant_price_and_no_change_draw(panel, forecast, backtest):
+    one = panel[panel["series_id"] == "v0001"].assign(y=5.0)
+    ahead = forecast[forecast["series_id"] == "v0001"].assign(**dict.fromkeys([*QUANTILES, "last_value"], 5.0), p_change=0.0)
+    past = backtest[backtest["series_id"] == "v0001"].assign(**dict.fromkeys([*QUANTILES, "last_value", "y"], 5.0))
+    for label, fig in every_figure(one, ahead, past).items():
+        assert fig.png(50), label
+    flat = figures.changed_unchanged(past)
+    assert "No price changed" in flat.alt
+    assert "0 %" in figures.small_multiples(one).alt
+    assert (figures.spells([1]).png(50) and figures.attention([1.0]).png(50)
+            and figures.trials(pd.DataFrame({"score": [0.1]})).png(50))
+
+
+def test_a_single_origin_and_a_single_day_draw(panel, backtest):
+    day = backtest[(backtest["origin"] == backtest["origin"].max()) & (backtest["horizon"] == 1)]
+    for draw in (figures.errors_by_origin, figures.error_by_horizon, figures.accuracy, figures.calibration,
+                 figures.changed_unchanged):
+        assert draw(day).png(50)
+    assert figures.coverage_over_time(panel[panel["ts"] == panel["ts"].max()]).png(50)
+
+
+def test_titles_state_what_the_data_say():
+    ts = pd.Timestamp("2026-01-01")
+    rows = [(m, i, ts, ts + pd.Timedelta(days=h), h, 10.0, q, q, q, q, q, 10.0)
+            for m, q in (("published", 10.5), ("last_value", 11.0)) for i in ("a", "b") for h in (1, 2)]
+    backtest = pd.DataFrame(rows, columns=["model", "series_id", "origin", "ts", "horizon", "y", *QUANTILES, "last_value"])
+    assert "50.0 % below that of the last value" in figures.error_by_horizon(backtest).alt
+    assert "50.0 % better than the best baseline, last value" in figures.accuracy(backtest).alt
+    assert "beats last value at 1 of 1 origins" in figures.errors_by_origin(backtest).alt
+    assert figures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
+    worse = backtest.assign(model=backtest["model"].map({"published": "last_value", "last_value": "published"}))
+    assert "100.0 % above that of the last value" in figures.error_by_horizon(worse).alt
+    assert "worse than the best baseline" in figures.accuracy(worse).alt
+    assert "30 or less" not in figures.spells([2, 4, 8]).alt and "median 4" in figures.spells([2, 4, 8]).alt
+    skill = pd.DataFrame({"baseline": ["last_value"], "skill": [-0.1], "low": [-0.2], "high": [-0.05]})
+    assert figures.skill(skill).alt == "Worse than last value"
+
+
+def test_errors_follow_their_definitions(backtest):
+    rng = np.random.default_rng(0)
+    scored = figures.errors(backtest)
+    rows = backtest.loc[scored.index]
+    assert len(scored) == np.isfinite(backtest["y"]).sum()
+    for i in rng.choice(scored.index, 200):
+        r = rows.loc[i]
+        pinball = [max(level * (r["y"] - r[c]), (level - 1) * (r["y"] - r[c])) for c, level in QUANTILES.items()]
+        assert scored.loc[i, "loss"] == pytest.approx(np.mean(pinball) / r["last_value"])
+        assert scored.loc[i, "error"] == pytest.approx(abs(r["y"] - r["q50"]) / r["last_value"])
+        assert scored.loc[i, "changed"] == (abs(np.log(r["y"] / r["last_value"])) > 0.005)
+
+
+def test_dollars_are_never_maths_and_titles_are_cut_for_display(panel, forecast):
+    ids = ["p002", "p004", "p005"]
+    fig = figures.fans(panel, forecast, ids)
+    texts = fig.findobj(matplotlib.text.Text)
+    assert not any(t.get_parse_math() for t in texts)
+    assert any(t.get_text().startswith("$x_1$") for t in texts)
+    assert max(len(line) for t in texts for line in t.get_text().split("\n")) < 100
+    assert figures.plain("a\x00b\n\tc") == "a□b c" and len(figures.plain("x" * 10_000)) == 38
+
+
+def test_a_notebook_gets_a_picture_with_its_alt_text(panel):
+    data, metadata = figures.small_multiples(panel)._repr_mimebundle_()
+    assert data["image/png"].startswith("iVBOR") and metadata["image/png"]["alt"] == data["text/plain"]
+
+
+def test_drawing_changes_no_global_state_and_repeats_to_the_byte(panel, forecast, backtest):
+    before = dict(matplotlib.rcParams)
+    first, again = figures.fans(panel, forecast).png(60), figures.fans(panel, forecast).png(60)
+    assert first == again
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_every_public_figure_is_drawn_here(drawn):
+    public = {n for n, f in vars(figures).items() if hasattr(f, "__wrapped__") and f.__module__ == figures.__name__
+              and not n.startswith("_")}
+    assert public <= set(drawn), public - set(drawn)
+
+
+def test_colours_are_few_and_told_apart_without_colour_vision():
+    def luminance(colour):
+        return np.dot(matplotlib.colors.to_rgb(colour), [0.2126, 0.7152, 0.0722])
+
+    assert len(set(figures.COLOURS.values())) <= 4
+    assert abs(luminance(figures.BLUE) - luminance(figures.ORANGE)) > 0.04

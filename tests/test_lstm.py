@@ -1,0 +1,381 @@
+"""The price model: causal, free of scale, reproducible, honest when it knows nothing; foreign checkpoints load strictly."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from forecastbook import lstm
+from forecastbook.panel import build
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+TINY = dict(hidden_size=16, num_layers=1, epochs=2, max_steps=12, batch_size=16, sequence_length=10, learning_rate=3e-3)
+
+
+def panel_of(y):
+    """A daily panel of a (N, T) array, by the same door as every other."""
+    N, T = y.shape
+    dates = pd.date_range("2024-01-01", periods=T)
+    frame = pd.DataFrame({"series_id": np.repeat([f"s{n:04d}" for n in range(N)], T), "ts": np.tile(dates, N), "y": y.ravel()})
+    return build(frame.assign(available=frame.y.notna()), "D", dates[-1])
+
+
+def shop(seed=0, N=30, T=120, gaps=0.2):
+    """Prices that leave their usual level for a few days and come back: something to learn."""
+    draw = np.random.default_rng(seed)
+    usual = np.round(draw.uniform(2, 40, N), 2)
+    y = np.repeat(usual[:, None], T, axis=1)
+    for n in range(N):
+        for start in range(int(draw.integers(0, 20)), T, int(draw.integers(15, 30))):
+            y[n, start:start + 4] = np.round(usual[n] * 0.8, 2)
+    y[draw.random((N, T)) < gaps] = np.nan
+    y[:3, :70] = np.nan
+    return y
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return panel_of(shop())
+
+
+@pytest.fixture(scope="module")
+def model(panel):
+    return lstm.fit(panel.until(panel.dates[-20]), **TINY)
+
+
+# ---- what a forecast may know, and what it must look like
+
+
+@settings(max_examples=8, deadline=None)
+@given(cut=st.integers(60, 119), seed=st.integers(0, 99))
+def test_a_forecast_knows_nothing_of_later_days(model, panel, cut, seed):
+    y = panel.y.copy()
+    y[:, cut:] = np.random.default_rng(seed).uniform(0.1, 1e4, y[:, cut:].shape)
+    date = panel.dates[cut - 1]
+    before, after = (lstm.forecast(model, p.until(date), 7, LEVELS) for p in (panel, replace(panel, y=y)))
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after, strict=True))
+
+
+def test_training_knows_nothing_of_held_out_days():
+    """Prices of the validation days change which epoch is kept at most, never a gradient."""
+    y = shop(5)
+    changed = y.copy()
+    changed[:, -20:] *= 1.7
+    losses = [[h["train_loss"] for h in lstm.fit(panel_of(a), **TINY, validation_days=20).history] for a in (y, changed)]
+    assert losses[0] == losses[1]
+
+
+def test_prices_times_100_give_forecasts_times_100(model, panel):
+    q, p = lstm.forecast(model, panel, 7, LEVELS)
+    q100, p100 = lstm.forecast(model, panel_of(panel.y * 100), 7, LEVELS)
+    np.testing.assert_allclose(q100, 100 * q, rtol=1e-6)
+    np.testing.assert_allclose(p100, p, atol=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), N=st.integers(1, 5), T=st.integers(1, 90), gaps=st.sampled_from([0.0, 0.4, 0.9]))
+def test_quantiles_are_finite_ordered_and_positive_wherever_a_price_was_seen(model, seed, N, T, gaps):
+    y = np.random.default_rng(seed).lognormal(2, 1.5, (N, T)).round(2) + 0.01
+    y[np.random.default_rng(seed + 1).random((N, T)) < gaps] = np.nan
+    panel = panel_of(y)
+    q, p = lstm.forecast(model, panel, 5, LEVELS)
+    seen = panel.n_obs > 0
+    assert q.shape == (N, 5, 5) and q.dtype == np.float64
+    assert np.isfinite(q[seen]).all() and (q[seen] > 0).all() and (np.diff(q[seen], axis=2) >= 0).all()
+    assert ((p[seen] >= 0) & (p[seen] <= 1)).all() and np.isnan(q[~seen]).all() and np.isnan(p[~seen]).all()
+    assert np.array_equal(lstm.predict(model, panel, 5, LEVELS), q, equal_nan=True)
+    assert np.array_equal(lstm.p_change(model, panel, 5), p, equal_nan=True)
+
+
+def test_a_gap_is_not_a_row_shift(model):
+    y = np.repeat(np.r_[np.full(60, 10.0), np.full(40, 8.0)][None], 2, axis=0)
+    y[1, 65:95] = np.nan
+    with_gap = lstm.p_change(model, panel_of(y), 7)[1]
+    rows_only = y[1][np.isfinite(y[1])]
+    assert not np.allclose(with_gap, lstm.p_change(model, panel_of(rows_only[None]), 7)[0])
+
+
+def test_a_series_is_forecast_alike_alone_and_in_company(model, panel):
+    q, p = lstm.forecast(model, panel, 7, LEVELS)
+    alone_q, alone_p = lstm.forecast(model, panel.take([7]), 7, LEVELS)
+    np.testing.assert_allclose(alone_p[0], p[7], atol=1e-6)
+    np.testing.assert_allclose(alone_q[0], q[7], rtol=1e-6)
+
+
+def test_it_learns_that_a_short_cut_ends():
+    y = shop(1, N=60, T=200, gaps=0.0)
+    panel = panel_of(y)
+    model = lstm.fit(panel, **{**TINY, "epochs": 5, "max_steps": 125})
+    p = lstm.p_change(model, panel, 7)
+    down = y[:, -1] < np.nanmax(y, axis=1)
+    assert down.any() and p[down, -1].min() > 0.5 > p[~down, 0].max()
+    assert model.history[-1]["train_loss"] < model.history[1]["train_loss"]
+
+
+# ---- with little or nothing to learn from
+
+
+@pytest.mark.parametrize("y", [np.full((5, 80), 9.99), np.full((1, 80), 9.99), np.full((4, 1), 3.0), np.full((2, 9), 3.0)])
+@pytest.mark.parametrize("window", ["all", "single"])
+def test_constant_prices_are_forecast_to_stay(y, window):
+    model = lstm.fit(panel_of(y), **TINY, window=window)
+    q, p = lstm.forecast(model, panel_of(y), 7, LEVELS)
+    assert (q == y[0, 0]).all() and (window == "single" or (p < 0.05).all())
+    json.dumps([model.history, model.info], allow_nan=False)
+
+
+def test_an_empty_history_of_one_series_is_no_obstacle(model):
+    y = shop(2, N=4)
+    y[2] = np.nan
+    fitted = lstm.fit(panel_of(y), **TINY)
+    q, _ = lstm.forecast(fitted, panel_of(y), 7, LEVELS)
+    assert np.isnan(q[2]).all() and np.isfinite(q[[0, 1, 3]]).all()
+
+
+# ---- the same again
+
+
+def test_same_inputs_same_bytes(panel, tmp_path):
+    states = []
+    for name in ("one", "two"):
+        torch.manual_seed(len(states))                      # whatever the process drew before
+        fitted = lstm.fit(panel, **TINY)
+        lstm.save(fitted, tmp_path / name)
+        states.append(lstm.forecast(fitted, panel, 7, LEVELS)[0].tobytes())
+    assert states[0] == states[1]
+    for file in ("weights.safetensors", "model.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    other = lstm.fit(panel, **TINY, seed=1)
+    assert lstm.forecast(other, panel, 7, LEVELS)[1].tobytes() != lstm.forecast(fitted, panel, 7, LEVELS)[1].tobytes()
+
+
+def test_the_global_random_state_is_left_alone(panel):
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    lstm.fit(panel, **TINY)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+@pytest.mark.parametrize("window", ["all", "single"])
+@pytest.mark.parametrize("attention", [True, False])
+def test_a_saved_model_forecasts_the_same(panel, tmp_path, window, attention):
+    fitted = lstm.fit(panel, **TINY, window=window, attention=attention)
+    lstm.save(fitted, tmp_path)
+    back = lstm.load(tmp_path)
+    for a, b in zip(lstm.forecast(fitted, panel, 7, LEVELS), lstm.forecast(back, panel, 7, LEVELS), strict=True):
+        assert np.array_equal(a, b, equal_nan=True)
+    assert back.hyper == fitted.hyper and back.history == fitted.history
+    text = json.loads((tmp_path / "model.json").read_text())
+    assert {"class", "hyperparameters", "scaling", "info", "history"} <= set(text)
+
+
+def test_attention_is_a_distribution_over_the_last_days(model, panel):
+    weights = lstm.attention(model, panel)
+    assert weights.shape == (30, 7, 10)
+    np.testing.assert_allclose(weights.sum(axis=2), 1, atol=1e-5)
+    with pytest.raises(lstm.LSTMError, match="no attention"):
+        lstm.attention(lstm.fit(panel, **TINY, attention=False), panel)
+
+
+# ---- fine-tuning
+
+
+@pytest.mark.parametrize("window", ["all", "single"])
+def test_fine_tuning_leaves_the_given_model_alone_and_keeps_the_best_epoch(panel, window):
+    base = lstm.fit(panel.until(panel.dates[-30]), **TINY, window=window)
+    before = {k: v.clone() for k, v in base.net.state_dict().items()}
+    tuned = lstm.finetune(base, panel, epochs=3, parent="run-1")
+    assert all(torch.equal(v, before[k]) for k, v in base.net.state_dict().items())
+    kept = [h for h in tuned.history if h["kept"]]
+    losses = [h["validation_loss"] for h in tuned.history]
+    assert len(kept) == 1 and kept[0]["validation_loss"] == min(losses) and tuned.info["parent"] == "run-1"
+    assert tuned.info["trained_until"] <= str(panel.dates[-15]) and tuned.hyper["train_days"] == 60
+    assert all(np.array_equal(tuned.scaling[k], base.scaling[k]) for k in base.scaling)
+
+
+def test_fine_tuning_that_helps_nothing_returns_the_start(panel, model):
+    tuned = lstm.finetune(model, panel, epochs=2, learning_rate=50.0)
+    assert tuned.info["kept_epoch"] == 0 and tuned.history[0]["kept"] and not any(h["kept"] for h in tuned.history[1:])
+    assert all(torch.equal(v, model.net.state_dict()[k]) for k, v in tuned.net.state_dict().items())
+    assert np.array_equal(lstm.predict(tuned, panel, 7, LEVELS), lstm.predict(model, panel, 7, LEVELS))
+
+
+# ---- what is refused, and how it is said
+
+
+def test_refused_settings(panel, model):
+    with pytest.raises(TypeError, match="no hyperparameter 'hidden'"):
+        lstm.fit(panel, hidden=3)
+    with pytest.raises(TypeError, match="no hyperparameter 'lr'"):
+        lstm.finetune(model, panel, lr=3)
+    with pytest.raises(lstm.LSTMError, match="batch_size must be a whole number of at least 1, got 0"):
+        lstm.fit(panel, batch_size=0)
+    with pytest.raises(lstm.LSTMError, match="window must be 'all' or 'single'"):
+        lstm.fit(panel, window="some")
+    with pytest.raises(lstm.LSTMError, match="hidden_size is 16 .* cannot become 32"):
+        lstm.finetune(model, panel, hidden_size=32)
+    with pytest.raises(lstm.LSTMError, match="trained for 7 periods ahead and cannot forecast 8"):
+        lstm.predict(model, panel, 8, LEVELS)
+
+
+def test_broken_model_directories_are_named(model, tmp_path):
+    with pytest.raises(lstm.LSTMError, match="model.json: no such file"):
+        lstm.load(tmp_path)
+    lstm.save(model, tmp_path)
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(lstm.LSTMError, match="weights.safetensors: broken weights"):
+        lstm.load(tmp_path)
+    weights.unlink()
+    with pytest.raises(lstm.LSTMError, match="weights.safetensors: no such file"):
+        lstm.load(tmp_path)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(lstm.LSTMError, match="model.json: not a model description"):
+        lstm.load(tmp_path)
+
+
+# ---- foreign checkpoints of the plain network
+
+
+class Reference(nn.Module):
+    """The plain sequence-to-sequence network, written down a second time, one cell and one series at a time."""
+
+    def __init__(self, state):
+        super().__init__()
+        self.cells = {side: [nn.LSTMCell(1 if k == 0 else 128, 128) for k in range(2)] for side in ("encoder", "decoder")}
+        for side, cells in self.cells.items():
+            for k, cell in enumerate(cells):
+                cell.load_state_dict({n: state[f"{side}.{n}_l{k}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")})
+        self.weight, self.bias = state["linear.weight"], state["linear.bias"]
+
+    def advance(self, side, value, memory):
+        for k, cell in enumerate(self.cells[side]):
+            memory[k] = cell(value, memory[k])
+            value = memory[k][0]
+        return value @ self.weight.T + self.bias
+
+    @torch.no_grad()
+    def forward(self, x):
+        memory = [(torch.zeros(1, 128), torch.zeros(1, 128)) for _ in range(2)]
+        for value in x:
+            self.advance("encoder", value.view(1, 1), memory)
+        out, value = [], x[-1].view(1, 1)
+        for _ in range(7):
+            value = self.advance("decoder", value, memory)
+            out.append(float(value))
+        return out
+
+
+def plain_state(seed=0):
+    """A random flat state dict of the 18 tensors that such a checkpoint holds."""
+    make, state = torch.Generator().manual_seed(seed), {}
+    for side in ("encoder", "decoder"):
+        for k in range(2):
+            for name, shape in (("weight_ih", (512, 1 if k == 0 else 128)), ("weight_hh", (512, 128)), ("bias_ih", (512,)),
+                                ("bias_hh", (512,))):
+                state[f"{side}.{name}_l{k}"] = torch.randn(shape, generator=make) * 0.15
+    state["linear.weight"] = torch.randn((1, 128), generator=make) * 0.3
+    state["linear.bias"] = torch.tensor([0.3])
+    return state
+
+
+PLAIN = dict(attention=False, window="single")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "lstm_forecaster.pth"
+    torch.save(plain_state(), path)
+    return path
+
+
+def test_a_foreign_checkpoint_gives_its_own_numbers(checkpoint):
+    net, reference = lstm.load_checkpoint(checkpoint, **PLAIN), Reference(plain_state())
+    assert len(net.state_dict()) == 18 and sum(p.numel() for p in net.parameters()) == 398_465
+    x = torch.rand(5, 30, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        np.testing.assert_allclose(net(x), [reference(row) for row in x], atol=1e-6)
+        np.testing.assert_allclose(lstm.load_checkpoint(checkpoint, window="single")(x), net(x), atol=1e-6)    # attention: nothing yet
+
+
+def test_a_foreign_checkpoint_forecasts_in_prices_of_the_window(checkpoint):
+    y = shop(4, N=6, T=100)
+    y[0] = 5.0
+    panel, reference = panel_of(y), Reference(plain_state())
+    q, p = lstm.forecast(lstm.from_checkpoint(checkpoint), panel, 7, LEVELS)
+    filled = panel.filled[:, -30:]
+    assert (q[0] == 5.0).all() and np.isnan(p).all() and (q == q[:, :, :1]).all()
+    for n in range(3, 6):
+        low, span = filled[n].min(), np.ptp(filled[n])
+        scaled = torch.tensor((filled[n] - low) / span, dtype=torch.float32)
+        np.testing.assert_allclose(q[n, :, 0], np.maximum(0, low + np.array(reference(scaled)) * span), rtol=1e-5)
+
+
+def test_a_foreign_checkpoint_can_be_fine_tuned(checkpoint, panel, tmp_path):
+    base = lstm.from_checkpoint(checkpoint)
+    tuned = lstm.finetune(base, panel, epochs=2)
+    assert tuned.info["parent"] == str(checkpoint)
+    assert min(h["validation_loss"] for h in tuned.history[1:]) < tuned.history[0]["validation_loss"]
+    assert set(tuned.net.state_dict()) == set(plain_state())
+    lstm.save(tuned, tmp_path / "m")
+    assert np.array_equal(lstm.predict(lstm.load(tmp_path / "m"), panel, 7, LEVELS), lstm.predict(tuned, panel, 7, LEVELS))
+
+
+def test_mismatches_name_path_key_and_both_shapes(checkpoint, tmp_path):
+    def refused(path, words, **hyper):
+        with pytest.raises(lstm.LSTMError) as error:
+            lstm.load_checkpoint(path, **hyper)
+        assert all(word in str(error.value) for word in (str(path), *words)), str(error.value)
+
+    refused(tmp_path / "none.pth", ["no such checkpoint file"], **PLAIN)
+    refused(checkpoint, ["encoder.weight_ih_l0", "(512, 1)", "(256, 1)"], hidden_size=64, **PLAIN)
+    refused(checkpoint, ["attention=False, window='single'"])
+    state = plain_state()
+    del state["decoder.bias_hh_l1"]
+    torch.save(state, tmp_path / "less.pth")
+    refused(tmp_path / "less.pth", ["decoder.bias_hh_l1", "(512,)", "missing"], **PLAIN)
+    torch.save({**plain_state(), "extra.weight": torch.zeros(2, 3)}, tmp_path / "more.pth")
+    refused(tmp_path / "more.pth", ["unexpected key 'extra.weight'", "(2, 3)"], **PLAIN)
+    torch.save({"state_dict": plain_state()}, tmp_path / "nested.pth")
+    refused(tmp_path / "nested.pth", ["flat dictionary of tensors"], **PLAIN)
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_nothing_in_a_checkpoint_is_executed(checkpoint, tmp_path):
+    trap = tmp_path / "executed"
+    files = {name: tmp_path / name for name in ("payload.pth", "raw.pkl", "script.pt", "cut.pth", "empty.pth", "text.pth")}
+    torch.save({**plain_state(), "extra": Payload(trap)}, files["payload.pth"])
+    files["raw.pkl"].write_bytes(pickle.dumps(Payload(trap)))
+    with zipfile.ZipFile(files["script.pt"], "w") as archive:        # the layout of a TorchScript archive
+        archive.writestr("script/constants.pkl", pickle.dumps(()))
+        archive.writestr("script/data.pkl", pickle.dumps(Payload(trap)))
+        archive.writestr("script/code/__torch__.py", "raise SystemExit")
+        archive.writestr("script/version", "3\n")
+    files["cut.pth"].write_bytes(checkpoint.read_bytes()[:5000])
+    files["empty.pth"].write_bytes(b"")
+    files["text.pth"].write_text("not a checkpoint")
+    for path in files.values():
+        with pytest.raises(lstm.LSTMError, match="refused") as error:
+            lstm.load_checkpoint(path, **PLAIN)
+        assert str(path) in str(error.value)
+    assert not trap.exists()

@@ -1,0 +1,423 @@
+"""Reports: one file a page, inert whatever an item is called, small whatever a cell prints, whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import errno
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from forecastbook import figures, report
+from test_figures import HOSTILE, rolling_backtest, sticky_forecast, sticky_prices
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+EXTERNAL = re.compile(r"https?://|<script|<iframe|<object|<link|url\(|\son\w+\s*=|javascript:|@import", re.I)
+
+
+def scores_of(backtest: pd.DataFrame) -> pd.DataFrame:
+    """scores.parquet of a backtest."""
+    scored = figures.errors(backtest)
+    names = {"error": "rel_mae", "loss": "rel_ql", "inside90": "coverage90", "inside50": "coverage50"}
+    wide = scored.groupby("model")[list(names)].mean().rename(columns=names).reset_index()
+    return wide.melt("model", var_name="metric", value_name="value").assign(slice="all", n=len(scored))
+
+
+def make_run(out: Path, as_of: str = "2026-01-05", seed: int = 0, job: str = "prices", status: str = "done",
+             **manifest) -> Path:
+    """A finished run directory with hostile titles, in the files and columns of a real one."""
+    directory = out / job / as_of
+    directory.mkdir(parents=True)
+    panel = sticky_prices(seed=seed)
+    panel = panel[panel["ts"] <= as_of]
+    forecast = sticky_forecast(panel, seed=seed + 1)
+    forecast["ts"] = pd.Timestamp(as_of) + pd.to_timedelta(forecast["horizon"], unit="D")
+    forecast = forecast[forecast["series_id"] != "v0050"].assign(run_id=f"{job}-{as_of}", model_id=100, as_of=as_of, job=job)
+    backtest = rolling_backtest(panel, seed=seed + 2)
+    seen = panel.dropna(subset=["y"]).groupby("series_id", sort=False)
+    series = seen.agg(title=("title", "last"), last_value=("y", "last"), last_ts=("ts", "last"), n_obs=("y", "size"))
+    series = series.reset_index()
+    series["source"] = series["series_id"].map(forecast.groupby("series_id")["source"].first()).fillna("excluded")
+    series["why"] = series["source"].map({"model": None, "naive": "the model has no proven skill here",
+                                          "excluded": "fewer than 30 observed days"})
+    quarantine = pd.DataFrame({"file": "prices.csv", "sheet": None, "row": [7, 12, 90], "column": ["price", "price", "date"],
+                               "value": ["-3.99", HOSTILE["p000"], "2025-02-30"],
+                               "reason": ["negative price", "not a number", "impossible date"]})
+    frames = {"panel": panel.drop(columns="title"), "forecast": forecast, "backtest": backtest, "series": series,
+              "scores": scores_of(backtest), "quarantine": quarantine}
+    for name, frame in frames.items():
+        frame.to_parquet(directory / f"{name}.parquet", index=False)
+    record = {
+        "run_id": f"{job}-{as_of.replace('-', '')}-1f3a9c",
+        "job": job,
+        "as_of": as_of,
+        "status": status,
+        "params_hash": "9b1c22d07a44",
+        "params": {"horizon": 7, "seed": 0, "source": {"kind": "warehouse_prices", "history_days": 400}},
+        "data_hash": "c0ffee123456",
+        "commit": "4f2d8a1b9c3e",
+        "dirty": False,
+        "versions": {"python": "3.11.9", "torch": "2.13.0"},
+        "seed": 0,
+        "hardware": {"cores": 2, "machine": "x86_64"},
+        "rows": {"facts_read": 11240, "facts_used": 11180, "forecast": len(forecast)},
+        "seconds": {"01_ingest": 4.2, "03_finetune": 41.0, "04_forecast": 9.1, "05_evaluate": 7.7},
+        "steps": {s: "done" for s in ("01_ingest", "03_finetune", "04_forecast", "05_evaluate")},
+        "gate": {
+            "verdict": "The fine-tuned LSTM is published: it saves a third of the last value's error on eight held-out dates.",
+            "published": "lstm",
+            "skill": 0.33,
+            "reasons": ["better than the champion by 2.1 % on held-out dates"],
+            "cold_start": False,
+        },
+        "receipt": {
+            "table": "FactPriceForecast",
+            "rows": len(forecast),
+            "published_at": f"{as_of} 06:00",
+            "warehouse": "duckdb",
+        },
+    } | manifest
+    (directory / "manifest.json").write_text(json.dumps(record))
+    return directory
+
+
+def notebook(*cells, path: Path, tags=()) -> Path:
+    """Write a notebook of the given cells as executed."""
+    nb = new_notebook(cells=list(cells))
+    for number, cell in enumerate((c for c in nb.cells if c.cell_type == "code"), 1):
+        cell.execution_count = number
+    nbformat.write(nb, path)
+    return path
+
+
+def shown(source: str = "show()", tags=(), **data):
+    """A code cell with one output of the given MIME types."""
+    bundle = {k.replace("_", "/").replace("image/svg", "image/svg+xml"): v for k, v in data.items()}
+    return new_code_cell(source, outputs=[new_output("display_data", bundle)], metadata={"tags": list(tags)})
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Path:
+    """An OUT with two runs; the newest has a notebook."""
+    out = tmp_path_factory.mktemp("book with a space")
+    make_run(out, "2025-12-29")
+    directory = make_run(out)
+    frame, forecast = sticky_prices(8), None
+    frame = frame[frame["series_id"].isin(list(HOSTILE))]
+    forecast = sticky_forecast(frame).merge(frame[["series_id", "title"]].drop_duplicates(), on="series_id")
+    fig = figures.fans(frame, forecast, list(HOSTILE)[:4])
+    data, meta = fig._repr_mimebundle_()
+    notebook(
+        new_markdown_cell(
+            "# What do the next seven days look like?\n\nReads `panel.parquet`, writes `forecast.parquet`. Costs $5, or $x_1$."
+        ),
+        new_code_cell("as_of = '2026-01-05'  # the last day\nhorizon = 7", metadata={"tags": ["parameters"]}),
+        new_markdown_cell("## Forecast\n\nEvery item gets a median and two bands."),
+        new_code_cell(
+            "forecast = models.predict(model, panel)",
+            outputs=[
+                new_output("stream", name="stderr", text="\r".join(f"predict {i:3d} %" for i in range(101)) + "\n"),
+                new_output("stream", name="stdout", text="60 series x 7 days\n"),
+            ],
+        ),
+        new_markdown_cell("## The likeliest moves"),
+        shown(
+            "moves",
+            text_html=report.table(
+                forecast[["series_id", "title", "q50", "p_change"]].head(8),
+                {"q50": ".2f", "p_change": figures.percent},
+                caption="Eight items",
+            )._repr_html_(),
+            text_plain="table",
+        ),
+        shown("pd.DataFrame", text_html=forecast[["series_id", "horizon", "q05", "q50"]].head(4).to_html(), text_plain="frame"),
+        new_code_cell("figures.fans(panel, forecast)", outputs=[new_output("display_data", data, metadata=meta)]),
+        path=directory / "04_forecast.ipynb",
+    )
+    assert report.main([str(out)]) == 0
+    return out
+
+
+def pages(out: Path) -> list[Path]:
+    return sorted(out.rglob("*.html"))
+
+
+def test_pages_are_one_small_file_each_with_nothing_external(book):
+    assert len(pages(book)) == 4
+    for page in pages(book):
+        text = page.read_text(encoding="utf-8")
+        assert page.stat().st_size < 3_000_000
+        outside = re.sub(r"&lt;.*?&gt;|&#?\w+;", " ", text)
+        found = [m for m in EXTERNAL.finditer(outside)]
+        tags = "".join(re.findall(r"<[a-z][^>]*>", text))
+        assert not EXTERNAL.search(tags), (page.name, EXTERNAL.search(tags))
+        assert not any(m[0].startswith(("<", "url(", "http")) for m in found), (page.name, found)
+        assert all(s.startswith("data:image/png;base64,") for s in re.findall(r'\ssrc="([^"]*)"', tags))
+        assert all(re.match(r"#|data:text/csv|[\w./+-]+\.(html|csv)$", h) for h in re.findall(r'href="([^"]*)"', tags))
+        assert "default-src 'none'" in text
+        assert all(re.search(r'alt="[^"]{8,}"', tag) for tag in re.findall(r"<img[^>]*>", text))
+
+
+def test_links_between_pages_lead_somewhere(book):
+    for page in pages(book):
+        for href in re.findall(r'href="([^"#:]+)"', page.read_text(encoding="utf-8")):
+            assert (page.parent / href).is_file(), (page, href)
+
+
+def test_the_run_report_has_its_sections_in_order_and_says_what_the_data_say(book):
+    text = (book / "prices/2026-01-05/report.html").read_text(encoding="utf-8")
+    heads = re.findall(r'<h2 id="(\w+)"', text)
+    assert heads == ["accuracy", "fans", "uncertainty", "changes", "downloads", "quality", "since", "provenance"]
+    assert len(re.findall(r'<div class="card \w+">', text)) == 5
+    assert "59 of 60" in text and "1 left out" in text and "fewer than 30 observed days" in text
+    assert "negative price" in text and "3 rows were set aside" in text
+    assert "Compared with 2025-12-29" in text and "4f2d8a1b9c3e (clean)" in text and "c0ffee123456" in text
+    scored = figures.errors(pd.read_parquet(book / "prices/2026-01-05/backtest.parquet"))
+    held = scored.loc[scored["model"] == "published", "inside90"].mean()
+    assert f"{100 * held:.0f} % of actual prices fell inside a band that promised 90 %" in text
+
+
+def test_the_card_never_calls_a_narrow_band_honest():
+    assert (report._band_words(0.64)[0] == "bad" and report._band_words(0.9)[0] == "good"
+            and report._band_words(0.85)[0] == "watch")
+
+
+def test_skill_is_one_minus_the_ratio_and_its_interval_is_seeded():
+    backtest = rolling_backtest(sticky_prices(20))
+    scored = figures.errors(backtest)
+    skill = report.skills(backtest)
+    mean = scored.groupby("model")["loss"].mean()
+    for row in skill.itertuples():
+        assert row.skill == pytest.approx(1 - mean["published"] / mean[row.baseline])
+        assert row.low <= row.skill <= row.high and row.n_origins == 8
+    assert skill.equals(report.skills(scored)) and not skill["low"].equals(report.skills(scored, seed=1)["low"])
+    one = report.skills(backtest[backtest["origin"] == backtest["origin"].max()])
+    assert one["skill"].notna().all() and one["low"].isna().all()
+    against_itself = backtest[backtest["model"] == "published"]
+    twin = pd.concat([against_itself, against_itself.assign(model="last_value")])
+    assert report.skills(twin)[["skill", "low", "high"]].abs().to_numpy().max() < 1e-12
+
+
+def test_no_move_is_one_sentence_and_not_rows_of_zero(tmp_path):
+    directory = make_run(tmp_path)
+    forecast = pd.read_parquet(directory / "forecast.parquet")
+    forecast.assign(q50=forecast["last_value"]).to_parquet(directory / "forecast.parquet")
+    text = report.render_run(directory).read_text(encoding="utf-8")
+    assert "no move above 5 %" in text and "+0.0 %" not in text.split('id="changes"')[1].split('id="downloads"')[0]
+
+
+def test_the_download_is_whole_and_safe_against_formulas(book):
+    directory = book / "prices/2026-01-05"
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    embedded = base64.b64decode(re.search(r'href="data:text/csv;charset=utf-8;base64,([^"]+)"', text)[1])
+    assert embedded == (directory / "forecast.csv").read_bytes()
+    rows = list(csv.DictReader(io.StringIO(embedded.decode("utf-8-sig"))))
+    assert len(rows) == 413
+    assert not [c for r in rows for k, c in r.items() if c[:1] in tuple("=+@\t\r") or (c[:1] == "-" and k == "title")]
+    titles = {r["series_id"]: r["title"] for r in rows}
+    assert titles["p003"] == "'" + HOSTILE["p003"] and titles["007"] == "NA" and titles["p005"] == HOSTILE["p005"]
+    assert titles["p004"] == HOSTILE["p004"], "text is cut only on display"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-2", "@SUM(A1)", "\tx", "\rx", " =1", "\n=1", "＝1", "|cmd"])
+def test_every_beginning_of_a_formula_is_prefixed(text):
+    out = report.safe_csv(pd.DataFrame({"title": [text], "n": [-1.5], "=head": ["fine"]}))
+    row = next(csv.DictReader(io.StringIO(out)))
+    assert row["title"] == "'" + text and row["n"] == "-1.5" and row["'=head"] == "fine"
+
+
+def test_a_failed_run_says_where_and_why_and_shows_what_exists(tmp_path):
+    steps = {"01_ingest": "done", "03_finetune": "failed"}
+    directory = make_run(tmp_path, status="failed", steps=steps, gate=None, receipt=None)
+    for name in ("forecast", "backtest", "scores"):
+        (directory / f"{name}.parquet").unlink()
+    (directory / "run.log").write_text("2026-01-05 INFO 03 start\n2026-01-05 ERROR 03 RuntimeError: loss is <b>nan</b>\n")
+    text = report.render_run(directory).read_text(encoding="utf-8")
+    assert "failed at 03_finetune" in text and "loss is &lt;b&gt;nan&lt;/b&gt;" in text
+    assert "3 rows were set aside" in text and 'id="accuracy"' not in text and "#accuracy" not in text
+    index = report.render_index(tmp_path).read_text(encoding="utf-8")
+    assert "failed at 03_finetune" in index
+
+
+def test_only_a_manifest_is_enough_and_damage_is_named(tmp_path):
+    directory = tmp_path / "prices" / "2026-01-05"
+    directory.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="manifest.json"):
+        report.render_run(directory)
+    (directory / "manifest.json").write_text('{"job": "prices", "as_of": "2026-01-05", "status": "running", "steps": {}}')
+    assert "not finished" in report.render_run(directory).read_text(encoding="utf-8")
+    (directory / "forecast.parquet").write_bytes(b"PAR1 torn")
+    assert "forecast.parquet cannot be read" in report.render_run(directory).read_text(encoding="utf-8")
+    pd.DataFrame({"series_id": ["a"]}).to_parquet(directory / "forecast.parquet")
+    assert "it lacks the column horizon, last_value, q50, ts" in report.render_run(directory).read_text(encoding="utf-8")
+    for name in ("backtest", "scores"):
+        pd.DataFrame({"model": ["published"]}).to_parquet(directory / f"{name}.parquet")
+    assert "backtest.parquet cannot be read" in report.render_run(directory).read_text(encoding="utf-8")
+    assert "scores.parquet cannot be read" in report.render_index(tmp_path).read_text(encoding="utf-8")
+    (directory / "manifest.json").write_text('{"job": "pri')
+    assert "unreadable" in report.render_index(tmp_path).read_text(encoding="utf-8")
+    assert report.main([str(tmp_path)]) == 1
+
+
+def test_the_index_is_newest_first_and_marks_superseded_runs(tmp_path):
+    for as_of in ("2025-12-29", "2026-01-05", "2025-12-22"):
+        (tmp_path / "prices" / as_of).mkdir(parents=True)
+        (tmp_path / "prices" / as_of / "manifest.json").write_text(
+            json.dumps({"job": "prices", "as_of": as_of, "status": "done", "dirty": True, "commit": "abcdef1234567"})
+        )
+    shutil.copytree(tmp_path / "prices/2026-01-05", tmp_path / "prices/2026-01-05+1f3a9c")
+    text = report.render_index(tmp_path).read_text(encoding="utf-8")
+    dates = re.findall(r"<td[^>]*>(?:<a[^>]*>)?(\d{4}-\d\d-\d\d)", text)
+    assert dates == ["2026-01-05", "2026-01-05", "2025-12-29", "2025-12-22"]
+    assert text.count("(superseded)") == 1 and "abcdef12*" in text
+    assert "No run yet" in report.render_index(tmp_path / "prices").read_text(encoding="utf-8")
+
+
+def test_scripts_handlers_and_outside_references_do_not_survive_a_notebook(tmp_path):
+    evil = (
+        '<script>document.title="owned"</script><img src=x onerror="document.title=1"><img src="https://evil.example/x.png">'
+        '<a href="javascript:alert(1)">a</a><a href="//evil.example">b</a><iframe src="https://evil.example"></iframe>'
+        '<style>body{background:url(https://evil.example)}</style><p style="background:url(x)" onclick="x()">kept</p>'
+        '<svg onload="x()"><script>1</script></svg><form action="https://evil.example"><input></form><b>bold</b>'
+    )
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><script>alert(1)</script></svg>'
+    page = report.render_notebook(
+        notebook(
+            new_markdown_cell(
+                f"# Title <script>document.title='owned'</script>\n\n{evil}\n\n[link](javascript:alert(1)) ![i](https://evil.example/i.png)"
+            ),
+            new_markdown_cell("![gone](attachment:gone.png)"),
+            shown(text_html=evil, text_plain="x"),
+            shown(text_markdown=evil, text_plain="x"),
+            shown(image_svg=svg, text_plain="x"),
+            shown(application_javascript="alert(1)"),
+            new_code_cell("'</pre><script>alert(1)</script>'"),
+            path=tmp_path / "04_forecast.ipynb",
+        )
+    )
+    text = page.read_text(encoding="utf-8")
+    tags = "".join(re.findall(r"<[a-z][^>]*>", text))
+    assert (not EXTERNAL.search(tags) and "evil" not in tags and "<style>body" not in text and "kept" in text
+            and "<b>bold</b>" in text)
+    assert re.search(r"<title>Title</title>", text)
+
+
+def test_progress_bars_fold_and_long_outputs_are_cut_with_a_note(tmp_path):
+    bar = "".join(f"\rstep {i}" for i in range(1000))
+    cells = [
+        new_code_cell(
+            "a",
+            outputs=[new_output("stream", name="stderr", text=bar), new_output("stream", name="stderr", text="\rstep 1000\n")],
+        ),
+        new_code_cell("b", outputs=[new_output("stream", name="stdout", text="line of thirty bytes or so....\n" * 1_000_000)]),
+        shown(text_html="<table>" + "<tr><td>1</td></tr>" * 50_000 + "</table>"),
+        new_code_cell("c", outputs=[new_output("error", ename="E", evalue="x" * 10**6, traceback=["y" * 10**6])]),
+    ]
+    page = report.render_notebook(notebook(*cells, path=tmp_path / "01_ingest.ipynb"))
+    text = page.read_text(encoding="utf-8")
+    assert page.stat().st_size < 1_000_000
+    assert "step 1000" in text and "step 999" not in text
+    assert text.count("Output cut") == 3 and "of 31.0 MB" in text
+
+
+def test_a_failed_notebook_shows_its_error_on_top_and_a_readable_traceback(tmp_path):
+    trace = ["\x1b[0;31mZeroDivisionError\x1b[0m  Traceback", "\x1b[0;32m----> 1\x1b[0m 1/0",
+             "ZeroDivisionError: division <by> zero"]
+    banner = new_markdown_cell("An exception was encountered", metadata={"tags": ["papermill-error-cell-tag"]})
+    error = new_output("error", ename="ZeroDivisionError", evalue="division <by> zero", traceback=trace)
+    cells = [banner, new_markdown_cell("# Fine-tune"), new_code_cell("1/0", outputs=[error])]
+    text = report.render_notebook(notebook(*cells, path=tmp_path / "03_finetune.failed.ipynb")).read_text(encoding="utf-8")
+    assert "\x1b" not in text and '<span class="ansi-red-fg">ZeroDivisionError</span>' in text
+    assert text.index("ZeroDivisionError: division &lt;by&gt; zero") < text.index("<h1") and "An exception was" not in text
+    anchor = re.search(r'class="banner">.*?href="#([\w-]+)"', text, re.S)[1]
+    assert f'id="{anchor}"' in text and '<details class="code" open>' in text
+
+
+def test_code_is_folded_but_there_and_headings_have_anchors(book):
+    text = (book / "prices/2026-01-05/04_forecast.html").read_text(encoding="utf-8")
+    assert text.count('<details class="code"><summary>code</summary>') == 4 and "<summary>parameters</summary>" in text
+    assert '<h2 id="the-likeliest-moves">' in text and '<a href="#the-likeliest-moves">' in text
+    assert "Costs $5, or $x_1$." in text and "predict 100 %" in text and "predict  99 %" not in text
+
+
+def test_an_unreadable_or_unexecuted_notebook_is_called_by_name(tmp_path):
+    path = tmp_path / "01_ingest.ipynb"
+    path.write_text('{"cells": [')
+    with pytest.raises(ValueError, match="01_ingest.ipynb"):
+        report.render_notebook(path)
+    nbformat.write(new_notebook(cells=[new_code_cell("1")]), path)
+    assert "has not been executed" in report.render_notebook(path).read_text(encoding="utf-8")
+
+
+def test_a_full_disk_leaves_the_old_page_and_nothing_half_written(tmp_path, monkeypatch):
+    directory = make_run(tmp_path)
+    page = report.render_index(tmp_path)
+    before = page.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="index.html.*No space"):
+        report.render_index(tmp_path)
+    assert page.read_bytes() == before and not [p for p in tmp_path.rglob("*") if ".part" in p.name]
+    assert not (directory / "report.html").exists()
+
+
+def test_tables_escape_align_and_cut():
+    frame = pd.DataFrame({"title": [HOSTILE["p000"], HOSTILE["p004"]], "price": [3.5, np.nan], "share": [0.123, 0.5]})
+    text = report.table(frame, {"price": "{:.2f}", "share": report.share1}, {"price": "price, $"}, caption="<b>")._repr_html_()
+    assert "<script" not in text and "&lt;script&gt;" in text and "&lt;b&gt;" in text
+    assert "<td>3.50</td><td>12.3 %</td>" in text and "<td>–</td>" in text and "price, $" in text
+    assert len(text) < 3000 and '<td class="text">' in text
+    assert "no move above 5 %" in report.table(frame.iloc[:0], empty="no move above 5 %")
+    assert "and 60 more" in report.table(pd.DataFrame({"x": range(110)}))
+
+
+def test_cards_say_their_state_in_words():
+    text = report.cards(
+        [("1", "<i>", "n", "good"), ("2", "b", "n", "watch"), ("3", "c", "n", ("bad", "too narrow")), ("4", "d", "n", "info")]
+    )
+    assert all(word in text for word in ("Good", "Watch", "too narrow")) and "<i>" not in text
+
+
+def test_the_same_run_gives_the_same_page(tmp_path):
+    directory = make_run(tmp_path)
+    first = report.render_run(directory).read_bytes()
+    assert report.render_run(directory).read_bytes() == first
+
+
+def test_the_command_line_names_its_use_and_renders_one_run(book, capsys):
+    assert report.main([]) == 2 and report.main(["--help"]) == 2
+    capsys.readouterr()
+    command = [sys.executable, "-m", "forecastbook.report", str(book), str(book / "prices/2025-12-29")]
+    lib = Path(report.__file__).resolve().parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(lib)}, check=True,
+                          timeout=50)
+    assert [Path(line).name for line in done.stdout.split("\n") if line] == ["report.html", "index.html"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="NO CHROMIUM FOUND: that hostile titles are inert was NOT checked in a browser")
+def test_a_browser_finds_the_title_unchanged_and_no_script_ran(book, tmp_path):
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--virtual-time-budget=2000",
+             "--dump-dom"]
+    for page, title in ((book / "prices/2026-01-05/report.html", "Prices 2026-01-05"),
+                        (book / "prices/2026-01-05/04_forecast.html", "What do the next seven days look like?"),
+                        (book / "index.html", "Forecast book")):
+        command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / page.stem}", page.as_uri()]
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True).stdout
+        assert f"<title>{title}</title>" in dom
+        assert "<script" not in dom and not re.search(r"<[^>]+\sonerror=", dom)
