@@ -52,7 +52,7 @@ STEP  = $(PY) -m forecastbook.chain step --job "$(JOB)" --as-of "$(PLANNED)" --o
 
 # one rule executes any notebook; a line a step says what it follows
 $(RUN)/%.ipynb: notebooks/%.ipynb
-	@$(STEP) $<
+	@exec $(STEP) $<  # exec: a signal to make reaches the step itself, not a shell around it
 $(RUN)/02_tune.ipynb: $(RUN)/01_ingest.ipynb
 $(RUN)/03_finetune.ipynb: $(RUN)/01_ingest.ipynb
 $(RUN)/04_forecast.ipynb: $(RUN)/03_finetune.ipynb

@@ -9,12 +9,25 @@ import pytest
 
 from forecastbook import figures
 
-HOSTILE = {"p000": "<script>document.title='owned'</script>", "p001": '"><img src=x onerror="document.title=\'owned\'">',
-           "p002": "$x_1$ and $\\frac{1}{2}$ for $5", "p003": "=cmd|' /C calc'!A0", "p004": "long " * 2000,
-           "p005": "Tea 🍵 Zażółć чай", "p006": "+1 for free", "007": "NA"}
+HOSTILE = {
+    "p000": "<script>document.title='owned'</script>",
+    "p001": '"><img src=x onerror="document.title=\'owned\'">',
+    "p002": "$x_1$ and $\\frac{1}{2}$ for $5",
+    "p003": "=cmd|' /C calc'!A0",
+    "p004": "long " * 2000,
+    "p005": "Tea 🍵 Zażółć чай",
+    "p006": "+1 for free",
+    "007": "NA",
+}
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
-MODELS = {"published": 0.75, "lstm": 0.8, "last_value": 1.0, "seasonal_naive": 1.5, "moving_average": 1.3,
-          "historical_quantiles": 1.2}
+MODELS = {
+    "published": 0.75,
+    "lstm": 0.8,
+    "last_value": 1.0,
+    "seasonal_naive": 1.5,
+    "moving_average": 1.3,
+    "historical_quantiles": 1.2,
+}
 
 
 def sticky_prices(n: int = 60, days: int = 200, seed: int = 0) -> pd.DataFrame:
@@ -31,10 +44,12 @@ def sticky_prices(n: int = 60, days: int = 200, seed: int = 0) -> pd.DataFrame:
                 price = usual if price != usual else np.round(usual * rng.choice([0.7, 0.8, 0.9, 1.1]), 2)
             y[t] = price
         seen = rng.random(days) > 0.15
-        title = HOSTILE.get(i,
-                            f"{rng.choice(['Oat milk', 'Rye bread', 'Olive oil', 'Dark chocolate', 'Ground coffee'])} {i[1:]}")
-        frames.append(pd.DataFrame({"series_id": i, "ts": ts, "y": np.where(seen, y, np.nan), "available": seen,
-                                    "title": title}))
+        title = HOSTILE.get(
+            i, f"{rng.choice(['Oat milk', 'Rye bread', 'Olive oil', 'Dark chocolate', 'Ground coffee'])} {i[1:]}"
+        )
+        frames.append(
+            pd.DataFrame({"series_id": i, "ts": ts, "y": np.where(seen, y, np.nan), "available": seen, "title": title})
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -66,10 +81,21 @@ def rolling_backtest(panel: pd.DataFrame, origins: int = 8, stride: int = 14, ho
                 known = rng.random(len(last)) < (0.35 if model in ("published", "lstm") else 0.0)
                 q50 = np.where(known, truth, last) if width <= 1 else last * np.exp(rng.normal(0, 0.01 * width, len(last)))
                 scale = 0.01 * width * np.sqrt(h) * last if model != "last_value" else 0 * last
-                frames.append(pd.DataFrame({"model": model, "series_id": wide.columns, "origin": wide.index[at],
-                                            "ts": wide.index[at + h], "horizon": h, "y": y,
-                                            **{c: np.maximum(q50 + scale * 3 * (level - 0.5), 0) for c,
-                                               level in QUANTILES.items()}, "last_value": last, "p_change": 0.04 * h}))
+                frames.append(
+                    pd.DataFrame(
+                        {
+                            "model": model,
+                            "series_id": wide.columns,
+                            "origin": wide.index[at],
+                            "ts": wide.index[at + h],
+                            "horizon": h,
+                            "y": y,
+                            **{c: np.maximum(q50 + scale * 3 * (level - 0.5), 0) for c, level in QUANTILES.items()},
+                            "last_value": last,
+                            "p_change": 0.04 * h,
+                        }
+                    )
+                )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -91,15 +117,29 @@ def backtest(panel):
 def every_figure(panel, forecast, backtest) -> dict[str, figures.Figure]:
     """Each public figure once, on the given frames."""
     rng = np.random.default_rng(3)
-    skills = pd.DataFrame({"baseline": ["last_value", "moving_average", "seasonal_naive"], "skill": [0.06, 0.2, -0.1],
-                           "low": [-0.01, 0.15, -0.14], "high": [0.12, 0.26, -0.04]})
+    skills = pd.DataFrame(
+        {
+            "baseline": ["last_value", "moving_average", "seasonal_naive"],
+            "skill": [0.06, 0.2, -0.1],
+            "low": [-0.01, 0.15, -0.14],
+            "high": [0.12, 0.26, -0.04],
+        }
+    )
     score = 0.02 + rng.gamma(2, 0.004, 24)
     score[5] = np.nan
     step = np.arange(0, 300, 20)
-    history = pd.DataFrame({"step": step, "train": np.exp(-step / 90) + 0.2,
-                            "validation": np.exp(-step / 60) + 0.3 + step / 3000})
-    record = pd.DataFrame({"as_of": pd.date_range("2025-11-01", periods=6, freq="7D"), "error": rng.uniform(0.01, 0.03, 6),
-                           "coverage": rng.uniform(0.8, 0.95, 6), "baseline_error": rng.uniform(0.02, 0.035, 6), "n": 400})
+    history = pd.DataFrame(
+        {"step": step, "train": np.exp(-step / 90) + 0.2, "validation": np.exp(-step / 60) + 0.3 + step / 3000}
+    )
+    record = pd.DataFrame(
+        {
+            "as_of": pd.date_range("2025-11-01", periods=6, freq="7D"),
+            "error": rng.uniform(0.01, 0.03, 6),
+            "coverage": rng.uniform(0.8, 0.95, 6),
+            "baseline_error": rng.uniform(0.02, 0.035, 6),
+            "n": 400,
+        }
+    )
     few = len(panel) == 0
     return {
         "small_multiples": figures.small_multiples(panel),
@@ -169,22 +209,34 @@ def test_one_series_constant_price_and_no_change_draw(panel, forecast, backtest)
     flat = figures.changed_unchanged(past)
     assert "No price changed" in flat.alt
     assert "0 %" in figures.small_multiples(one).alt
-    assert (figures.spells([1]).png(50) and figures.attention([1.0]).png(50)
-            and figures.trials(pd.DataFrame({"score": [0.1]})).png(50))
+    assert (
+        figures.spells([1]).png(50)
+        and figures.attention([1.0]).png(50)
+        and figures.trials(pd.DataFrame({"score": [0.1]})).png(50)
+    )
 
 
 def test_a_single_origin_and_a_single_day_draw(panel, backtest):
     day = backtest[(backtest["origin"] == backtest["origin"].max()) & (backtest["horizon"] == 1)]
-    for draw in (figures.errors_by_origin, figures.error_by_horizon, figures.accuracy, figures.calibration,
-                 figures.changed_unchanged):
+    for draw in (
+        figures.errors_by_origin,
+        figures.error_by_horizon,
+        figures.accuracy,
+        figures.calibration,
+        figures.changed_unchanged,
+    ):
         assert draw(day).png(50)
     assert figures.coverage_over_time(panel[panel["ts"] == panel["ts"].max()]).png(50)
 
 
 def test_titles_state_what_the_data_say():
     ts = pd.Timestamp("2026-01-01")
-    rows = [(m, i, ts, ts + pd.Timedelta(days=h), h, 10.0, q, q, q, q, q, 10.0)
-            for m, q in (("published", 10.5), ("last_value", 11.0)) for i in ("a", "b") for h in (1, 2)]
+    rows = [
+        (m, i, ts, ts + pd.Timedelta(days=h), h, 10.0, q, q, q, q, q, 10.0)
+        for m, q in (("published", 10.5), ("last_value", 11.0))
+        for i in ("a", "b")
+        for h in (1, 2)
+    ]
     backtest = pd.DataFrame(rows, columns=["model", "series_id", "origin", "ts", "horizon", "y", *QUANTILES, "last_value"])
     assert "50.0 % below that of the last value" in figures.error_by_horizon(backtest).alt
     assert "50.0 % better than the best baseline, last value" in figures.accuracy(backtest).alt
@@ -234,8 +286,11 @@ def test_drawing_changes_no_global_state_and_repeats_to_the_byte(panel, forecast
 
 
 def test_every_public_figure_is_drawn_here(drawn):
-    public = {n for n, f in vars(figures).items() if hasattr(f, "__wrapped__") and f.__module__ == figures.__name__
-              and not n.startswith("_")}
+    public = {
+        n
+        for n, f in vars(figures).items()
+        if hasattr(f, "__wrapped__") and f.__module__ == figures.__name__ and not n.startswith("_")
+    }
     assert public <= set(drawn), public - set(drawn)
 
 

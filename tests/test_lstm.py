@@ -37,7 +37,7 @@ def shop(seed=0, N=30, T=120, gaps=0.2):
     y = np.repeat(usual[:, None], T, axis=1)
     for n in range(N):
         for start in range(int(draw.integers(0, 20)), T, int(draw.integers(15, 30))):
-            y[n, start:start + 4] = np.round(usual[n] * 0.8, 2)
+            y[n, start : start + 4] = np.round(usual[n] * 0.8, 2)
     y[draw.random((N, T)) < gaps] = np.nan
     y[:3, :70] = np.nan
     return y
@@ -148,7 +148,7 @@ def test_an_empty_history_of_one_series_is_no_obstacle(model):
 def test_same_inputs_same_bytes(panel, tmp_path):
     states = []
     for name in ("one", "two"):
-        torch.manual_seed(len(states))                      # whatever the process drew before
+        torch.manual_seed(len(states))  # whatever the process drew before
         fitted = lstm.fit(panel, **TINY)
         lstm.save(fitted, tmp_path / name)
         states.append(lstm.forecast(fitted, panel, 7, LEVELS)[0].tobytes())
@@ -157,6 +157,43 @@ def test_same_inputs_same_bytes(panel, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     other = lstm.fit(panel, **TINY, seed=1)
     assert lstm.forecast(other, panel, 7, LEVELS)[1].tobytes() != lstm.forecast(fitted, panel, 7, LEVELS)[1].tobytes()
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch threads; the former number is back after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_no_byte(panel, tmp_path, threads):
+    """With matrices that are wide enough for torch to share out: without ``one_thread`` these weights differ."""
+    forecasts = []
+    for number in (1, 2):
+        threads(number)
+        fitted = lstm.fit(panel, epochs=1, max_steps=3)
+        tuned = lstm.finetune(fitted, panel, epochs=1, max_steps=3)
+        lstm.save(fitted, tmp_path / f"fit-{number}")
+        lstm.save(tuned, tmp_path / f"finetune-{number}")
+        forecasts.append([a.tobytes() for a in (*lstm.forecast(tuned, panel, 7, LEVELS), lstm.attention(tuned, panel))])
+        assert torch.get_num_threads() == number
+    assert forecasts[0] == forecasts[1]
+    for step in ("fit", "finetune"):
+        for file in ("weights.safetensors", "model.json"):
+            assert (tmp_path / f"{step}-1" / file).read_bytes() == (tmp_path / f"{step}-2" / file).read_bytes()
+
+
+def test_the_number_of_threads_is_back_after_an_error_too(panel, model, threads):
+    threads(2)
+    during = []
+    lstm.fit(panel, **TINY, on_epoch=lambda row: during.append(torch.get_num_threads()))
+    assert during == [1, 1] and torch.get_num_threads() == 2
+    with pytest.raises(ZeroDivisionError):
+        lstm.fit(panel, **TINY, on_epoch=lambda row: 1 / 0)
+    with pytest.raises(lstm.LSTMError):
+        lstm.forecast(model, panel, 8, LEVELS)
+    assert torch.get_num_threads() == 2
 
 
 def test_the_global_random_state_is_left_alone(panel):
@@ -209,6 +246,37 @@ def test_fine_tuning_that_helps_nothing_returns_the_start(panel, model):
     assert tuned.info["kept_epoch"] == 0 and tuned.history[0]["kept"] and not any(h["kept"] for h in tuned.history[1:])
     assert all(torch.equal(v, model.net.state_dict()[k]) for k, v in tuned.net.state_dict().items())
     assert np.array_equal(lstm.predict(tuned, panel, 7, LEVELS), lstm.predict(model, panel, 7, LEVELS))
+
+
+# ---- the loop
+
+
+def test_every_epoch_is_reported_as_it_ends(panel):
+    rows = []
+    fitted = lstm.fit(panel, **TINY, on_epoch=lambda row: rows.append(row["epoch"]))
+    assert rows == [row["epoch"] for row in fitted.history if row["epoch"] > 0] == [1, 2]
+
+
+def test_a_batch_that_gpu_memory_does_not_hold_is_halved(caplog):
+    """The memory is the only thing that is not real here: a loss that has room for 5 rows."""
+    net = nn.Linear(1, 1)
+
+    class Tight:
+        def loss(self, net, rows, device, draw):
+            if len(rows) > 5:
+                raise torch.cuda.OutOfMemoryError("too much")
+            return net(torch.ones(len(rows), 1)).mean()
+
+    loss, batch = lstm._backward(net, Tight(), np.arange(32), torch.device("cpu"), None, 32)
+    assert batch == 4 and np.isfinite(loss) and net.weight.grad is not None
+    assert "batch size halved to 4" in caplog.text
+
+
+def test_a_list_price_reaches_the_network(panel):
+    listed = np.where(np.isfinite(panel.y), panel.y * 1.25, np.nan)
+    with_list = replace(panel, past=listed[:, :, None], past_names=("list_price",))
+    fitted = lstm.fit(panel, **TINY)
+    assert not np.array_equal(lstm.p_change(fitted, with_list, 7), lstm.p_change(fitted, panel, 7))
 
 
 # ---- what is refused, and how it is said
@@ -282,8 +350,12 @@ def plain_state(seed=0):
     make, state = torch.Generator().manual_seed(seed), {}
     for side in ("encoder", "decoder"):
         for k in range(2):
-            for name, shape in (("weight_ih", (512, 1 if k == 0 else 128)), ("weight_hh", (512, 128)), ("bias_ih", (512,)),
-                                ("bias_hh", (512,))):
+            for name, shape in (
+                ("weight_ih", (512, 1 if k == 0 else 128)),
+                ("weight_hh", (512, 128)),
+                ("bias_ih", (512,)),
+                ("bias_hh", (512,)),
+            ):
                 state[f"{side}.{name}_l{k}"] = torch.randn(shape, generator=make) * 0.15
     state["linear.weight"] = torch.randn((1, 128), generator=make) * 0.3
     state["linear.bias"] = torch.tensor([0.3])
@@ -306,7 +378,8 @@ def test_a_foreign_checkpoint_gives_its_own_numbers(checkpoint):
     x = torch.rand(5, 30, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         np.testing.assert_allclose(net(x), [reference(row) for row in x], atol=1e-6)
-        np.testing.assert_allclose(lstm.load_checkpoint(checkpoint, window="single")(x), net(x), atol=1e-6)    # attention: nothing yet
+        with_attention = lstm.load_checkpoint(checkpoint, window="single")  # which adds nothing yet
+        np.testing.assert_allclose(with_attention(x), net(x), atol=1e-6)
 
 
 def test_a_foreign_checkpoint_forecasts_in_prices_of_the_window(checkpoint):
@@ -366,7 +439,7 @@ def test_nothing_in_a_checkpoint_is_executed(checkpoint, tmp_path):
     files = {name: tmp_path / name for name in ("payload.pth", "raw.pkl", "script.pt", "cut.pth", "empty.pth", "text.pth")}
     torch.save({**plain_state(), "extra": Payload(trap)}, files["payload.pth"])
     files["raw.pkl"].write_bytes(pickle.dumps(Payload(trap)))
-    with zipfile.ZipFile(files["script.pt"], "w") as archive:        # the layout of a TorchScript archive
+    with zipfile.ZipFile(files["script.pt"], "w") as archive:  # the layout of a TorchScript archive
         archive.writestr("script/constants.pkl", pickle.dumps(()))
         archive.writestr("script/data.pkl", pickle.dumps(Payload(trap)))
         archive.writestr("script/code/__torch__.py", "raise SystemExit")

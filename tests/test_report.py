@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from forecastbook import figures, report
+from forecastbook import evidence, figures, provenance, report
+from forecastbook.run import RunError
 from test_figures import HOSTILE, rolling_backtest, sticky_forecast, sticky_prices
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -35,8 +36,9 @@ def scores_of(backtest: pd.DataFrame) -> pd.DataFrame:
     return wide.melt("model", var_name="metric", value_name="value").assign(slice="all", n=len(scored))
 
 
-def make_run(out: Path, as_of: str = "2026-01-05", seed: int = 0, job: str = "prices", status: str = "done",
-             **manifest) -> Path:
+def make_run(
+    out: Path, as_of: str = "2026-01-05", seed: int = 0, job: str = "prices", status: str = "done", **manifest
+) -> Path:
     """A finished run directory with hostile titles, in the files and columns of a real one."""
     directory = out / job / as_of
     directory.mkdir(parents=True)
@@ -50,13 +52,27 @@ def make_run(out: Path, as_of: str = "2026-01-05", seed: int = 0, job: str = "pr
     series = seen.agg(title=("title", "last"), last_value=("y", "last"), last_ts=("ts", "last"), n_obs=("y", "size"))
     series = series.reset_index()
     series["source"] = series["series_id"].map(forecast.groupby("series_id")["source"].first()).fillna("excluded")
-    series["why"] = series["source"].map({"model": None, "naive": "the model has no proven skill here",
-                                          "excluded": "fewer than 30 observed days"})
-    quarantine = pd.DataFrame({"file": "prices.csv", "sheet": None, "row": [7, 12, 90], "column": ["price", "price", "date"],
-                               "value": ["-3.99", HOSTILE["p000"], "2025-02-30"],
-                               "reason": ["negative price", "not a number", "impossible date"]})
-    frames = {"panel": panel.drop(columns="title"), "forecast": forecast, "backtest": backtest, "series": series,
-              "scores": scores_of(backtest), "quarantine": quarantine}
+    series["why"] = series["source"].map(
+        {"model": None, "naive": "the model has no proven skill here", "excluded": "fewer than 30 observed days"}
+    )
+    quarantine = pd.DataFrame(
+        {
+            "file": "prices.csv",
+            "sheet": None,
+            "row": [7, 12, 90],
+            "column": ["price", "price", "date"],
+            "value": ["-3.99", HOSTILE["p000"], "2025-02-30"],
+            "reason": ["negative price", "not a number", "impossible date"],
+        }
+    )
+    frames = {
+        "panel": panel.drop(columns="title"),
+        "forecast": forecast,
+        "backtest": backtest,
+        "series": series,
+        "scores": scores_of(backtest),
+        "quarantine": quarantine,
+    }
     for name, frame in frames.items():
         frame.to_parquet(directory / f"{name}.parquet", index=False)
     record = {
@@ -190,8 +206,11 @@ def test_the_run_report_has_its_sections_in_order_and_says_what_the_data_say(boo
 
 
 def test_the_card_never_calls_a_narrow_band_honest():
-    assert (report._band_words(0.64)[0] == "bad" and report._band_words(0.9)[0] == "good"
-            and report._band_words(0.85)[0] == "watch")
+    assert (
+        evidence.band_words(0.64)[0] == "bad"
+        and evidence.band_words(0.9)[0] == "good"
+        and evidence.band_words(0.85)[0] == "watch"
+    )
 
 
 def test_skill_is_one_minus_the_ratio_and_its_interval_is_seeded():
@@ -233,7 +252,7 @@ def test_the_download_is_whole_and_safe_against_formulas(book):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2", "@SUM(A1)", "\tx", "\rx", " =1", "\n=1", "＝1", "|cmd"])
 def test_every_beginning_of_a_formula_is_prefixed(text):
-    out = report.safe_csv(pd.DataFrame({"title": [text], "n": [-1.5], "=head": ["fine"]}))
+    out = provenance.safe_csv(pd.DataFrame({"title": [text], "n": [-1.5], "=head": ["fine"]}))
     row = next(csv.DictReader(io.StringIO(out)))
     assert row["title"] == "'" + text and row["n"] == "-1.5" and row["'=head"] == "fine"
 
@@ -309,8 +328,13 @@ def test_scripts_handlers_and_outside_references_do_not_survive_a_notebook(tmp_p
     )
     text = page.read_text(encoding="utf-8")
     tags = "".join(re.findall(r"<[a-z][^>]*>", text))
-    assert (not EXTERNAL.search(tags) and "evil" not in tags and "<style>body" not in text and "kept" in text
-            and "<b>bold</b>" in text)
+    assert (
+        not EXTERNAL.search(tags)
+        and "evil" not in tags
+        and "<style>body" not in text
+        and "kept" in text
+        and "<b>bold</b>" in text
+    )
     assert re.search(r"<title>Title</title>", text)
 
 
@@ -333,8 +357,11 @@ def test_progress_bars_fold_and_long_outputs_are_cut_with_a_note(tmp_path):
 
 
 def test_a_failed_notebook_shows_its_error_on_top_and_a_readable_traceback(tmp_path):
-    trace = ["\x1b[0;31mZeroDivisionError\x1b[0m  Traceback", "\x1b[0;32m----> 1\x1b[0m 1/0",
-             "ZeroDivisionError: division <by> zero"]
+    trace = [
+        "\x1b[0;31mZeroDivisionError\x1b[0m  Traceback",
+        "\x1b[0;32m----> 1\x1b[0m 1/0",
+        "ZeroDivisionError: division <by> zero",
+    ]
     banner = new_markdown_cell("An exception was encountered", metadata={"tags": ["papermill-error-cell-tag"]})
     error = new_output("error", ename="ZeroDivisionError", evalue="division <by> zero", traceback=trace)
     cells = [banner, new_markdown_cell("# Fine-tune"), new_code_cell("1/0", outputs=[error])]
@@ -370,7 +397,7 @@ def test_a_full_disk_leaves_the_old_page_and_nothing_half_written(tmp_path, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="index.html.*No space"):
+    with pytest.raises(RunError, match="index.html.*No space"):
         report.render_index(tmp_path)
     assert page.read_bytes() == before and not [p for p in tmp_path.rglob("*") if ".part" in p.name]
     assert not (directory / "report.html").exists()
@@ -404,19 +431,31 @@ def test_the_command_line_names_its_use_and_renders_one_run(book, capsys):
     capsys.readouterr()
     command = [sys.executable, "-m", "forecastbook.report", str(book), str(book / "prices/2025-12-29")]
     lib = Path(report.__file__).resolve().parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(lib)}, check=True,
-                          timeout=50)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(lib)}, check=True, timeout=50
+    )
     assert [Path(line).name for line in done.stdout.split("\n") if line] == ["report.html", "index.html"]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="NO CHROMIUM FOUND: that hostile titles are inert was NOT checked in a browser")
 def test_a_browser_finds_the_title_unchanged_and_no_script_ran(book, tmp_path):
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--virtual-time-budget=2000",
-             "--dump-dom"]
-    for page, title in ((book / "prices/2026-01-05/report.html", "Prices 2026-01-05"),
-                        (book / "prices/2026-01-05/04_forecast.html", "What do the next seven days look like?"),
-                        (book / "index.html", "Forecast book")):
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+    ]
+    for page, title in (
+        (book / "prices/2026-01-05/report.html", "Prices 2026-01-05"),
+        (book / "prices/2026-01-05/04_forecast.html", "What do the next seven days look like?"),
+        (book / "index.html", "Forecast book"),
+    ):
         command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / page.stem}", page.as_uri()]
         dom = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True).stdout
         assert f"<title>{title}</title>" in dom

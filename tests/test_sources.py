@@ -44,19 +44,35 @@ def facts(rows):
     """Rows of (price_fact_id, variant_id, day, price[, available[, list price]])."""
     rows = [(*row, True, None)[:6] if len(row) == 4 else (*row, None)[:6] for row in rows]
     ids, variants, when, price, available, listed = zip(*rows, strict=True)
-    return pa.table({"price_fact_id": ids, "variant_id": variants, "is_available": available,
-                     "date_id": [d if isinstance(d, int) else date_id(d) for d in when],
-                     "current_price": pa.array(price, pa.float64()), "original_price": pa.array(listed, pa.float64())})
+    return pa.table(
+        {
+            "price_fact_id": ids,
+            "variant_id": variants,
+            "is_available": available,
+            "date_id": [d if isinstance(d, int) else date_id(d) for d in when],
+            "current_price": pa.array(price, pa.float64()),
+            "original_price": pa.array(listed, pa.float64()),
+        }
+    )
 
 
 def shop(tmp_path, rows, variants=((1, "tea"), (2, "NA"), (3, "<script>")), calendar=None):
     house = connect(f"duckdb:{tmp_path / 'shop.duckdb'}")
     house.migrate()
     calendar = days(60) if calendar is None else calendar
-    house.append("DimDate", pa.table({
-        "date_id": [date_id(d) for d in calendar], "full_date": calendar, "year": [d.year for d in calendar],
-        "month": [d.month for d in calendar], "day": [d.day for d in calendar],
-        "day_of_week": [d.strftime("%A") for d in calendar]}))
+    house.append(
+        "DimDate",
+        pa.table(
+            {
+                "date_id": [date_id(d) for d in calendar],
+                "full_date": calendar,
+                "year": [d.year for d in calendar],
+                "month": [d.month for d in calendar],
+                "day": [d.day for d in calendar],
+                "day_of_week": [d.strftime("%A") for d in calendar],
+            }
+        ),
+    )
     if variants:
         ids, titles = zip(*variants, strict=True)
         house.append("DimVariant", pa.table({"variant_id": ids, "shop_product_id": ids, "variant_title": titles}))
@@ -78,14 +94,18 @@ def value(intake, series, day):
 
 def adds_up(intake):
     c = intake.counts
-    taken = sum(n for name, n in c.items() if name.startswith("quarantined") or name in (
-        "duplicates resolved", "after the as-of date", "before the history window"))
+    taken = sum(
+        n
+        for name, n in c.items()
+        if name.startswith("quarantined")
+        or name in ("duplicates resolved", "after the as-of date", "before the history window")
+    )
     return c["rows read"] == c["rows kept"] + taken and len(intake.frame) == c["rows kept"]
 
 
 def test_prices_become_a_long_frame_with_text_ids_titles_and_list_price(tmp_path):
     house = shop(tmp_path, [(1, 1, D, 5.0, True, 6.0), (2, 2, D, 7.5, True, 0.0), (3, 3, D, 1.0, True, None)])
-    intake = PRICES.read(job(), house, PRICES.last_date(job(), house))
+    intake = PRICES.read(job(), house, PRICES.span(job(), house)[1])
     assert list(intake.frame) == ["series_id", "ts", "y", "available", "title", "list_price"]
     assert intake.frame["ts"].dtype == "datetime64[ns]" and intake.frame["y"].dtype == float
     assert intake.frame["series_id"].tolist() == ["1", "2", "3"]
@@ -95,8 +115,7 @@ def test_prices_become_a_long_frame_with_text_ids_titles_and_list_price(tmp_path
 
 
 def test_of_several_facts_the_highest_id_wins_also_when_it_is_unavailable(tmp_path):
-    house = shop(tmp_path, [*steady(), (7, 2, D, 3.0), (9, 2, D, 4.0), (8, 2, D, 9.0),
-                            (20, 3, D, 3.0), (21, 3, D, 3.0, False)])
+    house = shop(tmp_path, [*steady(), (7, 2, D, 3.0), (9, 2, D, 4.0), (8, 2, D, 9.0), (20, 3, D, 3.0), (21, 3, D, 3.0, False)])
     intake = PRICES.read(job(), house, D)
     assert value(intake, 2, D)["y"] == 4.0
     assert np.isnan(value(intake, 3, D)["y"]) and not value(intake, 3, D)["available"]
@@ -104,16 +123,25 @@ def test_of_several_facts_the_highest_id_wins_also_when_it_is_unavailable(tmp_pa
 
 
 def test_each_broken_fact_is_quarantined_with_its_reason(tmp_path):
-    bad = [(1, 1, D, float("nan"), "not a number", "current_price"), (2, 1, D, float("inf"), "not finite", "current_price"),
-           (3, 1, D, 0.0, "zero price", "current_price"), (4, 1, D, -2.0, "negative", "current_price"),
-           (5, 99, D, 5.0, "missing variant", "variant_id"), (6, 1, 20240230, 5.0, "impossible date", "date_id"),
-           (7, 1, D, 5000.0, "unit error?", "current_price"), (8, 1, D, 0.05, "unit error?", "current_price"),
-           (9, 1, 29990101, 5.0, "date in the future", "date_id"), (10, 1, 7, 5.0, "impossible date", "date_id")]
+    bad = [
+        (1, 1, D, float("nan"), "not a number", "current_price"),
+        (2, 1, D, float("inf"), "not finite", "current_price"),
+        (3, 1, D, 0.0, "zero price", "current_price"),
+        (4, 1, D, -2.0, "negative", "current_price"),
+        (5, 99, D, 5.0, "missing variant", "variant_id"),
+        (6, 1, 20240230, 5.0, "impossible date", "date_id"),
+        (7, 1, D, 5000.0, "unit error?", "current_price"),
+        (8, 1, D, 0.05, "unit error?", "current_price"),
+        (9, 1, 29990101, 5.0, "date in the future", "date_id"),
+        (10, 1, 7, 5.0, "impossible date", "date_id"),
+    ]
     house = shop(tmp_path, steady())
     connection = duckdb.connect(str(house.path))
-    for fact_id, variant, day, price, _, _ in bad:                  # straight into the table, as a careless loader would
-        connection.execute("INSERT INTO FactProductPrice VALUES (?, ?, ?, ?, NULL, TRUE)",
-                           [fact_id, variant, day if isinstance(day, int) else date_id(day), price])
+    for fact_id, variant, day, price, _, _ in bad:  # straight into the table, as a careless loader would
+        connection.execute(
+            "INSERT INTO FactProductPrice VALUES (?, ?, ?, ?, NULL, TRUE)",
+            [fact_id, variant, day if isinstance(day, int) else date_id(day), price],
+        )
     connection.close()
     intake = PRICES.read(job(), house, D)
     got = {r.row: (r.reason, r.column) for r in intake.quarantine.itertuples()}
@@ -136,15 +164,20 @@ def test_only_the_window_up_to_the_as_of_date_is_read(tmp_path):
     as_of = D - dt.timedelta(days=5)
     intake = PRICES.read(job(history_days=10), house, as_of)
     assert intake.frame["ts"].max() == pd.Timestamp(as_of) and intake.counts["days"] == 10
-    assert PRICES.last_date(job(), house) == D
+    assert PRICES.span(job(), house)[1] == D
 
 
 def test_last_date_is_the_newest_day_with_a_usable_price(tmp_path):
     later = [D + dt.timedelta(days=k) for k in range(1, 9)]
-    unusable = [(50, 1, later[0], 0.0), (51, 98, later[1], 5.0), (52, 1, later[2], 5.0, False), (53, 1, later[3], float("inf")),
-                (54, 1, 29990101, 5.0)]
+    unusable = [
+        (50, 1, later[0], 0.0),
+        (51, 98, later[1], 5.0),
+        (52, 1, later[2], 5.0, False),
+        (53, 1, later[3], float("inf")),
+        (54, 1, 29990101, 5.0),
+    ]
     house = shop(tmp_path, [*steady(n=5, first=1), *unusable], calendar=[*days(60), *later])
-    assert PRICES.last_date(job(), house) == D
+    assert PRICES.span(job(), house)[1] == D
 
 
 @pytest.mark.parametrize("as_of", [D - dt.timedelta(days=300), D + dt.timedelta(days=1)])
@@ -157,7 +190,7 @@ def test_an_as_of_outside_the_data_names_its_first_and_last_day(tmp_path, as_of)
 def test_nothing_usable_is_an_error_that_says_what_is_wanted(tmp_path):
     house = shop(tmp_path, [(1, 1, D, 5.0, False)])
     with pytest.raises(SourceError, match="no usable price"):
-        PRICES.last_date(job(), house)
+        PRICES.span(job(), house)[1]
 
 
 def test_the_fingerprint_follows_the_facts_and_not_their_order(tmp_path):
@@ -178,8 +211,18 @@ def test_the_fingerprint_follows_the_facts_and_not_their_order(tmp_path):
 @given(st.randoms(use_true_random=False), st.data())
 @settings(max_examples=8, deadline=None)
 def test_row_order_of_the_facts_never_matters(tmp_path_factory, random, data):
-    rows = data.draw(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4), st.sampled_from(days(4)),
-                                        st.sampled_from([5.0, 6.0, 0.0, -1.0, 700.0]), st.booleans()), max_size=30))
+    rows = data.draw(
+        st.lists(
+            st.tuples(
+                st.integers(1, 6),
+                st.integers(1, 4),
+                st.sampled_from(days(4)),
+                st.sampled_from([5.0, 6.0, 0.0, -1.0, 700.0]),
+                st.booleans(),
+            ),
+            max_size=30,
+        )
+    )
     rows = [*rows, *steady(n=4), *steady(3, n=4)]
     shuffled = random.sample(rows, len(rows))
     one, two = (PRICES.read(job(), shop(tmp_path_factory.mktemp("w"), r), D) for r in (rows, shuffled))
@@ -203,7 +246,7 @@ def python(code):
 
 def test_the_sample_is_loaded_into_an_empty_warehouse_once(tmp_path):
     house = connect(f"duckdb:{tmp_path / 'new' / 'w.duckdb'}")
-    assert PRICES.last_date(job(sample_series=60), house) == dt.date(2017, 12, 31)
+    assert PRICES.span(job(sample_series=60), house)[1] == dt.date(2017, 12, 31)
     intake = PRICES.read(job(sample_series=60), house, dt.date(2017, 12, 31))
     assert intake.counts["series"] == 60 and intake.counts["rows read"] == intake.counts["rows kept"] > 60 * 200
     assert intake.frame.groupby("series_id")["title"].first().is_unique
@@ -219,8 +262,10 @@ def test_the_sample_is_the_same_every_time():
 
 
 def test_two_processes_load_the_sample_once(tmp_path):
-    code = (f"from forecastbook import sources, warehouse; h = warehouse.connect('duckdb:{tmp_path}/w.duckdb'); h.migrate();"
-            "print(sources.ensure_sample(h, 30))")
+    code = (
+        f"from forecastbook import sources, warehouse; h = warehouse.connect('duckdb:{tmp_path}/w.duckdb'); h.migrate();"
+        "print(sources.ensure_sample(h, 30))"
+    )
     running = [python(code) for _ in range(2)]
     assert sorted(p.communicate(timeout=60)[0].strip() for p in running) == ["False", "True"]
     found = connect(f"duckdb:{tmp_path}/w.duckdb").query("price_stock").to_pylist()[0]
@@ -228,12 +273,14 @@ def test_two_processes_load_the_sample_once(tmp_path):
 
 
 def test_killed_while_the_sample_is_loaded_it_is_not_there_and_loads_next_time(tmp_path):
-    code = (f"from forecastbook import sources, warehouse; h = warehouse.connect('duckdb:{tmp_path}/w.duckdb'); h.migrate();"
-            "seen, done = warehouse.DuckDB._insert, []\n"
-            "def slow(connection, table, *more, **named):\n"
-            "    seen(connection, table, *more, **named); done.append(table)\n"
-            "    if len(done) == 2: print('here', flush=True); __import__('time').sleep(60)\n"
-            "warehouse.DuckDB._insert = staticmethod(slow); sources.ensure_sample(h, 30)")
+    code = (
+        f"from forecastbook import sources, warehouse; h = warehouse.connect('duckdb:{tmp_path}/w.duckdb'); h.migrate();"
+        "seen, done = warehouse.DuckDB._insert, []\n"
+        "def slow(connection, table, *more, **named):\n"
+        "    seen(connection, table, *more, **named); done.append(table)\n"
+        "    if len(done) == 2: print('here', flush=True); __import__('time').sleep(60)\n"
+        "warehouse.DuckDB._insert = staticmethod(slow); sources.ensure_sample(h, 30)"
+    )
     process = python(code)
     assert process.stdout.readline().strip() == "here"
     process.kill()
@@ -246,7 +293,7 @@ def test_killed_while_the_sample_is_loaded_it_is_not_there_and_loads_next_time(t
 def test_a_shops_own_empty_price_table_is_an_error_not_a_place_for_the_sample(tmp_path):
     house = shop(tmp_path, [])
     with pytest.raises(SourceError, match="no facts, though DimVariant has 3 variants"):
-        PRICES.last_date(job(), house)
+        PRICES.span(job(), house)[1]
     assert house.query("price_stock").to_pylist()[0]["facts"] == 0
 
 
@@ -273,8 +320,19 @@ def test_a_server_is_never_filled_with_the_sample():
 
 def file(path, **more):
     columns = {"series": "sku", "ts": "day", "y": "price", "available": "seen", "title": "name"}
-    return SimpleNamespace(**{"kind": "file", "path": str(path), "columns": columns, "static": [], "past": [], "future": [],
-                              "history_days": None, "positive": True, **more})
+    return SimpleNamespace(
+        **{
+            "kind": "file",
+            "path": str(path),
+            "columns": columns,
+            "static": [],
+            "past": [],
+            "future": [],
+            "history_days": None,
+            "positive": True,
+            **more,
+        }
+    )
 
 
 def bare(path, **more):
@@ -294,7 +352,7 @@ def parquet(tmp_path, **columns):
 
 
 def read(source, as_of=None):
-    intake = FILE.read(source, None, FILE.last_date(source) if as_of is None else as_of)
+    intake = FILE.read(source, None, FILE.span(source)[1] if as_of is None else as_of)
     assert adds_up(intake), intake.counts
     return intake
 
@@ -302,28 +360,31 @@ def read(source, as_of=None):
 GOOD = "".join(f"a,{d},5.0,true,tea\n" for d in days(6, D - dt.timedelta(days=1)))
 
 
-@pytest.mark.parametrize("row, column, value, reason", [
-    (f",{D},5,true,x", "sku", "", "missing series id"),
-    (f"  ,{D},5,true,x", "sku", "  ", "missing series id"),
-    ("a,,5,true,x", "day", "", "missing date"),
-    ("a,2024-02-30,5,true,x", "day", "2024-02-30", "impossible date"),
-    ("a,soon,5,true,x", "day", "soon", "impossible date"),
-    ("a,0001-01-01,5,true,x", "day", "0001-01-01", "impossible date"),
-    ("a,2999-01-01,5,true,x", "day", "2999-01-01", "impossible date"),
-    ("a,2150-01-01,5,true,x", "day", "2150-01-01", "date in the future"),
-    (f"a,{D},five,true,x", "price", "five", "not a number"),
-    (f"a,{D},Rs. 12,true,x", "price", "Rs. 12", "not a number"),
-    (f"a,{D},1_000,true,x", "price", "1_000", "not a number"),
-    (f"a,{D},inf,true,x", "price", "inf", "not finite"),
-    (f"a,{D},1e999,true,x", "price", "1e999", "not finite"),
-    (f"a,{D},-5,true,x", "price", "-5", "negative"),
-    (f"a,{D},-5,false,x", "price", "-5", "negative"),
-    (f"a,{D},0,true,x", "price", "0", "zero price"),
-    (f"a,{D},5000,true,x", "price", "5000", "unit error?"),
-    (f"a,{D},0.05,true,x", "price", "0.05", "unit error?"),
-    (f"a,{D},5,perhaps,x", "seen", "perhaps", "neither yes nor no"),
-    (f"a,{D},5", None, f"a,{D},5", "row has 3 cells, wanted 5"),
-])
+@pytest.mark.parametrize(
+    "row, column, value, reason",
+    [
+        (f",{D},5,true,x", "sku", "", "missing series id"),
+        (f"  ,{D},5,true,x", "sku", "  ", "missing series id"),
+        ("a,,5,true,x", "day", "", "missing date"),
+        ("a,2024-02-30,5,true,x", "day", "2024-02-30", "impossible date"),
+        ("a,soon,5,true,x", "day", "soon", "impossible date"),
+        ("a,0001-01-01,5,true,x", "day", "0001-01-01", "impossible date"),
+        ("a,2999-01-01,5,true,x", "day", "2999-01-01", "impossible date"),
+        ("a,2150-01-01,5,true,x", "day", "2150-01-01", "date in the future"),
+        (f"a,{D},five,true,x", "price", "five", "not a number"),
+        (f"a,{D},Rs. 12,true,x", "price", "Rs. 12", "not a number"),
+        (f"a,{D},1_000,true,x", "price", "1_000", "not a number"),
+        (f"a,{D},inf,true,x", "price", "inf", "not finite"),
+        (f"a,{D},1e999,true,x", "price", "1e999", "not finite"),
+        (f"a,{D},-5,true,x", "price", "-5", "negative"),
+        (f"a,{D},-5,false,x", "price", "-5", "negative"),
+        (f"a,{D},0,true,x", "price", "0", "zero price"),
+        (f"a,{D},5000,true,x", "price", "5000", "unit error?"),
+        (f"a,{D},0.05,true,x", "price", "0.05", "unit error?"),
+        (f"a,{D},5,perhaps,x", "seen", "perhaps", "neither yes nor no"),
+        (f"a,{D},5", None, f"a,{D},5", "row has 3 cells, wanted 5"),
+    ],
+)
 def test_a_row_that_breaks_the_contract_is_quarantined(tmp_path, row, column, value, reason):
     path = text(tmp_path, f"sku,day,price,seen,name\n{GOOD}{row}\nb,{D},7,true,coffee\n")
     intake = read(file(path))
@@ -356,7 +417,7 @@ def test_the_last_row_of_a_series_and_day_wins_and_is_counted(tmp_path):
 
 def test_ids_and_titles_are_text_exactly_as_written(tmp_path):
     ids = ["007", "7", "NA", "1e5", "чай", "🍵", "x" * 10_000, "<script>", "=cmd|x", "a b"]
-    titles = ["NA", "null", "", "nan", "чай \"à la\"", "🍵", "y" * 10_000, "\"><img onerror", "=1+1", "None"]
+    titles = ["NA", "null", "", "nan", 'чай "à la"', "🍵", "y" * 10_000, '"><img onerror', "=1+1", "None"]
     frame = pd.DataFrame({"sku": ids, "day": D, "price": 1.0, "name": titles})
     columns = {"series": "sku", "ts": "day", "y": "price", "title": "name"}
     frame.to_csv(tmp_path / "Цены за май.csv", index=False, encoding="utf-8-sig")
@@ -368,10 +429,16 @@ def test_ids_and_titles_are_text_exactly_as_written(tmp_path):
         assert out["series_id"].tolist() == sorted(ids)
 
 
-@pytest.mark.parametrize("ids, wanted", [
-    (pa.array([1, 22, None], pa.int64()), ["1", "22"]), (pa.array([1.0, 22.0, None]), ["1", "22"]),
-    (pa.array([1.5, 22.0, float("nan")]), ["1.5", "22"]), (pa.array(["007", "b", None]).dictionary_encode(), ["007", "b"]),
-    (pa.array([2**63 - 1, -4, None], pa.int64()), ["-4", str(2**63 - 1)])])
+@pytest.mark.parametrize(
+    "ids, wanted",
+    [
+        (pa.array([1, 22, None], pa.int64()), ["1", "22"]),
+        (pa.array([1.0, 22.0, None]), ["1", "22"]),
+        (pa.array([1.5, 22.0, float("nan")]), ["1.5", "22"]),
+        (pa.array(["007", "b", None]).dictionary_encode(), ["007", "b"]),
+        (pa.array([2**63 - 1, -4, None], pa.int64()), ["-4", str(2**63 - 1)]),
+    ],
+)
 def test_ids_of_any_parquet_type_become_canonical_text(tmp_path, ids, wanted):
     intake = read(bare(parquet(tmp_path, sku=ids, day=[D] * 3, price=[1.0, 2.0, 3.0])))
     assert sorted(intake.frame["series_id"]) == sorted(wanted)
@@ -382,14 +449,22 @@ STAMPS = [dt.datetime(2024, 2, 29, 23, 30), dt.datetime(2024, 3, 9, 12), dt.date
 TRUE_DAYS = [dt.date(2024, 2, 29), dt.date(2024, 3, 9), dt.date(2024, 3, 10)]
 
 
-@pytest.mark.parametrize("when", [
-    pa.array(TRUE_DAYS, pa.date32()), pa.array(TRUE_DAYS, pa.date64()),
-    *[pa.array(STAMPS, pa.timestamp(u)) for u in ("s", "ms", "us", "ns")],
-    pa.array(pd.DatetimeIndex(STAMPS).tz_localize("America/New_York")),
-    pa.array([str(d) for d in TRUE_DAYS]), pa.array([int(d.strftime("%Y%m%d")) for d in TRUE_DAYS]),
-    pa.array([d.strftime("%d.%m.%Y") for d in TRUE_DAYS]), pa.array([s.isoformat() + "+14:00" for s in STAMPS]),
-    pa.array([s.isoformat() + "Z" for s in STAMPS]), pa.array([str(d) for d in TRUE_DAYS]).dictionary_encode(),
-], ids=str)
+@pytest.mark.parametrize(
+    "when",
+    [
+        pa.array(TRUE_DAYS, pa.date32()),
+        pa.array(TRUE_DAYS, pa.date64()),
+        *[pa.array(STAMPS, pa.timestamp(u)) for u in ("s", "ms", "us", "ns")],
+        pa.array(pd.DatetimeIndex(STAMPS).tz_localize("America/New_York")),
+        pa.array([str(d) for d in TRUE_DAYS]),
+        pa.array([int(d.strftime("%Y%m%d")) for d in TRUE_DAYS]),
+        pa.array([d.strftime("%d.%m.%Y") for d in TRUE_DAYS]),
+        pa.array([s.isoformat() + "+14:00" for s in STAMPS]),
+        pa.array([s.isoformat() + "Z" for s in STAMPS]),
+        pa.array([str(d) for d in TRUE_DAYS]).dictionary_encode(),
+    ],
+    ids=str,
+)
 def test_dates_of_any_type_are_the_day_on_the_writers_wall(tmp_path, when):
     intake = read(bare(parquet(tmp_path, sku=["a"] * 3, day=when, price=[1.0, 2.0, 3.0])))
     assert [t.date() for t in intake.frame["ts"]] == TRUE_DAYS
@@ -410,7 +485,7 @@ def test_other_delimiters_quotes_and_the_decimal_comma(tmp_path, sep):
     if sep == ";":
         assert value(intake, "a", D)["y"] == 12.5
     else:
-        assert intake.quarantine["reason"].tolist() == ["not a number"]         # a comma may also group thousands: not guessed
+        assert intake.quarantine["reason"].tolist() == ["not a number"]  # a comma may also group thousands: not guessed
     assert value(intake, "b", D)["y"] == 7.25
 
 
@@ -422,8 +497,15 @@ def test_torn_rows_do_not_shift_the_numbers_of_others(tmp_path):
 
 def test_later_rows_are_kept_for_future_columns_only_and_without_their_value(tmp_path):
     when = [*days(3), D + dt.timedelta(days=1), D + dt.timedelta(days=2)]
-    path = parquet(tmp_path, sku=["a"] * 5, day=when, price=[1.0, 2.0, 3.0, 4.0, None], promo=[0, 1, 0, 1, 1],
-                   cost=[1.0, None, 2.0, 9.0, 9.0], colour=["red", None, "NA", "red", "red"])
+    path = parquet(
+        tmp_path,
+        sku=["a"] * 5,
+        day=when,
+        price=[1.0, 2.0, 3.0, 4.0, None],
+        promo=[0, 1, 0, 1, 1],
+        cost=[1.0, None, 2.0, 9.0, 9.0],
+        colour=["red", None, "NA", "red", "red"],
+    )
     source = bare(path, future=["promo"], past=["cost"], static=["colour"])
     intake = read(source, D)
     assert intake.frame["promo"].tolist() == [0, 1, 0, 1, 1]
@@ -431,7 +513,7 @@ def test_later_rows_are_kept_for_future_columns_only_and_without_their_value(tmp
     assert intake.frame["colour"].tolist() == ["red", "", "NA", "red", "red"]
     built = panel.build(intake.frame, "D", D, past=["cost"], future=["promo"], static=["colour"], horizon=2)
     assert built.y.shape == (1, 3) and built.future.shape == (1, 5, 1)
-    assert FILE.last_date(source) == D + dt.timedelta(days=1)
+    assert FILE.span(source)[1] == D + dt.timedelta(days=1)
     plain = read(bare(path), D)
     assert len(plain.frame) == 3 and plain.counts["after the as-of date"] == 2
 
@@ -452,29 +534,40 @@ def test_history_days_cuts_the_past(tmp_path):
 def test_all_missing_columns_are_named_with_the_nearest(tmp_path):
     path = text(tmp_path, f"SKU,date,price_eur,seen\na,{D},1,true\n")
     with pytest.raises(SourceError) as error:
-        FILE.last_date(file(path))
-    for words in ("'sku' (nearest: 'SKU')", "'day'", "'price' (nearest: 'price_eur')", "'name'",
-                  "it has SKU, date, price_eur, seen"):
+        FILE.span(file(path))[1]
+    for words in (
+        "'sku' (nearest: 'SKU')",
+        "'day'",
+        "'price' (nearest: 'price_eur')",
+        "'name'",
+        "it has SKU, date, price_eur, seen",
+    ):
         assert words in str(error.value)
     with pytest.raises(SourceError, match="there 2 times"):
-        FILE.last_date(bare(text(tmp_path, f"sku,day,price,price\na,{D},1,2\n")))
+        FILE.span(bare(text(tmp_path, f"sku,day,price,price\na,{D},1,2\n")))[1]
 
 
 def test_namesakes_among_columns_that_nobody_asked_for_do_no_harm(tmp_path):
     assert len(read(bare(text(tmp_path, f"x,sku,x,day,price,\n1,a,2,{D},1,\n"))).frame) == 1
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("x.parquet", b"PAR1 not really", "really a .parquet file"), ("x.csv", b"", "is empty"),
-    ("x.xlsx", b"x", "wanted a .parquet or .csv"), ("x.csv", b"sku,day,price\n", "no usable rows: 0 rows"),
-    ("x.csv", "sku,day,price\nчай,2024-03-01,1\n".encode("cp1251"), "UTF-8"),
-    ("x.csv", b"sku,day,price\na,never,1\na,2024-03-01,x\n", "no usable rows: 2 rows, 1 not a number, 1 impossible date"),
-    ("x.csv", b"sku,day,price\na,01/31/2024,1\n", "row 1: day is '01/31/2024'"), ("x.parquet", b"", "really a .parquet file"),
-])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("x.parquet", b"PAR1 not really", "really a .parquet file"),
+        ("x.csv", b"", "is empty"),
+        ("x.xlsx", b"x", "wanted a .parquet or .csv"),
+        ("x.csv", b"sku,day,price\n", "no usable rows: 0 rows"),
+        ("x.csv", "sku,day,price\nчай,2024-03-01,1\n".encode("cp1251"), "UTF-8"),
+        ("x.csv", b"sku,day,price\na,never,1\na,2024-03-01,x\n", "no usable rows: 2 rows, 1 not a number, 1 impossible date"),
+        ("x.csv", b"sku,day,price\na,01/31/2024,1\n", "row 1: day is '01/31/2024'"),
+        ("x.parquet", b"", "really a .parquet file"),
+    ],
+)
 def test_a_file_that_cannot_be_used_is_named_with_what_to_do(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=words) as error:
-        FILE.last_date(bare(tmp_path / name))
+        FILE.span(bare(tmp_path / name))[1]
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -483,7 +576,7 @@ def test_a_truncated_parquet_a_directory_and_nothing_at_all(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     for bad, words in ((path, "complete"), (tmp_path, "is a directory"), (tmp_path / "no.csv", "does not exist")):
         with pytest.raises(SourceError, match=words):
-            FILE.last_date(bare(bad))
+            FILE.span(bare(bad))[1]
 
 
 @pytest.mark.parametrize("as_of", [D - dt.timedelta(days=30), D + dt.timedelta(days=1)])
@@ -497,8 +590,17 @@ def test_the_fingerprint_follows_content_date_and_mapping(tmp_path):
     first = FILE.fingerprint(bare(path), None, D)
     assert first == FILE.fingerprint(bare(path), None, str(D))
     other = bare(path, columns=SimpleNamespace(series="sku", ts="day", y="p2", available=None, title=None))
-    assert len({first, FILE.fingerprint(bare(path), None, D - dt.timedelta(days=1)), FILE.fingerprint(other, None, D),
-                FILE.fingerprint(bare(path, history_days=5), None, D)}) == 4
+    assert (
+        len(
+            {
+                first,
+                FILE.fingerprint(bare(path), None, D - dt.timedelta(days=1)),
+                FILE.fingerprint(other, None, D),
+                FILE.fingerprint(bare(path, history_days=5), None, D),
+            }
+        )
+        == 4
+    )
     text(tmp_path, f"sku,day,price,p2\na,{D},1,3\n")
     assert FILE.fingerprint(bare(path), None, D) != first
 
@@ -508,9 +610,12 @@ def test_the_fingerprint_follows_content_date_and_mapping(tmp_path):
 def test_row_order_of_a_file_never_matters(tmp_path_factory, data):
     n = 24
     price, seen = st.sampled_from(["5", "5.5", "0", "-1", "x", "", "900", "inf"]), st.sampled_from(["true", "false", ""])
-    cells = {"sku": [f"s{k % 4}" for k in range(n)], "day": [str(days(6)[k // 4]) for k in range(n)],
-             "price": data.draw(st.lists(price, min_size=n, max_size=n)),
-             "seen": data.draw(st.lists(seen, min_size=n, max_size=n))}
+    cells = {
+        "sku": [f"s{k % 4}" for k in range(n)],
+        "day": [str(days(6)[k // 4]) for k in range(n)],
+        "price": data.draw(st.lists(price, min_size=n, max_size=n)),
+        "seen": data.draw(st.lists(seen, min_size=n, max_size=n)),
+    }
     cells["sku"][0], cells["day"][0], cells["price"][0], cells["seen"][0] = "z", str(D), "5", "true"
     frame = pd.DataFrame(cells)
     order = data.draw(st.permutations(range(n)))
@@ -527,8 +632,9 @@ def test_row_order_of_a_file_never_matters(tmp_path_factory, data):
 
 def test_csv_and_parquet_of_the_same_rows_read_the_same(tmp_path):
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"sku": rng.integers(0, 50, 2000), "day": rng.choice(days(60), 2000),
-                          "price": rng.uniform(1, 9, 2000).round(2)})
+    frame = pd.DataFrame(
+        {"sku": rng.integers(0, 50, 2000), "day": rng.choice(days(60), 2000), "price": rng.uniform(1, 9, 2000).round(2)}
+    )
     frame.to_csv(tmp_path / "x.csv", index=False)
     frame.to_parquet(tmp_path / "x.parquet")
     one, two = read(bare(tmp_path / "x.csv")), read(bare(tmp_path / "x.parquet"))
@@ -550,8 +656,14 @@ def test_unit_errors_are_what_the_median_says(pairs):
 def test_a_thousand_series_of_800_days_are_read_in_two_seconds(tmp_path):
     n, t = 1000, 800
     when = pd.date_range(end=D, periods=t).values.astype("datetime64[D]")
-    path = parquet(tmp_path, sku=np.repeat([f"s{k:04d}" for k in range(n)], t), day=np.tile(when, n),
-                   price=np.random.default_rng(1).uniform(1, 2, n * t), seen=np.ones(n * t, bool), name=np.repeat(["x"] * n, t))
+    path = parquet(
+        tmp_path,
+        sku=np.repeat([f"s{k:04d}" for k in range(n)], t),
+        day=np.tile(when, n),
+        price=np.random.default_rng(1).uniform(1, 2, n * t),
+        seen=np.ones(n * t, bool),
+        name=np.repeat(["x"] * n, t),
+    )
     started = time.perf_counter()
     assert read(file(path), D).counts["rows kept"] == n * t
     assert time.perf_counter() - started < 2

@@ -20,14 +20,16 @@ def posted_prices(seed: int, N: int = 6, T: int = 140, gaps: float = 0.3) -> np.
         level = np.round(draw.uniform(1, 50, size=draw.integers(1, 6)), 2)
         spell = np.repeat(draw.integers(len(level), size=T), draw.integers(1, 20, size=T))[:T]
         y[n] = level[spell]
-        y[n, :draw.integers(0, T // 2)] = np.nan
+        y[n, : draw.integers(0, T // 2)] = np.nan
     y[draw.random((N, T)) < gaps] = np.nan
     return y
 
 
 def read_equal(a: sticky.Posted, b: sticky.Posted, days=slice(None)) -> bool:
-    return all(np.array_equal(getattr(a, name)[:, days], getattr(b, name), equal_nan=True)
-               for name in ("price", "features", "levels", "life", "gap"))
+    return all(
+        np.array_equal(getattr(a, name)[:, days], getattr(b, name), equal_nan=True)
+        for name in ("price", "features", "levels", "life", "gap")
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -75,7 +77,7 @@ def test_the_words_for_a_known_story():
     assert now[K["rate28"]] == pytest.approx(2 / 28) and now[K["last_direction"]] == 1 and now[K["observed"]] == 0
     assert dip[K["to_mode90"]] == pytest.approx(np.log(10 / 8)) and dip[K["below_usual"]] == 1 and dip[K["above_usual"]] == 0
     assert dip[K["last_step"]] == 0 and read.features[0, 40, K["last_step"]] == pytest.approx(np.log(0.8))
-    assert np.array_equal(read.levels[0, -1], [8, np.nan, np.nan, np.nan, np.nan], equal_nan=True)    # the others equal 10 or 8
+    assert np.array_equal(read.levels[0, -1], [8, np.nan, np.nan, np.nan, np.nan], equal_nan=True)  # the others equal 10 or 8
     assert np.array_equal(read.levels[0, 41], [10, np.nan, np.nan, np.nan, np.nan], equal_nan=True)
 
 
@@ -89,7 +91,7 @@ def test_levels_are_what_a_slow_reading_finds():
             last = y[n, t] if np.isfinite(y[n, t]) else last
             filled[t] = last
         for t in range(alive[0], 120, 7):
-            window = filled[max(alive[0], t - 89):t + 1]
+            window = filled[max(alive[0], t - 89) : t + 1]
             values, counts = np.unique(window, return_counts=True)
             wanted = [values[counts.argmax()], window.max(), window.min()]
             slow = [np.log(w / filled[t]) for w in wanted]
@@ -129,7 +131,7 @@ def test_atoms_are_quartiles_within_their_bin():
     kinds = sticky.classify(ratio, np.full((9, sticky.J), np.nan))
     atoms = sticky.atoms(ratio, kinds)
     np.testing.assert_allclose(atoms[sticky.BINS + 1], np.quantile(ratio[:8], [0.25, 0.75]))
-    assert (atoms[:sticky.BINS] < 0).all() and (atoms[sticky.BINS:] > 0).all()
+    assert (atoms[: sticky.BINS] < 0).all() and (atoms[sticky.BINS :] > 0).all()
     size = np.abs(atoms)
     edges = np.tile(sticky.EDGES, 2)
     assert all(sticky.EDGES[b % sticky.BINS] <= v <= edges[b % sticky.BINS + 1] for b in range(20) for v in size[b])
@@ -151,7 +153,7 @@ def test_quantiles_lie_on_posted_prices():
 
 def test_masked_levels_take_no_probability():
     kinds = np.full((1, sticky.CLASSES), 1e-9)
-    kinds[0, :sticky.J] = 1
+    kinds[0, : sticky.J] = 1
     got = sticky.quantiles(np.array([10.0]), np.array([[8.0, *[np.nan] * 4]]), np.array([1.0]), kinds, ATOMS, LEVELS)
     assert (got == 8.0).all()
 

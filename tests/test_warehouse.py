@@ -21,13 +21,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlglot import exp
 
-from forecastbook import warehouse
+from forecastbook import publication, warehouse
 from forecastbook.warehouse import WarehouseError, connect, variant_ids
 
 H = 7
 DAY = dt.date(2024, 3, 1)
-MODEL = {"model_name": "LSTM_Price_Forecaster", "model_version": "v1", "model_type": "LSTM_Seq2Seq", "training_date": DAY,
-         "performance_metrics": {"rel_mae": 0.02, "skill": float("nan")}, "hyperparameters": {"hidden_size": 128}}
+MODEL = {
+    "model_name": "LSTM_Price_Forecaster",
+    "model_version": "v1",
+    "model_type": "LSTM_Seq2Seq",
+    "training_date": DAY,
+    "performance_metrics": {"rel_mae": 0.02, "skill": float("nan")},
+    "hyperparameters": {"hidden_size": 128},
+}
 
 
 def prices(ids=(1, 2, 3), as_of=DAY, level=10.0, key="variant_id", **replaced):
@@ -36,7 +42,9 @@ def prices(ids=(1, 2, 3), as_of=DAY, level=10.0, key="variant_id", **replaced):
         key: [i for i in ids for _ in range(H)],
         "forecast_date": [as_of + dt.timedelta(days=h) for _ in ids for h in range(1, H + 1)],
         "horizon": list(range(1, H + 1)) * n,
-        "predicted_price": [level] * n * H, "confidence_lower": [level - 1] * n * H, "confidence_upper": [level + 1] * n * H,
+        "predicted_price": [level] * n * H,
+        "confidence_lower": [level - 1] * n * H,
+        "confidence_upper": [level + 1] * n * H,
         "p_change": [0.1] * n * H,
     }
     return pa.table({**columns, **replaced})
@@ -44,16 +52,30 @@ def prices(ids=(1, 2, 3), as_of=DAY, level=10.0, key="variant_id", **replaced):
 
 def sales(ids=(1, 2), as_of=DAY):
     n = len(ids)
-    return pa.table({
-        "item_id": [i for i in ids for _ in range(H)], "horizon": list(range(1, H + 1)) * n,
-        "forecast_date": [as_of + dt.timedelta(days=h) for _ in ids for h in range(1, H + 1)],
-        **{q: [float(k)] * n * H for k, q in enumerate(("q05", "q25", "q50", "q75", "q95"))}})
+    return pa.table(
+        {
+            "item_id": [i for i in ids for _ in range(H)],
+            "horizon": list(range(1, H + 1)) * n,
+            "forecast_date": [as_of + dt.timedelta(days=h) for _ in ids for h in range(1, H + 1)],
+            **{q: [float(k)] * n * H for k, q in enumerate(("q05", "q25", "q50", "q75", "q95"))},
+        }
+    )
 
 
 def put(house, rows=None, run_id="r1", as_of=DAY, job="prices", **more):
     rows = prices(as_of=as_of) if rows is None else rows
-    return house.publish(**{"job": job, "model_id": 100, "as_of": as_of, "run_id": run_id, "table": "FactPriceForecast",
-                            "rows": rows, "model": MODEL, **more})
+    return house.publish(
+        **{
+            "job": job,
+            "model_id": 100,
+            "as_of": as_of,
+            "run_id": run_id,
+            "table": "FactPriceForecast",
+            "rows": rows,
+            "model": MODEL,
+            **more,
+        }
+    )
 
 
 def stored(house, text):
@@ -78,9 +100,22 @@ def house(tmp_path):
 # ---- urls, SQL texts and schemas ----
 
 
-@pytest.mark.parametrize("url", [
-    "", "postgres:x", "duckdb:", "duckdb", "duckdb::memory:", "bigquery:", "bigquery:a`; DROP TABLE x.y", "bigquery:my-project",
-    "bigquery:my-project.a-b", "bigquery:my-project.d`x", "bigquery:UPPER1.ds"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "postgres:x",
+        "duckdb:",
+        "duckdb",
+        "duckdb::memory:",
+        "bigquery:",
+        "bigquery:a`; DROP TABLE x.y",
+        "bigquery:my-project",
+        "bigquery:my-project.a-b",
+        "bigquery:my-project.d`x",
+        "bigquery:UPPER1.ds",
+    ],
+)
 def test_a_wrong_url_is_refused_with_the_two_forms(url):
     with pytest.raises(WarehouseError, match="bigquery:PROJECT.DATASET") as error:
         connect(url)
@@ -119,10 +154,19 @@ def test_sql_stays_off_what_the_dialects_read_differently(path):
     assert faults_of(path.read_text()) == []
 
 
-@pytest.mark.parametrize("text", ["SELECT a / b", "SELECT EXTRACT(DAYOFWEEK FROM d)", "SELECT DATE_TRUNC(d, WEEK) FROM t",
-                                  "SELECT ARRAY_AGG(x ORDER BY y) FROM t", "SELECT ARRAY_AGG(x LIMIT 1) FROM t",
-                                  "SELECT * FROM UNNEST([STRUCT(1 AS a)])", "SELECT CURRENT_DATE()",
-                                  "SELECT CAST(x AS NUMERIC)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT a / b",
+        "SELECT EXTRACT(DAYOFWEEK FROM d)",
+        "SELECT DATE_TRUNC(d, WEEK) FROM t",
+        "SELECT ARRAY_AGG(x ORDER BY y) FROM t",
+        "SELECT ARRAY_AGG(x LIMIT 1) FROM t",
+        "SELECT * FROM UNNEST([STRUCT(1 AS a)])",
+        "SELECT CURRENT_DATE()",
+        "SELECT CAST(x AS NUMERIC)",
+    ],
+)
 def test_the_lint_sees_each_of_them(text):
     assert faults_of(text)
 
@@ -134,8 +178,14 @@ def test_every_query_has_a_schema_and_a_text_and_only_bound_parameters():
 
 
 def test_the_tables_of_the_shop_keep_their_columns():
-    assert warehouse.tables()["FactProductPrice"].names == ["price_fact_id", "variant_id", "date_id", "current_price",
-                                                            "original_price", "is_available"]
+    assert warehouse.tables()["FactProductPrice"].names == [
+        "price_fact_id",
+        "variant_id",
+        "date_id",
+        "current_price",
+        "original_price",
+        "is_available",
+    ]
     assert not warehouse.tables()["FactProductPrice"].field("current_price").nullable
     assert warehouse.tables()["FactPriceForecast"].field("forecast_id").type == pa.string()
     assert warehouse.tables()["PublishLedger"].field("rows").type == pa.int64()
@@ -146,10 +196,31 @@ def test_every_result_has_its_declared_schema_empty_or_not(house):
     for filled in (False, True):
         if filled:
             put(house)
-            house.append("DimDate", pa.table({"date_id": [20240301], "full_date": [DAY], "year": [2024], "month": [3],
-                                              "day": [1], "day_of_week": ["Friday"]}))
-            house.append("FactProductPrice", pa.table({"price_fact_id": [1], "variant_id": [1], "date_id": [20240301],
-                                                       "current_price": [1.5], "is_available": [True]}))
+            house.append(
+                "DimDate",
+                pa.table(
+                    {
+                        "date_id": [20240301],
+                        "full_date": [DAY],
+                        "year": [2024],
+                        "month": [3],
+                        "day": [1],
+                        "day_of_week": ["Friday"],
+                    }
+                ),
+            )
+            house.append(
+                "FactProductPrice",
+                pa.table(
+                    {
+                        "price_fact_id": [1],
+                        "variant_id": [1],
+                        "date_id": [20240301],
+                        "current_price": [1.5],
+                        "is_available": [True],
+                    }
+                ),
+            )
         for name, schema in warehouse.results().items():
             _, wanted = warehouse.statement(name, "duckdb")
             assert house.query(name, {k: values[k] for k in wanted}).schema == schema, name
@@ -189,8 +260,12 @@ def shop(tmp_path, *statements):
 
 
 def test_a_shops_older_table_gets_the_nullable_columns_it_lacks_and_keeps_its_rows(tmp_path, caplog):
-    house = shop(tmp_path, "CREATE TABLE DimVariant (variant_id INTEGER NOT NULL, shop_product_id INTEGER NOT NULL, "
-                           "variant_title VARCHAR NOT NULL)", "INSERT INTO DimVariant VALUES (5, 6, 'tea')")
+    house = shop(
+        tmp_path,
+        "CREATE TABLE DimVariant (variant_id INTEGER NOT NULL, shop_product_id INTEGER NOT NULL, "
+        "variant_title VARCHAR NOT NULL)",
+        "INSERT INTO DimVariant VALUES (5, 6, 'tea')",
+    )
     assert "added DimVariant.source_key" in house.migrate()
     assert "added DimVariant.source_key" in caplog.text
     assert stored(house, "SELECT * FROM DimVariant") == [(5, 6, "tea", None)]
@@ -199,9 +274,12 @@ def test_a_shops_older_table_gets_the_nullable_columns_it_lacks_and_keeps_its_ro
 
 
 def test_a_column_of_another_type_is_refused_before_anything_is_written(tmp_path):
-    house = shop(tmp_path, "CREATE TABLE FactPriceForecast (forecast_id BIGINT NOT NULL, variant_id BIGINT NOT NULL, "
-                           "model_id BIGINT NOT NULL, forecast_date DATE NOT NULL, predicted_price DOUBLE, "
-                           "confidence_upper DOUBLE, confidence_lower DOUBLE, created_at TIMESTAMP DEFAULT current_timestamp)")
+    house = shop(
+        tmp_path,
+        "CREATE TABLE FactPriceForecast (forecast_id BIGINT NOT NULL, variant_id BIGINT NOT NULL, "
+        "model_id BIGINT NOT NULL, forecast_date DATE NOT NULL, predicted_price DOUBLE, "
+        "confidence_upper DOUBLE, confidence_lower DOUBLE, created_at TIMESTAMP DEFAULT current_timestamp)",
+    )
     before = house.path.read_bytes()
     with pytest.raises(WarehouseError, match="FactPriceForecast.forecast_id is BIGINT, wanted string"):
         house.migrate()
@@ -232,7 +310,7 @@ def test_a_publication_is_stored_counted_and_current(house):
 def test_a_repeat_changes_nothing_not_even_a_byte(house):
     first = put(house)
     before = house.path.read_bytes()
-    second = put(house, prices([3, 1, 2]))                          # the same rows in another order
+    second = put(house, prices([3, 1, 2]))  # the same rows in another order
     assert second["status"] == "already published"
     assert (second["content_hash"], second["published_at"]) == (first["content_hash"], first["published_at"])
     assert house.path.read_bytes() == before
@@ -277,7 +355,7 @@ def test_where_two_jobs_forecast_a_variant_the_newest_as_of_wins_that_variant_on
     for row in current.to_pylist():
         seen.setdefault(row["variant_id"], []).append(row["run_id"])
     assert seen == {1: ["a"] * H, 2: ["a"] * H, 3: ["b"] * H, 4: ["b"] * H}
-    assert house.current("prices").num_rows == 3 * H              # its own set, whatever others do
+    assert house.current("prices").num_rows == 3 * H  # its own set, whatever others do
     assert healthy(house)
 
 
@@ -308,9 +386,10 @@ def test_sales_go_the_same_way(house):
 def test_the_model_row_is_written_anew_each_time_with_real_json(house):
     put(house)
     put(house, run_id="r2", model={**MODEL, "performance_metrics": {"rel_mae": 0.01}})
-    assert stored(house, "SELECT model_id, model_name, model_type, training_date, performance_metrics_json, "
-                         "hyperparameters_json FROM DimModel") == [
-        (100, "LSTM_Price_Forecaster", "LSTM_Seq2Seq", DAY, '{"rel_mae": 0.01}', '{"hidden_size": 128}')]
+    assert stored(
+        house,
+        "SELECT model_id, model_name, model_type, training_date, performance_metrics_json, hyperparameters_json FROM DimModel",
+    ) == [(100, "LSTM_Price_Forecaster", "LSTM_Seq2Seq", DAY, '{"rel_mae": 0.01}', '{"hidden_size": 128}')]
     with pytest.raises(WarehouseError, match="unknown .'metrics'"):
         put(house, run_id="r3", model={"model_name": "x", "model_version": "1", "metrics": {}})
 
@@ -322,29 +401,32 @@ def changed(column, value, at=4):
     return rows.set_column(rows.schema.get_field_index(column), column, pa.array(values, rows.schema.field(column).type))
 
 
-@pytest.mark.parametrize("rows, words", [
-    (prices().slice(0, 0), "no forecasts"),
-    (changed("variant_id", None), "variant_id is null"),
-    (changed("predicted_price", None), "predicted_price is null"),
-    (changed("predicted_price", float("nan")), "predicted_price is null"),
-    (changed("confidence_upper", float("inf")), "not finite"),
-    (changed("confidence_lower", -0.01), "negative"),
-    (changed("confidence_lower", 10.5), "out of order"),
-    (changed("confidence_upper", 9.5), "out of order"),
-    (changed("p_change", 1.5), "p_change is out of range"),
-    (changed("forecast_date", DAY + dt.timedelta(days=1)), "twice"),
-    (changed("horizon", 1), "twice"),
-    (changed("horizon", 0), "below 1"),
-    (changed("forecast_date", DAY), "not after the as-of"),
-    (prices().slice(1), "does not have all of 1 .. 7"),
-    (prices().drop_columns(["predicted_price"]), "predicted_price is null"),
-    (prices().drop_columns(["forecast_date"]), "missing column forecast_date"),
-    (prices(extra=["x"] * 3 * H), "unknown column extra"),
-    (prices(run_id=["x"] * 3 * H), "fills run_id itself"),
-    (prices(horizon=["one"] * 3 * H), "column horizon is string"),
-    (prices(["a", None], key="series_id"), "series_id is null"),
-    (prices(["a", ""], key="series_id"), "id is empty"),
-])
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        (prices().slice(0, 0), "no forecasts"),
+        (changed("variant_id", None), "variant_id is null"),
+        (changed("predicted_price", None), "predicted_price is null"),
+        (changed("predicted_price", float("nan")), "predicted_price is null"),
+        (changed("confidence_upper", float("inf")), "not finite"),
+        (changed("confidence_lower", -0.01), "negative"),
+        (changed("confidence_lower", 10.5), "out of order"),
+        (changed("confidence_upper", 9.5), "out of order"),
+        (changed("p_change", 1.5), "p_change is out of range"),
+        (changed("forecast_date", DAY + dt.timedelta(days=1)), "twice"),
+        (changed("horizon", 1), "twice"),
+        (changed("horizon", 0), "below 1"),
+        (changed("forecast_date", DAY), "not after the as-of"),
+        (prices().slice(1), "does not have all of 1 .. 7"),
+        (prices().drop_columns(["predicted_price"]), "predicted_price is null"),
+        (prices().drop_columns(["forecast_date"]), "missing column forecast_date"),
+        (prices(extra=["x"] * 3 * H), "unknown column extra"),
+        (prices(run_id=["x"] * 3 * H), "fills run_id itself"),
+        (prices(horizon=["one"] * 3 * H), "column horizon is string"),
+        (prices(["a", None], key="series_id"), "series_id is null"),
+        (prices(["a", ""], key="series_id"), "id is empty"),
+    ],
+)
 def test_rows_that_break_the_contract_are_refused_and_nothing_is_written(house, rows, words):
     put(house, run_id="good")
     before = house.path.read_bytes()
@@ -380,7 +462,7 @@ def test_integer_ids_are_themselves_and_anything_else_is_hashed():
 @settings(max_examples=100, deadline=None)
 def test_distinct_ids_get_distinct_keys_in_range(ids):
     keys = variant_ids(ids)["id"].to_pylist()
-    assert len(set(keys)) == len(ids) and all(-2**63 <= k < 2**63 for k in keys)
+    assert len(set(keys)) == len(ids) and all(-(2**63) <= k < 2**63 for k in keys)
 
 
 def test_hashed_series_land_in_the_dimension_once_with_their_title(house):
@@ -389,18 +471,20 @@ def test_hashed_series_land_in_the_dimension_once_with_their_title(house):
     assert receipt["new_in_dimension"] == 2
     put(house, rows, run_id="r2")
     assert stored(house, "SELECT source_key, variant_title, shop_product_id FROM DimVariant ORDER BY 1") == [
-        ("007", "NA", 0), ("чай", "чай", 0)]
+        ("007", "NA", 0),
+        ("чай", "чай", 0),
+    ]
     assert {r["variant_id"] for r in house.current().to_pylist()} == set(variant_ids(["007", "чай"])["id"].to_pylist())
 
 
 def test_a_hash_collision_is_an_error_and_nothing_is_written(house, monkeypatch):
     put(house, prices(["a", "b"], key="series_id"))
     before = house.path.read_bytes()
-    monkeypatch.setattr(warehouse, "_hash63", lambda text: 42)
+    monkeypatch.setattr(publication, "_hash63", lambda text: 42)
     with pytest.raises(WarehouseError, match="share the hash 42"):
         put(house, prices(["x", "y"], key="series_id"), run_id="r2")
     a = int.from_bytes(hashlib.blake2b(b"a", digest_size=8).digest(), "big") >> 1
-    monkeypatch.setattr(warehouse, "_hash63", lambda text: a)
+    monkeypatch.setattr(publication, "_hash63", lambda text: a)
     with pytest.raises(WarehouseError, match="already stands for 'a'"):
         put(house, prices(["x"], key="series_id"), run_id="r2")
     assert house.path.read_bytes() == before
@@ -410,8 +494,17 @@ def test_a_hash_collision_is_an_error_and_nothing_is_written(house, monkeypatch)
 
 
 def test_append_casts_checks_and_can_replace_by_key(house):
-    score = {"job": ["p"], "model_id": [100], "as_of": [DAY], "run_id": ["r"], "horizon": [1], "metric": ["mae"],
-             "value": [0.5], "n": [10], "scored_at": [dt.datetime(2024, 3, 9, tzinfo=dt.UTC)]}
+    score = {
+        "job": ["p"],
+        "model_id": [100],
+        "as_of": [DAY],
+        "run_id": ["r"],
+        "horizon": [1],
+        "metric": ["mae"],
+        "value": [0.5],
+        "n": [10],
+        "scored_at": [dt.datetime(2024, 3, 9, tzinfo=dt.UTC)],
+    }
     for value in (0.5, 0.25):
         rows = pa.table({**score, "value": [value]})
         assert house.append("ForecastScore", rows, replacing=("job", "as_of", "horizon", "metric")) == 1
@@ -425,9 +518,18 @@ def test_append_casts_checks_and_can_replace_by_key(house):
 
 
 def test_seed_fills_an_empty_table_once_and_leaves_a_full_one(house):
-    facts = {"FactProductPrice": pa.table({"price_fact_id": [1, 2], "variant_id": [1, 1], "date_id": [20240301, 20240302],
-                                           "current_price": [1.0, 2.0], "is_available": [True, True]}),
-             "DimVariant": pa.table({"variant_id": [1], "shop_product_id": [1], "variant_title": ["tea"]})}
+    facts = {
+        "FactProductPrice": pa.table(
+            {
+                "price_fact_id": [1, 2],
+                "variant_id": [1, 1],
+                "date_id": [20240301, 20240302],
+                "current_price": [1.0, 2.0],
+                "is_available": [True, True],
+            }
+        ),
+        "DimVariant": pa.table({"variant_id": [1], "shop_product_id": [1], "variant_title": ["tea"]}),
+    }
     assert house.seed("FactProductPrice", facts) is True
     assert house.seed("FactProductPrice", facts) is False
     assert stored(house, "SELECT COUNT(*) FROM FactProductPrice") == [(2,)]
@@ -449,19 +551,25 @@ PUBLISHER = textwrap.dedent("""
 def start(house, text, *args):
     code = text.format(tests=str(Path(__file__).parent), path=house.path)
     lib = str(Path(warehouse.__file__).parent.parent)
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env={**os.environ, "PYTHONPATH": lib, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": lib, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_eight_publishers_at_once_all_finish_with_one_current_set(house):
-    house.path.unlink()                                             # they also make the file and its tables together
+    house.path.unlink()  # they also make the file and its tables together
     running = [start(house, PUBLISHER, f"run{k % 4}", 10 + k % 4) for k in range(8)]
     ends = [process.communicate(timeout=90) for process in running]
     assert [process.returncode for process in running] == [0] * 8, [err for _, err in ends]
     assert sorted(out.strip() for out, _ in ends).count("published") == 1
     assert house.ledger().num_rows == 1 and house.current("prices").num_rows == 3 * H
     assert stored(house, "SELECT run_id, COUNT(*) FROM FactPriceForecast GROUP BY 1 ORDER BY 1") == [
-        (f"run{k}", 3 * H) for k in range(4)]
+        (f"run{k}", 3 * H) for k in range(4)
+    ]
     assert healthy(house)
 
 
@@ -515,8 +623,9 @@ HOLDER = "import duckdb, sys, time; c = duckdb.connect({path!r}); print('held', 
 
 
 def holding(house, seconds):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER.format(path=str(house.path)), str(seconds)],
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.format(path=str(house.path)), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline().strip() == "held"
     return process
 
@@ -549,8 +658,12 @@ def test_a_damaged_file_a_directory_and_an_impossible_place_are_named(tmp_path):
     bad = tmp_path / "bad.duckdb"
     bad.write_bytes(b"hello" * 10_000)
     (tmp_path / "file").write_text("x")
-    for path, words in ((bad, "damaged or something else"), (tmp_path, "directory"),
-                        (tmp_path / "file" / "x.duckdb", "directory of"), (Path("/proc/nothing/x.duckdb"), "directory of")):
+    for path, words in (
+        (bad, "damaged or something else"),
+        (tmp_path, "directory"),
+        (tmp_path / "file" / "x.duckdb", "directory of"),
+        (Path("/proc/nothing/x.duckdb"), "directory of"),
+    ):
         with pytest.raises(WarehouseError, match=words) as error:
             connect(f"duckdb:{path}").migrate()
         assert str(path) in str(error.value) and "\n" not in str(error.value)
@@ -575,7 +688,7 @@ READ_ONLY = textwrap.dedent("""
 
 
 def test_a_read_only_place_can_be_read_but_not_published_to():
-    with tempfile.TemporaryDirectory() as folder:                   # tmp_path is closed to other users
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path is closed to other users
         house = connect(f"duckdb:{folder}/w.duckdb")
         house.migrate()
         put(house)
@@ -609,7 +722,7 @@ def test_a_full_disk_leaves_the_old_set(house):
     out, err = process.communicate(timeout=120)
     assert str(house.path) in out and len(out.strip().split("\n")) == 1, (out, err)
     assert set(house.current("prices")["run_id"].to_pylist()) == {"r1"} and healthy(house)
-    put(house, prices(list(range(100))), run_id="after")            # there is room again
+    put(house, prices(list(range(100))), run_id="after")  # there is room again
     assert house.current("prices").num_rows == 100 * H and healthy(house)
 
 
@@ -619,7 +732,7 @@ def test_a_truncated_file_is_an_error_and_never_an_empty_result(house, share):
     content = house.path.read_bytes()
     house.path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(WarehouseError) as error:
-        assert house.current("prices").num_rows == 2000 * H         # or what is cut off was free space
+        assert house.current("prices").num_rows == 2000 * H  # or what is cut off was free space
         raise WarehouseError(str(house.path))
     assert str(house.path) in str(error.value) and "\n" not in str(error.value)
 

@@ -81,7 +81,7 @@ def held_out(panel: Panel, params: Params) -> list[np.datetime64]:
 
 
 def ask(panel: Panel, date, params: Params, asked: dict, warm_up: bool = False) -> Origin:
-    """Every model's forecast from ``date``: made on ``panel.until(date)``, scored with what ``panel`` knows of the periods after."""
+    """Every model's forecast from ``date``, made on ``panel.until(date)``, with what ``panel`` knows of the periods after."""
     view = panel.until(date)
     at = Origin(
         date,
@@ -128,10 +128,6 @@ def quantile_error(at: Origin, q, params: Params) -> np.ndarray:
 
 def point_error(at: Origin, name: str, params: Params) -> np.ndarray:
     return np.abs(at.y - at.q[name][..., params.quantiles.index(0.5)]) / at.scale[:, None]  # (N, H)
-
-
-def _mean(finished, rows, part) -> np.ndarray:
-    return np.array([part(o)[r].mean() for o, r in zip(finished, rows, strict=True)])
 
 
 def level_name(level: float) -> str:

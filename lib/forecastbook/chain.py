@@ -1,8 +1,8 @@
 """The chain as Make sees it: which as-of date, which run, and one notebook executed at a time.
 
 ``plan`` finds the as-of date and prepares the run directory, ``step`` executes a notebook into it, ``open`` is how a notebook
-finds its run, under Make and by hand alike. A step is finished when papermill did not raise, every code cell was executed and no
-output is an error: the executed notebook's own metadata cannot be trusted on that. Only then is it moved to its final name.
+finds its run, under Make and by hand alike. A step is finished when papermill did not raise, every code cell was executed and
+no output is an error: the executed notebook's own metadata cannot be trusted on that. Only then is it moved to its final name.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ from forecastbook.run import STEPS, Run, RunError
 log = logging.getLogger("forecastbook")
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "FORECASTBOOK_RUN"  # in the environment of a kernel and of all it starts
-WAIT = 1800.0  # seconds to wait for another process that works on the same run
 CELL_TIMEOUT = 3600  # seconds a cell may take
-BEFORE = {
-    "02_tune": ["01_ingest"],
-    "03_finetune": ["01_ingest"],
-    "04_forecast": ["01_ingest", "03_finetune"],
-    "05_evaluate": ["01_ingest", "03_finetune", "04_forecast"],
-}
+MADE = {
+    "01_ingest": "series.parquet",
+    "03_finetune": "scores.parquet",
+    "04_forecast": "forecast.parquet",
+}  # what later steps need
 
 
 class StepError(RuntimeError):
@@ -50,13 +48,14 @@ class Stopped(SystemExit):
 def plan(
     job: str, as_of: str, out: str, url: str, overlays: list[str], force: bool = False, dry: bool = False
 ) -> Run | dt.date:
-    """The run that a job's params, as-of date and data ask for; with ``dry`` only its as-of date, and nothing is written.
+    """The run that a job's params, as-of date and data ask for; with ``dry`` only its as-of date, and nothing is written
+    (None where only the first run can find it: it loads the sample into an empty warehouse).
 
     An empty embedded warehouse is given the sample first. Raises the error of whatever part says no: ParamsError, SourceError,
     WarehouseError, RunError.
     """
     from forecastbook import warehouse
-    from forecastbook.sources import SOURCES
+    from forecastbook.sources import SOURCES, inside
 
     given = jobs.as_of_date(as_of) if as_of else None
     home = Path(out) / jobs.job_name(job)
@@ -64,19 +63,15 @@ def plan(
     source, store = SOURCES[params.source.kind], warehouse.connect(url)
     if not dry:
         writable(Path(out))
-    elif not store.exists() and params.source.kind == "warehouse_prices":
-        raise RunError(
-            f"{url}: does not exist yet; the first run loads the sample into it, and only then is the as-of date known"
-        )
-    last = source.last_date(params.source, store)
-    date = given or last
-    if date > last:
-        raise RunError(f"AS_OF {date} is after the last day that the source has ({last}); leave AS_OF out for the latest")
+    elif params.source.kind == "warehouse_prices" and not store.exists():
+        return given
+    span = source.span(params.source, store)
+    date = given or span[1]
+    inside(date, span, params.source.kind)
     fingerprint = source.fingerprint(params.source, store, date)
     if dry:
         return date
-    with runs.lock(_lock_of(home / date.isoformat()), WAIT):
-        return runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, force=force)
+    return runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, force=force)
 
 
 def tuned(home: Path) -> dict | None:
@@ -102,15 +97,17 @@ def writable(out: Path) -> None:
 
 
 def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: list[str]) -> Run:
-    """The run a notebook works on. By hand, with no as-of date, it is planned here and missing earlier steps are executed first."""
-    os.chdir(ROOT if not os.environ.get(MARK) else os.getcwd())
+    """The run a notebook works on. By hand, with no as-of date, it is planned here and missing earlier steps are run first."""
+    if not os.environ.get(MARK):
+        os.chdir(ROOT)  # Jupyter starts a kernel in notebooks/; paths in params are relative to where make runs
     if not as_of:
         runs.log_to(None, step)
         run = plan(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays)
-        for earlier in BEFORE.get(step, []):
-            if not (run.dir / f"{earlier}.ipynb").is_file():
+        for earlier, made in MADE.items():
+            if earlier < step and made not in Run(run.dir).manifest["files"]:
                 execute(ROOT / "notebooks" / f"{earlier}.ipynb", run, overlays)
-    run = Run(Path(out) / job / (as_of or run.as_of.isoformat()))
+        as_of = run.as_of.isoformat()
+    run = Run(Path(out) / job / as_of)
     runs.log_to(run.dir / "run.log", step)
     return run
 
@@ -147,7 +144,7 @@ def faults(nb) -> str | None:
 def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None = None) -> Path:
     """Execute one notebook into the run: ``<run>/<step>.ipynb``, moved there only when every cell finished.
 
-    A failed notebook stays beside it as ``<step>.failed.ipynb`` (and .html). Raises StepError that names the cell and the cause.
+    A failed notebook stays beside it as ``<step>.failed.ipynb`` (and .html). Raises StepError that names cell and cause.
     """
     from forecastbook import report
 
@@ -178,7 +175,9 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
             )
             _reports(run, step == STEPS[-1])
             os.replace(part, final)
-            log.info("%s finished in %.1f s", step, seconds)
+            log.info(
+                "%s finished in %.1f s%s", step, seconds, f"; report: {run.dir / 'report.html'}" if step == STEPS[-1] else ""
+            )
             return final
     except (KeyboardInterrupt, Stopped):
         reason = "was stopped"
@@ -222,7 +221,8 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
         except DeadKernelError:
             reason = "the kernel died (killed, or out of memory)"
         except PapermillException as error:
-            reason = f"{getattr(error, 'ename', type(error).__name__)}: {' '.join(str(getattr(error, 'evalue', error)).split())[:600]}"
+            said = " ".join(str(getattr(error, "evalue", error)).split())[:600]
+            reason = f"{getattr(error, 'ename', type(error).__name__)}: {said}"
         except OSError as error:
             reason = f"cannot write {part.parent} ({error.strerror or error})"
         finally:
@@ -322,7 +322,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "plan":
             found = plan(args.job, args.as_of, args.out, args.warehouse, args.params.split(), args.force, args.dry)
-            print(found.as_of if isinstance(found, Run) else found)
+            print(found.as_of if isinstance(found, Run) else found or "LATEST")
         else:
             _step(args)
     except KeyboardInterrupt:
@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
 def _step(args) -> None:
     run = Run(Path(args.out) / jobs.job_name(args.job) / jobs.as_of_date(args.as_of).isoformat())
     final = run.dir / f"{args.notebook.stem}.ipynb"
-    with runs.lock(_lock_of(run.dir), WAIT) as waited:
+    with runs.lock(runs.lock_of(run.dir), runs.WAIT) as waited:
         if waited and final.is_file() and final.stat().st_mtime > args.notebook.stat().st_mtime:
             log.info("%s was made meanwhile by the process that was waited for", final)
             return
@@ -354,10 +354,6 @@ def _step(args) -> None:
         handler.setFormatter(log.handlers[0].formatter)
         log.addHandler(handler)
         execute(args.notebook, run, args.params.split(), args.timeout)
-
-
-def _lock_of(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.lock")
 
 
 def _stop(signum, frame) -> None:

@@ -78,7 +78,7 @@ def _checkpoint(path: Path, params: Params):
 
 
 def train(origin: Start, panel: Panel, params: Params, progress: bool = False):
-    """The challenger: fine-tuned from where it starts, trained from nothing on a cold start, None when no network can be trained."""
+    """The challenger: fine-tuned from where it starts, trained from nothing on a cold start; None when none can be trained."""
     if origin.kind == "none":
         return None
     if origin.model is None:
@@ -115,28 +115,43 @@ def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
 def settle(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     """Put the better of challenger and champion into ``model/``, enter a new champion; returns the verdict in a sentence.
 
-    A challenger that is not better than the model it started from on held-out time is rolled back.
+    A challenger that is not better than the model it started from on held-out time is rolled back, and so is one that nothing
+    could be compared on. A network whose error is not a number is never kept.
     """
     means = outcome.groupby("model")["rel_ql"].mean()
     target = run.dir / "model"
     if challenger is None:
         models.save(models.fit(backtest.SAFE, run.panel()), target)
         return origin.said
-    mine, safe = means.get("challenger", np.nan), means.get(backtest.SAFE, np.nan)
+    mine, safe, before = (means.get(name, np.nan) for name in ("challenger", backtest.SAFE, "champion"))
     against = f"{1 - mine / safe:+.1%} against the last value" if safe > 0 else "no error to compare with"
-    if "champion" in means and not mine < means["champion"]:
-        copy_model(origin.path, target)
+    if origin.model is not None and not (mine < before or (np.isnan(before) and np.isfinite(mine))):
+        if origin.path.is_dir():
+            copy_model(origin.path, target)
+        else:  # a bare file of weights
+            _put(run, origin.model, target)
         _describe(target, rolled_back=True)
-        return (
-            f"Rolled back: fine-tuning did not lower the held-out quantile error ({mine:.5f} against {means['champion']:.5f} of "
-            "the champion), so the champion's weights forecast again."
+        told = (
+            f"fine-tuning did not lower the held-out quantile error ({mine:.5f} against {before:.5f} of the {origin.kind})"
+            if np.isfinite(before)
+            else "no held-out origin shows that fine-tuning helped"
         )
+        return f"Rolled back: {told}, so the {origin.kind}'s weights forecast again."
+    if "challenger" in means and np.isnan(mine):
+        models.save(models.fit(backtest.SAFE, run.panel()), target)
+        return "No network is kept: its held-out error is not a number, so its training failed. The baselines forecast."
+    _put(run, challenger, target)
+    gained = f", {1 - mine / before:.1%} lower than the {origin.kind}'s" if np.isfinite(before) else ""
+    judged = f"held-out quantile error {mine:.5f}{gained}" if np.isfinite(mine) else "no held-out origin to judge it by"
+    run.crown(f"{judged}; {against}")
+    return f"The challenger becomes the champion: {judged} ({against})."
+
+
+def _put(run: Run, model, target: Path) -> None:
+    """Save a model so that ``target`` is the old directory or the whole new one."""
     with tempfile.TemporaryDirectory(dir=run.dir, prefix=".model.") as part:
-        models.save(challenger, Path(part))
+        models.save(model, Path(part))
         copy_model(Path(part), target)
-    gained = f", {1 - mine / means['champion']:.1%} lower than the champion's" if "champion" in means else ""
-    run.crown(f"held-out quantile error {mine:.5f}{gained}; {against}")
-    return f"The challenger becomes the champion: held-out quantile error {mine:.5f}{gained} ({against})."
 
 
 def _describe(directory: Path, **entries) -> None:

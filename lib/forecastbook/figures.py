@@ -5,7 +5,7 @@ Nothing here touches global state: figures are built on the object API under `ST
 notebook's output metadata. Actuals are black, intervals are shaded, at most four colours, distinguishable without colour vision
 (Okabe and Ito, 2008). Input that holds nothing to draw gives a figure that says so.
 
-Frames are long. A *backtest* frame has the columns model, series_id, origin, ts, horizon, y, q05 … q95, last_value.
+Frames are long; what a *backtest* frame holds is said in ``points``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import re
 import textwrap
-from pathlib import Path
 
 import matplotlib
 import matplotlib.dates as mdates
@@ -28,20 +26,57 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from forecastbook.points import OURS, errors, levels
+from forecastbook.wording import percent, signed
+
 INK, BLUE, ORANGE, GREEN, GREY, PALE = "#16181d", "#0072b2", "#d55e00", "#009e73", "#6b7280", "#c5cad2"
-STYLE = {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5, "text.parse_math": False,
-         "text.usetex": False, "figure.facecolor": "white", "figure.dpi": 100, "axes.facecolor": "white",
-         "axes.edgecolor": "#9aa1ab", "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.labelcolor": "#3f4550", "axes.labelsize": 9.5, "axes.titlesize": 9.5, "axes.titlelocation": "left",
-         "axes.titlecolor": INK, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#eceef1", "grid.linewidth": 0.8,
-         "xtick.color": "#3f4550", "ytick.color": "#3f4550", "xtick.labelsize": 9, "ytick.labelsize": 9, "xtick.major.size": 3,
-         "ytick.major.size": 0, "lines.linewidth": 1.8, "lines.solid_capstyle": "butt", "legend.frameon": False,
-         "axes.formatter.useoffset": False, "axes.unicode_minus": True}
-NAMES = {"published": "published", "lstm": "LSTM", "tide": "TiDE", "gbm": "boosting", "challenger": "challenger",
-         "champion": "champion", "last_value": "last value", "seasonal_naive": "seasonal naive",
-         "moving_average": "moving average", "historical_quantiles": "historical quantiles"}
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.parse_math": False,
+    "text.usetex": False,
+    "figure.facecolor": "white",
+    "figure.dpi": 100,
+    "axes.facecolor": "white",
+    "axes.edgecolor": "#9aa1ab",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelcolor": "#3f4550",
+    "axes.labelsize": 9.5,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#eceef1",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#3f4550",
+    "ytick.color": "#3f4550",
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "butt",
+    "legend.frameon": False,
+    "axes.formatter.useoffset": False,
+    "axes.unicode_minus": True,
+}
+NAMES = {
+    "published": "published",
+    "lstm": "LSTM",
+    "tide": "TiDE",
+    "gbm": "boosting",
+    "challenger": "challenger",
+    "champion": "champion",
+    "last_value": "last value",
+    "seasonal_naive": "seasonal naive",
+    "moving_average": "moving average",
+    "historical_quantiles": "historical quantiles",
+}
 COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "champion": GREEN, "last_value": ORANGE}
-OURS = ("published", "challenger", "lstm", "tide", "gbm", "champion")
 
 
 class Figure(_Figure):
@@ -78,19 +113,6 @@ def plain(text: object, limit: int = 38) -> str:
     return "".join(c if ord(c) in _glyphs() and c.isprintable() else "□" for c in line)
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """0.643 → '64 %'; not a number → 'n/a'."""
-    if share is None or not np.isfinite(share):
-        return "n/a"
-    return f"{round(100 * share, digits) + 0.0:.{digits}f} %".replace("-", "−")
-
-
-def signed(share: float, digits: int = 0) -> str:
-    """0.05 → '+5 %', −0.2 → '−20 %', 0 → '0 %'."""
-    text = percent(share, digits)
-    return text if text.startswith(("−", "n")) or not float(text.split()[0]) else f"+{text}"
-
-
 def _figure(title: str, alt: str = "", rows: int = 1, cols: int = 1, size: tuple[float, float] = (8.2, 3.4), **kw):
     """A figure with its headline and a (rows, cols) array of axes."""
     fig = Figure(figsize=size, layout="constrained")
@@ -125,9 +147,6 @@ def _figure_function(draw):
 def _dates(ax, ts=None, most: int = 6) -> None:
     locator = mdates.AutoDateLocator(minticks=2, maxticks=most)
     ax.xaxis.set_major_locator(locator)
-    formatter = mdates.ConciseDateFormatter(locator, show_offset=False)
-    formatter.formats = ["%Y", "%b\n%Y", "%-d %b", "%-d %b", "%H:%M", "%S"]
-    formatter.zero_formats = ["", "%b\n%Y", "%-d %b", "%-d %b", "%-d %b", "%H:%M"]
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _day(mdates.num2date(v))))
     if ts is not None and len(ts):
         first, last = pd.Timestamp(min(ts)), pd.Timestamp(max(ts))
@@ -167,45 +186,11 @@ def name(model: str) -> str:
     return NAMES.get(model, plain(str(model).replace("_", " ")))
 
 
-def levels(frame: pd.DataFrame) -> dict[str, float]:
-    """Quantile columns and their levels: {'q05': 0.05, …}, in order."""
-    found = {c: int(c[1:]) / 10 ** (len(c) - 1) for c in frame.columns if re.fullmatch(r"q\d{2,}", str(c))}
-    return dict(sorted(found.items(), key=lambda item: item[1]))
-
-
-def errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Score every row of a backtest that has an actual.
-
-    Returns the rows with a finite y and a positive last_value, with the columns model, series_id, origin, horizon (where
-    present) and: error = |y − q50| / last_value; loss = mean over the levels of pinball / last_value; inside90, inside50 = y
-    within [q05, q95], [q25, q75]; changed = |log(y / last_value)| > 0.005.
-    """
-    y, last = frame["y"].to_numpy(float), frame["last_value"].to_numpy(float)
-    keep = np.isfinite(y) & np.isfinite(last) & (last > 0)
-    frame, y, last = frame.loc[keep], y[keep], last[keep]
-    quantiles = levels(frame)
-    loss = np.zeros(len(y))
-    for column, level in quantiles.items():
-        gap = y - frame[column].to_numpy(float)
-        loss += np.maximum(level * gap, (level - 1) * gap)
-    out = frame[[c for c in ("model", "series_id", "origin", "ts", "horizon") if c in frame]].copy()
-    out["error"] = np.abs(y - frame["q50"].to_numpy(float)) / last
-    out["loss"] = loss / max(len(quantiles), 1) / last
-    for label, (low, high) in {"inside90": ("q05", "q95"), "inside50": ("q25", "q75")}.items():
-        if low in frame and high in frame:
-            slack = 1e-9 * np.maximum(1.0, np.abs(y))  # a price that equals the bound is inside, whatever the last bit says
-            inside = (y >= frame[low].to_numpy(float) - slack) & (y <= frame[high].to_numpy(float) + slack)
-            out[label] = inside.astype(float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out["changed"] = ~(np.abs(np.log(y / last)) <= 0.005)
-    return out
-
-
 def _means(frame: pd.DataFrame, metric: str, *by: str) -> pd.Series:
-    """Mean of a metric by the given columns, from a backtest frame or from one that is aggregated already (it has `value`)."""
+    """Mean of a metric by the given columns, from a backtest frame, scored or not, or one aggregated (with `value`)."""
     if not len(frame):
         return pd.Series(dtype=float)
-    values = frame if "value" in frame else errors(frame).rename(columns={metric: "value"})
+    values = frame if "value" in frame else errors(frame)[[*by, metric]].rename(columns={metric: "value"})
     return values.dropna(subset=["value"]).groupby(list(by), observed=True)["value"].mean()
 
 
@@ -277,16 +262,18 @@ def spells(lengths, unit: str = "days") -> Figure:
         return nothing("No completed price spells: no price has changed yet")
     median, long = np.median(x), np.quantile(x, 0.9)
     title = f"Half of all prices last {median:.0f} {unit} or less, one in ten lasts longer than {long:.0f}"
-    fig, axes = _figure(title, f"Histogram of {len(x):,} price spells on a logarithmic axis; median {median:.0f} {unit}.",
-                        size=(8.2, 3.1))
+    fig, axes = _figure(
+        title, f"Histogram of {len(x):,} price spells on a logarithmic axis; median {median:.0f} {unit}.", size=(8.2, 3.1)
+    )
     ax = axes[0, 0]
     edges = np.unique(np.round(np.geomspace(1, x.max() + 1, 26)))
     edges = np.append(edges, edges[-1] + 1) if len(edges) < 3 else edges
     counts, _ = np.histogram(x, edges)
     ax.bar(edges[:-1], counts / len(x), width=np.diff(edges) * 0.92, align="edge", color=PALE)
     ax.axvline(median, color=INK, lw=1.2)
-    ax.annotate(f"median {median:.0f}", (median, 1), xycoords=("data", "axes fraction"), xytext=(5, -11),
-                textcoords="offset points")
+    ax.annotate(
+        f"median {median:.0f}", (median, 1), xycoords=("data", "axes fraction"), xytext=(5, -11), textcoords="offset points"
+    )
     ax.set_xscale("log")
     ticks = [t for t in (1, 2, 3, 7, 14, 28, 56, 112, 224, 448, 896) if t <= x.max() * 1.3 + 1]
     ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -314,8 +301,14 @@ def coverage_over_time(frame: pd.DataFrame) -> Figure:
     ax.fill_between(daily.index, daily, step="mid", color=PALE, lw=0)
     ax.step(daily.index, daily, where="mid", color=INK, lw=0.9)
     ax.axhline(total, color=GREY, lw=0.9, ls=(0, (4, 3)))
-    ax.annotate(f"all {total:,} series", (0, total), xycoords=("axes fraction", "data"), xytext=(4, 3),
-                textcoords="offset points", color=GREY)
+    ax.annotate(
+        f"all {total:,} series",
+        (0, total),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 3),
+        textcoords="offset points",
+        color=GREY,
+    )
     ax.set_ylim(0, total * 1.15)
     ax.set_ylabel("series observed, per day")
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -491,11 +484,15 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, d
     if not ids:
         return nothing("No forecast to show")
     horizon = int(forecast.groupby("series_id", observed=True).size().max())
-    moving = sum(abs(f["q50"].iloc[-1] / f["last_value"].iloc[-1] - 1) > 0.005 for i in ids if "last_value" in forecast
-                 and len(f := forecast[forecast["series_id"] == i]))
+    moving = sum(
+        abs(f["q50"].iloc[-1] / f["last_value"].iloc[-1] - 1) > 0.005
+        for i in ids
+        if "last_value" in forecast and len(f := forecast[forecast["series_id"] == i])
+    )
     what = "hold their last price" if not moving else f"expect {moving} to move"
-    title = (f"Next {horizon} days: the median forecasts of these {len(ids)} {what}" if len(ids) > 1
-             else f"The next {horizon} days")
+    title = (
+        f"Next {horizon} days: the median forecasts of these {len(ids)} {what}" if len(ids) > 1 else f"The next {horizon} days"
+    )
     cols = len(ids) if len(ids) in (1, 3) else 2
     rows = -(-len(ids) // cols)
     fig, axes = _figure(
@@ -546,10 +543,18 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
     for row, item in enumerate(best.itertuples()):
         low, mid, high = (getattr(item, q, np.nan) / item.last_value - 1 for q in ("q05", "q50", "q95"))
         text = f"{signed(mid)}  ({signed(low)} to {signed(high)})"
-        ax.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=9,
-                    annotation_clip=False)
-    ax.annotate("median move (90 % band)", (1.01, 1), xycoords="axes fraction", va="bottom", fontsize=9, color=GREY,
-                annotation_clip=False)
+        ax.annotate(
+            text, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=9, annotation_clip=False
+        )
+    ax.annotate(
+        "median move (90 % band)",
+        (1.01, 1),
+        xycoords="axes fraction",
+        va="bottom",
+        fontsize=9,
+        color=GREY,
+        annotation_clip=False,
+    )
     ax.set_yticks(range(len(best)), [plain(getattr(i, "title", i.series_id), 34) for i in best.itertuples()])
     ax.set_xlim(0, 1)
     _percent_axis(ax.xaxis)
@@ -579,8 +584,16 @@ def attention(weights, unit: str = "days") -> Figure:
         ax.legend(loc="upper left", fontsize=9)
     ax.plot(back, mean, color=BLUE, marker="o", ms=3)
     ax.axhline(1 / len(mean), color=GREY, lw=0.9, ls=(0, (4, 3)))
-    ax.annotate("even", (1.0, 1 / len(mean)), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-                color=GREY, va="center", annotation_clip=False)
+    ax.annotate(
+        "even",
+        (1.0, 1 / len(mean)),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        color=GREY,
+        va="center",
+        annotation_clip=False,
+    )
     ax.invert_xaxis()
     ax.set_ylim(0)
     ax.set_xlabel(f"{unit} before the forecast is made")
@@ -610,8 +623,9 @@ def error_by_horizon(frame: pd.DataFrame, metric: str = "error", unit: str = "da
         ax.plot(table.index, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
     ax.set_ylim(0, np.nanmax(table.to_numpy()) * 1.1 or 1)
     colours = {m: GREY if _colour(m, ours) == PALE else _colour(m, ours) for m in models}
-    _end_labels(ax, [(table.index[-1], table[m].dropna().iloc[-1], name(m), colours[m]) for m in models
-                     if table[m].notna().any()])
+    _end_labels(
+        ax, [(table.index[-1], table[m].dropna().iloc[-1], name(m), colours[m]) for m in models if table[m].notna().any()]
+    )
     ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     ax.set_xlabel(f"{unit} ahead")
     ax.set_ylabel("mean |error| / last price" if metric == "error" else "quantile score / last price")
@@ -660,8 +674,9 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
     rows, quantiles = frame.loc[scored.index], levels(frame)
     groups = {"all days": np.ones(len(rows), bool), "changed prices": scored["changed"].to_numpy()}
     held = scored["inside90"].mean() if "inside90" in scored else np.nan
-    fig, axes = _figure(f"{percent(held)} of actual prices fell inside a band that promised 90 %", cols=2, size=(8.2, 3.6),
-                        sharey=True)
+    fig, axes = _figure(
+        f"{percent(held)} of actual prices fell inside a band that promised 90 %", cols=2, size=(8.2, 3.6), sharey=True
+    )
     y = rows["y"].to_numpy(float)
     for ax, (label, mask), colour in zip(axes.flat, groups.items(), (BLUE, ORANGE), strict=True):
         ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
@@ -690,8 +705,11 @@ def skill(frame: pd.DataFrame) -> Figure:
         return nothing("No skill yet: no forecast has met its actuals")
     proven, worse = frame[frame["low"] > 0], frame[frame["high"] < 0]
     if len(proven) == len(frame):
-        title = ("Better than every baseline, beyond chance" if len(frame) > 1
-                 else f"Better than {name(frame['baseline'].iloc[0])}, beyond chance")
+        title = (
+            "Better than every baseline, beyond chance"
+            if len(frame) > 1
+            else f"Better than {name(frame['baseline'].iloc[0])}, beyond chance"
+        )
     elif len(worse):
         title = f"Worse than {', '.join(map(name, worse['baseline']))}"
     else:
@@ -724,8 +742,11 @@ def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: st
     kinds = {"unchanged": mine["changed"] == False, "changed": mine["changed"] == True}  # noqa: E712
     share = percent(kinds["changed"].mean(), 1)
     held = mine.loc[kinds["changed"], "inside90"].mean()
-    title = (f"{share} of actual prices had changed; the 90 % band held {percent(held)} of those" if kinds["changed"].any()
-             else "No price changed in the backtest: only stillness was tested")
+    title = (
+        f"{share} of actual prices had changed; the 90 % band held {percent(held)} of those"
+        if kinds["changed"].any()
+        else "No price changed in the backtest: only stillness was tested"
+    )
     fig, axes = _figure(title, cols=2, size=(8.2, 2.5))
     other = scored[scored["model"] == against]
     error, cover = axes.flat
@@ -739,8 +760,9 @@ def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: st
         value = mine.loc[mask, "inside90"].mean()
         if np.isfinite(value):
             cover.barh(row, value, height=0.5, color=BLUE)
-            cover.annotate(percent(value), (value, row), xytext=(-5, 0), textcoords="offset points", va="center", ha="right",
-                           color="white")
+            cover.annotate(
+                percent(value), (value, row), xytext=(-5, 0), textcoords="offset points", va="center", ha="right", color="white"
+            )
     error.margins(x=0.45)
     error.set_xlabel("mean |error| / last price")
     cover.axvline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
@@ -780,8 +802,9 @@ def track_record(frame: pd.DataFrame) -> Figure:
     cover.axhline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
     cover.set_ylim(0, 1.15)
     cover.set_yticks([0, 0.5, 1])
-    cover.annotate("promised 90 %", (0, 0.9), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points",
-                   fontsize=9)
+    cover.annotate(
+        "promised 90 %", (0, 0.9), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points", fontsize=9
+    )
     cover.set_ylabel("inside the band")
     cover.set_xlabel("forecast made on")
     for ax in (error, cover):
@@ -790,9 +813,6 @@ def track_record(frame: pd.DataFrame) -> Figure:
     return fig
 
 
-def embed(fig: Figure, path: str | Path | None = None) -> str:
-    """The figure as a `data:` URI for an HTML page; with a path it is also written there as PNG."""
-    data = fig.png()
-    if path is not None:
-        Path(path).write_bytes(data)
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+def embed(fig: Figure) -> str:
+    """The figure as a `data:` URI for an HTML page."""
+    return "data:image/png;base64," + base64.b64encode(fig.png()).decode()

@@ -11,11 +11,20 @@ from forecastbook.backtest import Origin
 from forecastbook.gate import Gate
 from forecastbook.panel import Panel
 from forecastbook.params import Params
+from forecastbook.publication import variant_ids
 from forecastbook.run import Run
+
+FORMATS = {  # how the columns of these tables are shown
+    "price now": ",.2f",
+    "probability of a change": ".0%",
+    "point": ",.2f",
+    "90 % band from": ",.2f",
+    "to": ",.2f",
+}
 
 
 def now(panel: Panel, params: Params, model=None) -> Origin:
-    """Every forecast from the as-of date itself: nothing has come yet, so ``y`` is NaN throughout. ``model`` None: only baselines."""
+    """Every forecast from the as-of date itself: nothing has come yet, so ``y`` is NaN. ``model`` None: only baselines."""
     ahead = panel.horizon_dates(params.horizon)
     at = Origin(
         panel.as_of,
@@ -25,7 +34,9 @@ def now(panel: Panel, params: Params, model=None) -> Origin:
         models.scale(panel),
         np.full((len(panel), params.horizon), np.nan),
     )
-    asked = {name: models.fit(name, panel) for name in models.BASELINES} | ({params.model.name: model} if model is not None else {})
+    asked = {name: models.fit(name, panel) for name in models.BASELINES} | (
+        {params.model.name: model} if model is not None else {}
+    )
     for name, each in asked.items():
         at.q[name], at.p[name] = models.forecast(each, panel, params.horizon, params.quantiles)
     return at
@@ -55,7 +66,7 @@ def sanity(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
     q = frame[names].to_numpy()
     jump = np.abs(np.log(np.maximum(frame["q50"], 1e-12) / np.maximum(frame["last_value"], 1e-12))) > np.log(2)
     found = {
-        "missing values": int(np.isnan(q).any(axis=1).sum()),
+        "missing or infinite values": int((~np.isfinite(q)).any(axis=1).sum()),
         "negative values": int((q < 0).any(axis=1).sum()),
         "crossing quantiles": int((np.diff(q, axis=1) < 0).any(axis=1).sum()),
         "series without every period": int((frame.groupby("series_id").size() != params.horizon).sum()),
@@ -66,7 +77,7 @@ def sanity(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 
 def moves(frame: pd.DataFrame, series: pd.DataFrame, top: int = 15) -> pd.DataFrame:
-    """The likeliest price changes by the last period: series_id, title, last_value, q05, q50, q95, p_change, move; likeliest first."""
+    """The likeliest changes by the last period, first: series_id, title, last_value, q05, q50, q95, p_change, move."""
     final = frame[frame["horizon"] == frame["horizon"].max()].merge(series[["series_id", "title"]], on="series_id", how="left")
     final = final.assign(move=final["q50"] / final["last_value"] - 1)
     columns = ["series_id", "title", "last_value", "q05", "q50", "q95", "p_change", "move"]
@@ -190,7 +201,9 @@ def history(panel: Panel, ids: list[str]) -> pd.DataFrame:
 
 
 def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
-    """Earlier published forecasts that have met their actuals: as_of, error, coverage, baseline_error, n; also kept in ForecastScore.
+    """Earlier published forecasts that have met their actuals: as_of, error, coverage, baseline_error, n.
+
+    They are kept in ForecastScore too.
 
     error: mean |actual - predicted| / last price at that as-of date; coverage: share inside the published band.
     """
@@ -200,23 +213,25 @@ def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
     past = store.vintages(run.job, before=run.as_of).to_pandas()
     if past.empty:
         return empty
-    keys = store.keys(panel.ids)
-    row, column = (
-        pd.Index(keys).get_indexer(past["id"]),
-        pd.Index(panel.dates).get_indexer(pd.to_datetime(past["forecast_date"])),
-    )
-    origin = pd.Index(panel.dates).get_indexer(pd.to_datetime(past["as_of"]))
+    row = pd.Index(variant_ids(panel.ids)["id"].to_numpy()).get_indexer(past["id"])
+    days = pd.Index(panel.dates.astype("datetime64[ns]"))
+    column, origin = (days.get_indexer(pd.to_datetime(past[name])) for name in ("forecast_date", "as_of"))
     met = (row >= 0) & (column >= 0) & (origin >= 0)
     past, row, column, origin = past[met], row[met], column[met], origin[met]
     actual, last = panel.y[row, column], panel.filled[row, origin]
     past = past.assign(
-        y=actual,
         error=scores.relative(np.abs(actual - past["predicted"]), last),
         coverage=scores.covered(actual, past["lower"], past["upper"]),
         baseline_error=scores.relative(np.abs(actual - last), last),
-    ).dropna(subset=["y", "error"])
+    ).dropna(subset=["error"])
     if past.empty:
         return empty
-    store.keep_scores(run.job, past)
+    names = ["error", "coverage", "baseline_error"]
+    keys = ["model_id", "as_of", "run_id", "horizon"]
+    kept = (
+        past.groupby(keys)[names].agg(["mean", "size"]).stack(0, future_stack=True).rename_axis([*keys, "metric"]).reset_index()
+    )
+    kept = kept.rename(columns={"mean": "value", "size": "n"}).assign(job=run.job, scored_at=pd.Timestamp.now("UTC"))
+    store.append("ForecastScore", pa.Table.from_pandas(kept, preserve_index=False), replacing=("job", "as_of", "run_id"))
     grouped = past.groupby("as_of")
-    return grouped[["error", "coverage", "baseline_error"]].mean().assign(n=grouped.size()).reset_index()
+    return grouped[names].mean().assign(n=grouped.size()).reset_index()

@@ -26,7 +26,8 @@ class Gate:
 
     use: 'lstm' (or another model's name), or 'last_value' when nothing has proven better. hold_median: the point stays at the
     last value because the model's own point has done worse. widening: (H, P) of intervals.widening. held: (N,) bool, series
-    that get the last value because the model has no proven skill on them. skill: what the choice was made on; NaN without a record.
+    that get the last value because the model has no proven skill on them. skill: what the choice was made on, NaN without a
+    record.
     """
 
     use: str
@@ -43,22 +44,22 @@ class Gate:
             return "The last value is published: there is no finished origin yet on which a model could prove itself."
         over = f"over {self.origins} finished origins"
         if self.use == SAFE:
-            gap = "no lower" if self.skill <= 0 else f"{self.skill:.1%} lower, which is within the handicap,"
+            gap = f"{self.skill:.1%} lower, which is within the handicap," if self.skill > 0 else "no lower"  # nor is a NaN
             return f"The last value is published: {over} the best candidate's quantile error was {gap} than the last value's."
         hold = " Points stay at the last value, on which no candidate was better." if self.hold_median else ""
         return (
-            f"{'The model' if self.use not in BASELINES else self.use} is published: its quantile error was {self.skill:.1%} lower "
-            f"than the last value's {over}; {int(self.held.sum())} series keep the last value.{hold}"
+            f"{'The model' if self.use not in BASELINES else self.use} is published: its quantile error was {self.skill:.1%} "
+            f"lower than the last value's {over}; {int(self.held.sum())} series keep the last value.{hold}"
         )
 
 
 def decide(record: list[Origin], params: Params, before=None) -> Gate:
     """Choose on the origins of a record whose last period had come by ``before`` (None: all of them).
 
-    Every model and baseline of the record is a candidate. One is published when its mean relative quantile score, burdened with
-    one origin lost by ``gate.handicap`` of the last value's, is the lowest and still beats the last value's. Its point is held
-    at the last value when its absolute error was no better. A series keeps the last value when its own record, mixed with
-    ``gate.shrink`` points of the pool's, shows no gain.
+    Every model and baseline of the record is a candidate, the job's model first. One is published when its mean relative
+    quantile score, burdened with one origin lost by ``gate.handicap`` of the last value's, still beats the last value's (and, by
+    the same burden, the candidates before it). Its point is held at the last value when its absolute error was no better. A
+    series keeps the last value when its own record, mixed with ``gate.shrink`` points of the pool's, shows no gain.
     """
     finished = [o for o in record if before is None or o.ts[-1] <= before]
     finished = [o for o in finished if params.model.name in o.q] or finished  # where there is a model, it is compared
@@ -78,7 +79,8 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
     safe = [quantile_error(o, o.q[SAFE], params) for o in finished]  # (N, H) each
     base, safe_point = mean(safe), mean([point_error(o, SAFE, params) for o in finished])
     best, said, skills = None, [], []
-    for name in (name for name in finished[0].q if name not in (SAFE, "published")):
+    own_first = sorted(finished[0].q, key=lambda name: name != params.model.name)
+    for name in (name for name in own_first if name not in (SAFE, "published")):
         widening = intervals.widening(actual, np.concatenate([o.q[name] for o in finished]), scale, params.quantiles)
         hold = mean([point_error(o, name, params) for o in finished]) >= safe_point
         errors = [quantile_error(o, shape(o.q[name], o, widening, hold, params), params) for o in finished]
@@ -87,11 +89,13 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
         skill = 1 - own / base if base > 0 else 0.0
         skills.append(float(skill))
         said.append(f"{name}: relative quantile score {own:.5f} against {base:.5f} of the last value ({skill:+.1%})")
-        if gain > 0 and (best is None or gain > best[0]):  # a NaN is no gain
+        # a NaN is no gain; a later candidate must beat an earlier one by the handicap too, so that ties do not flip the choice
+        if gain > (0 if best is None else best[0] + params.gate.handicap * base / (n + 1)):
             best = gain, name, hold, widening, errors, skill
     said.append(f"{n} finished origins; a candidate starts with one lost by {params.gate.handicap:.0%}")
     if best is None:
-        return Gate(SAFE, False, calm, everyone, max(skills), n, said)
+        known = [s for s in skills if np.isfinite(s)]
+        return Gate(SAFE, False, calm, everyone, max(known, default=float("nan")), n, said)
     _, name, hold, widening, errors, skill = best
     delta = np.stack([np.where(r, s - m, 0) for s, m, r in zip(safe, errors, rows, strict=True)])  # (O, N, H)
     count = np.stack(rows).sum(axis=(0, 2))

@@ -57,10 +57,10 @@ def predict(model, panel: Panel, horizon: int, quantiles) -> np.ndarray:
 
 
 def attention(model, panel: Panel) -> np.ndarray:
-    """Where the model looks, (N, H, L) weights, oldest period first; empty for a baseline or a model without attention."""
+    """Where the model looks: weights (H, L), mean over the series, oldest period first; empty where there is no attention."""
     if isinstance(model, Baseline) or not model.hyper.get("attention"):
-        return np.empty((0, 0, 0))
-    return _home(model).attention(model, panel)
+        return np.empty((0, 0))
+    return _home(model).attention(model, panel).mean(axis=0)
 
 
 def save(model, directory: Path) -> None:
@@ -76,7 +76,7 @@ def load(directory: Path):
     """Read what ``save`` wrote. Raises ModelError naming the file when it is missing or is no model of ours."""
     path = Path(directory) / "model.json"
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["model"]
+        name = str(json.loads(path.read_text(encoding="utf-8"))["model"])
     except FileNotFoundError:
         raise ModelError(f"{path}: model file not found; run make forecast, or name another finetune.base") from None
     except (ValueError, KeyError, TypeError) as error:

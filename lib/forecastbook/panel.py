@@ -137,7 +137,7 @@ class Panel:
         return len(self.dates) - first
 
     def spells(self) -> np.ndarray:
-        """Lengths, in periods, of all finished spells of one value, first spells of a series left out (their start is not known)."""
+        """Lengths, in periods, of all finished spells of one value; first ones are left out: their start is not known."""
         moved = np.zeros(self.y.shape, dtype=bool)
         moved[:, 1:] = (self.filled[:, 1:] != self.filled[:, :-1]) & np.isfinite(self.filled[:, :-1])
         row, day = np.nonzero(moved)
@@ -164,8 +164,9 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
 
     frame: one row a series and period, columns series_id, ts (datetime64), y, available, then optional title, ``past``,
     ``future`` and ``static`` columns. Rows after ``as_of`` are used only for ``future`` columns (at most ``horizon``
-    periods ahead). Series are sorted by id, so that the row order of the source does not matter. Where several rows share
-    a series and period the last one wins: sources resolve duplicates by their own rule before they come here.
+    periods ahead) of series that were seen by then. Series are sorted by id, so that the row order of the source does not
+    matter. Where several rows share a series and period the last one wins: sources resolve duplicates by their own rule
+    before they come here.
 
     Raises ValueError on an empty frame, or when a date does not lie on the grid of ``freq``.
     """
@@ -180,7 +181,9 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
         raise ValueError(f"as-of date {as_of} is not on the grid of freq {freq!r} that starts at {first.date()}")
     T = len(dates)
     grid = np.concatenate([dates, periods(as_of, horizon + 1, freq)[1:]])
-    inside = ts <= grid[-1]
+    inside = known  # what comes later is nobody's to know, be it only that a series will begin
+    if len(future):
+        inside = (ts <= grid[-1]) & frame["series_id"].isin(frame.loc[known, "series_id"].unique()).to_numpy()
     frame, ts = frame[inside], ts[inside]
     column = np.searchsorted(grid, ts)
     off = grid[column] != ts

@@ -81,7 +81,7 @@ class Model(Section):
     batch_size: int = Field(64, ge=1, le=4096)  # series in a step
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     epochs: int = Field(10, ge=1, le=1000)  # of a first training (no checkpoint to start from)
-    max_steps: int = Field(400, ge=1)  # of all epochs together: bounds a first training on any amount of data
+    max_steps: int = Field(300, ge=1)  # of all epochs together: bounds a first training on any amount of data
     dropout: float = Field(0.1, ge=0, lt=1)
     attention: StrictBool = True
     window: Literal["all", "single"] = "all"  # all origins at once, or the plain one-window network
@@ -92,8 +92,8 @@ class Finetune(Section):
     base: str = "champion"  # champion | none | path of a checkpoint
     days: int = Field(60, ge=10)  # origins of the last so many periods are trained on
     epochs: int = Field(10, ge=1, le=1000)
-    learning_rate: float = Field(3e-4, gt=0, lt=1)
-    patience: int = Field(3, ge=1)  # epochs without progress on held-out origins before it stops
+    learning_rate: float = Field(1.5e-3, gt=0, lt=1)
+    patience: int = Field(5, ge=1)  # epochs without progress on held-out origins before it stops
     validation_days: int = Field(14, ge=1)  # last periods kept from training, for early stopping and the gate
 
 
@@ -167,9 +167,12 @@ class Params(Section):
     @classmethod
     def _freq(cls, freq: str) -> str:
         try:
-            pd.tseries.frequencies.to_offset(freq)
+            step = pd.tseries.frequencies.to_offset(freq)
         except ValueError as error:
             raise ValueError(f"is not a pandas frequency such as D, W-MON or MS: {error}") from error
+        days = pd.date_range("2024-01-01", periods=9, freq=step).normalize() if step.n > 0 else []
+        if len(set(days)) < 9:  # periods are dates here: no hours, no steps of nothing
+            raise ValueError("must be a step of a day or more, such as D, W-MON or MS")
         return freq
 
     @model_validator(mode="after")
@@ -238,7 +241,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def merge(base: dict, over: dict) -> dict:
-    """``over`` laid over ``base``, deeply. A mapping whose ``kind`` changes is replaced whole: its old keys mean nothing there."""
+    """``over`` laid over ``base``, deeply. A mapping whose ``kind`` changes is replaced: its keys mean nothing there."""
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
@@ -268,7 +271,9 @@ def load(path: str | Path, overlays: list[str | Path] = (), tuned: dict | None =
 
 
 def _explain(where: str, data: dict, error: dict) -> str:
-    loc = [part for part in error["loc"] if part not in ("warehouse_prices", "file")]
+    loc = list(error["loc"])
+    if loc[:1] == ["source"]:
+        del loc[1:2]  # pydantic's tag of the kind of source
     key = ".".join(str(part) for part in loc) or "(whole file)"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), _known(loc[:-1], data), n=1, cutoff=0.5)

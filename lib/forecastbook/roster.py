@@ -47,9 +47,9 @@ def reasons(panel: Panel, params: Params) -> np.ndarray:
 
 
 def roster(panel: Panel, params: Params) -> pd.DataFrame:
-    """``series.parquet``: a row a series with its title, attributes, last value and date, counts, class, source and, if so, why not.
+    """``series.parquet``: a row a series: title, attributes, last value and date, counts, class, source and, if so, why not.
 
-    demand_class: 'constant' (never changed), 'sticky' (changed on fewer than one in ten steps between observations) or 'volatile'.
+    demand_class: 'constant' (never changed), 'sticky' (changed on fewer than one in ten observed steps) or 'volatile'.
     source: 'model' where a model may forecast it, 'naive', or 'excluded'.
     """
     moved = np.zeros(len(panel))
@@ -81,7 +81,8 @@ def trainable(panel: Panel, params: Params) -> str | None:
     if len(panel.dates) < needed:
         return f"{len(panel.dates)} periods of history, a network needs {needed}"
     if not (status(panel, params) == "model").any():
-        return f"no series has {params.eligible.min_observations} observations and was seen in the last {params.eligible.max_gap} periods"
+        rules = params.eligible
+        return f"no series has {rules.min_observations} observations and was seen in the last {rules.max_gap} periods"
     return None
 
 

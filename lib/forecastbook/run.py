@@ -27,6 +27,7 @@ from forecastbook import panel as panels
 from forecastbook.params import Params, digest
 
 log = logging.getLogger("forecastbook")
+WAIT = 1800.0  # seconds to wait for another process that works on the same run
 STEPS = ("01_ingest", "02_tune", "03_finetune", "04_forecast", "05_evaluate")
 PACKAGES = ("forecastbook", "numpy", "pandas", "torch", "duckdb", "pyarrow", "papermill", "nbconvert")
 
@@ -97,7 +98,7 @@ class Run:
             )
 
     def build(self, frame: pd.DataFrame) -> panels.Panel:
-        """The panel of a long frame as of this run, with the covariates that its source names; at most ``max_series`` series."""
+        """The panel of a long frame as of this run, with the covariates of its source; at most ``max_series`` series."""
         p, source = self.params, self.params.source
         if p.max_series is not None:
             first = sorted(frame["series_id"].unique())[: p.max_series]
@@ -175,58 +176,71 @@ def prepare(
     """
     directory = Path(out) / job / as_of.isoformat()
     wanted = {"params": params.model_dump(mode="json"), "fingerprint": fingerprint, "warehouse": warehouse}
-    if (directory / "manifest.json").is_file():
-        run = Run(directory)
-        changed = _changes({k: run.manifest[k] for k in wanted}, wanted)
-        if not changed:
-            return run
-        if run.manifest["status"] == "done":
-            if not force:
-                raise RunError(
-                    f"{directory} is finished and was made with other inputs: {'; '.join(changed)}. It is kept as it is. "
-                    "FORCE=1 makes a new run and keeps the old one; another AS_OF or OUT leaves it alone"
-                )
-            kept = directory.with_name(f"{directory.name}+{run.id.rsplit('-', 1)[-1]}")
-            os.replace(directory, kept)
-            log.warning("inputs changed (%s): the finished run is kept in %s", "; ".join(changed), kept)
-        else:
-            log.warning("inputs changed (%s): the unfinished run %s starts again", "; ".join(changed), run.id)
-            for step in STEPS:
-                if step != "02_tune":
-                    (directory / f"{step}.ipynb").unlink(missing_ok=True)
-    commit, dirty = git_state()
-    run_id = f"{job}-{as_of:%Y%m%d}-{digest([job, as_of.isoformat(), wanted, commit])[:10]}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(
-            directory / "manifest.json",
-            json.dumps(
-                {
-                    "run_id": run_id,
-                    "job": job,
-                    "as_of": as_of.isoformat(),
-                    "status": "running",
-                    **wanted,
-                    "params_hash": params.hash(),
-                    "data_hash": fingerprint,
-                    "commit": commit,
-                    "dirty": dirty,
-                    "versions": versions(),
-                    "seed": params.seed,
-                    "hardware": hardware(),
-                    "rows": {},
-                    "seconds": {},
-                    "steps": {},
-                    "files": {},
-                },
-                indent=1,
-                ensure_ascii=False,
-            )
-            + "\n",
-        )
-    except OSError as error:
-        raise RunError(f"{directory}: cannot write there ({error.strerror}); give a writable OUT=") from error
+    if not _changed(directory, wanted):
+        return Run(directory)
+    with lock(lock_of(directory), WAIT):
+        if changed := _changed(directory, wanted):
+            if changed != NEW:
+                _make_room(Run(directory), "; ".join(changed), force)
+            _found(directory, job, as_of, params, wanted)
     return Run(directory)
+
+
+NEW = ["there is no run yet"]
+
+
+def _changed(directory: Path, wanted: dict) -> list[str]:
+    """What a run's inputs are that its directory was not made with; empty when it was made with just these."""
+    if not (directory / "manifest.json").is_file():
+        return NEW
+    manifest = Run(directory).manifest
+    return _changes({name: manifest[name] for name in wanted}, wanted)
+
+
+def _make_room(run: Run, changed: str, force: bool) -> None:
+    """An unfinished run gives up its notebooks; a finished one refuses, or is kept under another name when forced."""
+    if run.manifest["status"] != "done":
+        log.warning("inputs changed (%s): the unfinished run %s starts again", changed, run.id)
+        for step in STEPS:
+            if step != "02_tune":
+                (run.dir / f"{step}.ipynb").unlink(missing_ok=True)
+    elif force:
+        name = f"{run.dir.name}+{run.id.rsplit('-', 1)[-1]}"
+        taken = len(list(run.home.glob(f"{name}*")))
+        kept = run.home / (f"{name}-{taken + 1}" if taken else name)
+        os.replace(run.dir, kept)
+        log.warning("inputs changed (%s): the finished run is kept in %s", changed, kept)
+    else:
+        raise RunError(
+            f"{run.dir} is finished and was made with other inputs: {changed}. It is kept as it is. "
+            "FORCE=1 makes a new run and keeps the old one; another AS_OF or OUT leaves it alone"
+        )
+
+
+def _found(directory: Path, job: str, as_of: dt.date, params: Params, wanted: dict) -> None:
+    """Write the first manifest. The run id comes from what decides the numbers: job, date, params, data and commit."""
+    commit, dirty = git_state()
+    decides = [job, as_of.isoformat(), wanted["params"], wanted["fingerprint"], commit]
+    manifest = {
+        "run_id": f"{job}-{as_of:%Y%m%d}-{digest(decides)[:10]}",
+        "job": job,
+        "as_of": as_of.isoformat(),
+        "status": "running",
+        **wanted,
+        "params_hash": params.hash(),
+        "data_hash": wanted["fingerprint"],
+        "commit": commit,
+        "dirty": dirty,
+        "versions": versions(),
+        "seed": params.seed,
+        "hardware": hardware(),
+        "rows": {},
+        "seconds": {},
+        "steps": {},
+        "files": {},
+    }
+    directory.mkdir(exist_ok=True)
+    write_text(directory / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def _changes(old, new, key: str = "") -> list[str]:
@@ -297,7 +311,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Copy a model directory so that ``target`` is the old one or the whole new one."""
+    """Copy a model directory; a kill in between leaves no half of one, and the step that copies runs again."""
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(source, part)
@@ -312,6 +326,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def lock_of(directory: Path) -> Path:
+    """The lock file of a run: beside its directory, which may be renamed."""
+    return directory.with_name(f".{directory.name}.lock")
+
+
 @contextlib.contextmanager
 def lock(path: Path, wait: float):
     """Hold an advisory lock on ``path``; yields whether it had to be waited for.
@@ -319,8 +338,12 @@ def lock(path: Path, wait: float):
     The kernel drops the lock with its holder, however that ended: nothing stale is left behind. Raises RunError that names the
     holder's pid and since when, after ``wait`` seconds.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    except OSError as error:
+        raise RunError(f"{path.parent}: cannot write there ({error.strerror}); give a writable OUT=") from error
+    with opened as stream:
         waited, deadline = False, time.monotonic() + wait
         while True:
             try:

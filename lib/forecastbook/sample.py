@@ -39,7 +39,7 @@ def build(series: int) -> dict[str, pa.Table]:
     real = products.index[~products["department"].isin(NOT_PRODUCTS)]
     bought = bought[bought["product_id"].isin(real)]
     best = bought.drop_duplicates(["product_id", "day"]).groupby("product_id").size()
-    best = best.sort_index().sort_values(ascending=False, kind="stable").index[: 2 * series + 100]   # room for goods by weight
+    best = best.sort_index().sort_values(ascending=False, kind="stable").index[: 2 * series + 100]  # room for goods by weight
     bought = bought[bought["product_id"].isin(best)]
 
     paid, agreement = _modal(bought, "paid")
@@ -47,8 +47,13 @@ def build(series: int) -> dict[str, pa.Table]:
     kept = [product for product in best if agreement[product] >= POSTED][:series]
     facts = paid.merge(shelf, on=["product_id", "day"])
     facts = facts[facts["product_id"].isin(kept)].sort_values(["day", "product_id"], kind="stable")
-    log.info("sample: %d products, %d daily prices, %s to %s", len(kept), len(facts), facts["day"].min().date(),
-             facts["day"].max().date())
+    log.info(
+        "sample: %d products, %d daily prices, %s to %s",
+        len(kept),
+        len(facts),
+        facts["day"].min().date(),
+        facts["day"].max().date(),
+    )
     return _tables(facts, products.loc[sorted(kept)])
 
 
@@ -63,11 +68,14 @@ def _purchases(path) -> pd.DataFrame:
     t = t[t["quantity"] > 0]
     net = t["sales_value"] + t["coupon_match_disc"]
     day = t["transaction_timestamp"].dt.tz_localize("UTC").dt.tz_convert(ZONE).dt.tz_localize(None).dt.normalize()
-    out = pd.DataFrame({
-        "product_id": t["product_id"], "day": day,
-        "paid": np.rint(net / t["quantity"] * 100).astype(np.int64),
-        "shelf": np.rint((net + t["retail_disc"]) / t["quantity"] * 100).astype(np.int64),
-    })
+    out = pd.DataFrame(
+        {
+            "product_id": t["product_id"],
+            "day": day,
+            "paid": np.rint(net / t["quantity"] * 100).astype(np.int64),
+            "shelf": np.rint((net + t["retail_disc"]) / t["quantity"] * 100).astype(np.int64),
+        }
+    )
     return out[out["paid"] > 0]
 
 
@@ -89,31 +97,41 @@ def _tables(facts: pd.DataFrame, products: pd.DataFrame) -> dict[str, pa.Table]:
     n, ids = len(facts), products.index.to_numpy(dtype=np.int64)
     titles = pd.Series([_title(row) for row in products.itertuples()])
     namesakes = titles.duplicated(keep=False).to_numpy()
-    titles = [f"{title} no. {product}" if twice else title
-              for title, product, twice in zip(titles, ids, namesakes, strict=True)]
+    titles = [
+        f"{title} no. {product}" if twice else title for title, product, twice in zip(titles, ids, namesakes, strict=True)
+    ]
     day = facts["day"].dt
     return {
-        "FactProductPrice": pa.table({
-            "price_fact_id": np.arange(1, n + 1),
-            "variant_id": facts["product_id"].to_numpy(dtype=np.int64),
-            "date_id": (day.year * 10_000 + day.month * 100 + day.day).to_numpy(dtype=np.int64),
-            "current_price": facts["paid"].to_numpy() / 100,
-            "original_price": facts["shelf"].to_numpy() / 100,
-            "is_available": np.ones(n, dtype=bool),
-        }),
+        "FactProductPrice": pa.table(
+            {
+                "price_fact_id": np.arange(1, n + 1),
+                "variant_id": facts["product_id"].to_numpy(dtype=np.int64),
+                "date_id": (day.year * 10_000 + day.month * 100 + day.day).to_numpy(dtype=np.int64),
+                "current_price": facts["paid"].to_numpy() / 100,
+                "original_price": facts["shelf"].to_numpy() / 100,
+                "is_available": np.ones(n, dtype=bool),
+            }
+        ),
         "DimVariant": pa.table({"variant_id": ids, "shop_product_id": ids, "variant_title": pa.array(titles, pa.string())}),
-        "DimDate": pa.table({
-            "date_id": (days.year * 10_000 + days.month * 100 + days.day).to_numpy(dtype=np.int64),
-            "full_date": pa.array(days.date, pa.date32()),
-            "year": days.year.to_numpy(dtype=np.int64), "month": days.month.to_numpy(dtype=np.int64),
-            "day": days.day.to_numpy(dtype=np.int64), "day_of_week": pa.array(list(days.day_name()), pa.string()),
-        }),
-        "DimShopProduct": pa.table({
-            "shop_product_id": ids, "shop_id": np.ones(len(ids), dtype=np.int64),
-            "product_title_native": pa.array(titles, pa.string()),
-            "brand_native": pa.array([f"{b} brand" for b in products["brand"]], pa.string()),
-            "description_native": pa.array([_words(c) for c in products["product_category"]], pa.string()),
-        }),
+        "DimDate": pa.table(
+            {
+                "date_id": (days.year * 10_000 + days.month * 100 + days.day).to_numpy(dtype=np.int64),
+                "full_date": pa.array(days.date, pa.date32()),
+                "year": days.year.to_numpy(dtype=np.int64),
+                "month": days.month.to_numpy(dtype=np.int64),
+                "day": days.day.to_numpy(dtype=np.int64),
+                "day_of_week": pa.array(list(days.day_name()), pa.string()),
+            }
+        ),
+        "DimShopProduct": pa.table(
+            {
+                "shop_product_id": ids,
+                "shop_id": np.ones(len(ids), dtype=np.int64),
+                "product_title_native": pa.array(titles, pa.string()),
+                "brand_native": pa.array([f"{b} brand" for b in products["brand"]], pa.string()),
+                "description_native": pa.array([_words(c) for c in products["product_category"]], pa.string()),
+            }
+        ),
     }
 
 

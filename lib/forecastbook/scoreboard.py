@@ -5,13 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from forecastbook import scores
+from forecastbook import points, scores
 from forecastbook.backtest import level_name
 from forecastbook.params import Params
 
+FORMATS = {  # how the columns of these tables are shown
+    "quantile error, share of price": ".2%",
+    "absolute error, share of price": ".2%",
+    "skill against last value": "+.1%",
+    "inside 90 % band": ".1%",
+    "inside, after a change": ".1%",
+    "change precision / base rate": ".2f",
+    "error": ".1%",
+    "change_rate": ".1%",
+    "last_value": ",.2f",
+}
+
 
 def score_table(backtest: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """``scores.parquet``: model, metric, slice, value, n. Metrics over all points, changed and unchanged ones, and each horizon.
+    """``scores.parquet``: model, metric, slice, value, n. Metrics over all points, changed and unchanged, and each horizon.
 
     rel_mae and rel_ql are divided by the last price before averaging; coverage50 and coverage90 are shares of actuals inside
     the central bands; winkler90 is relative too; brier and ap_ratio judge p_change (ap_ratio: average precision / base rate);
@@ -73,6 +85,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     wide = table[table["slice"] == "all"].pivot(index="model", columns="metric", values="value")
     changed = table[(table["slice"] == "changed") & (table["metric"] == "coverage90")].set_index("model")["value"]
     wide["covered when changed"] = changed
+    if wide.empty:  # no record: the columns of one, without a row
+        wide = wide.reindex(columns=["rel_ql", "rel_mae", "coverage90", "covered when changed", "ap_ratio"])
     wide["skill"] = 1 - wide["rel_ql"] / wide["rel_ql"].get("last_value", np.nan)
     names = {
         "rel_ql": "quantile error, share of price",
@@ -85,8 +99,50 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return wide.sort_values("rel_ql")[list(names)].rename(columns=names).reset_index()
 
 
+def by_model(scored: pd.DataFrame) -> pd.DataFrame:
+    """One row a model of what ``points.errors`` made: error, error on changed prices, quantile score, coverage; best first."""
+    scored = scored.assign(on_changed=scored["error"].where(scored["changed"]))
+    columns = [c for c in ("error", "on_changed", "loss", "inside90", "inside50") if c in scored]
+    return scored.groupby("model", observed=True)[columns].mean().sort_values("error").reset_index()
+
+
+def skills(
+    backtest: pd.DataFrame, model: str = "published", seed: int = 0, draws: int = 1000, level: float = 0.9
+) -> pd.DataFrame:
+    """Skill of a model against every baseline, with an interval by block bootstrap over origins.
+
+    backtest: the columns of backtest.parquet, or what ``points.errors`` made. skill = 1 − rel_ql(model) / rel_ql(baseline)
+    over the points that both forecast. Origins are drawn in circular blocks of about the cube root of their number, as
+    neighbours in time are alike (Künsch 1989; Politis and Romano 1992). Returns baseline, skill, low, high, n_origins; low and
+    high are NaN with one origin.
+    """
+    scored = points.errors(backtest)
+    rng, columns = np.random.default_rng(seed), ["baseline", "skill", "low", "high", "n_origins"]
+    origin, origins = pd.factorize(scored["origin"], sort=True)
+    point = (pd.factorize(scored["series_id"])[0] * len(origins) + origin) * 10_000 + scored["horizon"].to_numpy()
+    loss, models = scored["loss"].to_numpy(), scored["model"].to_numpy()
+    mine, rows = models == model, []
+    for name in sorted(set(scored["model"].unique()) - set(points.OURS)):
+        theirs = models == name
+        _, i, j = np.intersect1d(point[mine], point[theirs], return_indices=True)
+        at = origin[mine][i]
+        sums = np.stack([np.bincount(at, loss[mine][i], len(origins)), np.bincount(at, loss[theirs][j], len(origins))], axis=1)
+        sums = sums[np.bincount(at, minlength=len(origins)) > 0]  # (origins, 2)
+        if not len(sums) or not sums[:, 1].sum() > 0:
+            continue
+        n = len(sums)
+        block = max(1, round(n ** (1 / 3)))
+        starts = rng.integers(0, n, (draws, -(-n // block)))
+        index = ((starts[:, :, None] + np.arange(block)) % n).reshape(draws, -1)[:, :n]  # (draws, origins)
+        totals = sums[index].sum(axis=1)  # (draws, 2)
+        ratio = 1 - totals[totals[:, 1] > 0, 0] / totals[totals[:, 1] > 0, 1]
+        low, high = np.quantile(ratio, [(1 - level) / 2, (1 + level) / 2]) if n > 1 and len(ratio) else (np.nan, np.nan)
+        rows.append((str(name), 1 - sums[:, 0].sum() / sums[:, 1].sum(), low, high, n))
+    return pd.DataFrame(rows, columns=columns).sort_values("skill", ignore_index=True)
+
+
 def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Three forecast series by their published error over the rolling origins: (ids, labels). The first ones when there is no record."""
+    """Three forecast series by their published error over rolling origins: (ids, labels). Without a record the first ones."""
     error = by_series(backtest)
     error = error[error.index.isin(set(forecast["series_id"]))].sort_values(kind="stable")
     if not len(error):
@@ -99,8 +155,8 @@ def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[l
 
 def by_series(backtest: pd.DataFrame) -> pd.Series:
     """Mean relative absolute error of what was published, by series."""
-    mine = backtest[(backtest["model"] == "published") & backtest["y"].notna()]
-    return ((mine["y"] - mine["q50"]).abs() / mine["last_value"].abs()).groupby(mine["series_id"]).mean()
+    mine = points.errors(backtest[backtest["model"] == "published"])
+    return mine["error"].groupby(mine["series_id"]).mean()
 
 
 def worst(backtest: pd.DataFrame, series: pd.DataFrame, count: int = 10) -> pd.DataFrame:
@@ -118,8 +174,8 @@ def describe(backtest: pd.DataFrame) -> str:
         return "No rolling origin fits into this history: there is no record to judge by."
     days = mine["origin"].drop_duplicates().sort_values()
     return (
-        f"{len(days)} origins from {days.iloc[0]:%Y-%m-%d} to {days.iloc[-1]:%Y-%m-%d}, {mine['series_id'].nunique():,} series, "
-        f"{int(mine['y'].notna().sum()):,} forecasts that met an actual."
+        f"{len(days)} origins from {days.iloc[0]:%Y-%m-%d} to {days.iloc[-1]:%Y-%m-%d}, "
+        f"{mine['series_id'].nunique():,} series, {int(mine['y'].notna().sum()):,} forecasts that met an actual."
     )
 
 
@@ -132,6 +188,6 @@ def verdict(table: pd.DataFrame, gate: dict) -> str:
     skill = 1 - mine["rel_ql"] / safe["rel_ql"] if safe["rel_ql"] > 0 else 0.0
     word = "no better than" if abs(skill) < 0.0005 else f"{abs(skill):.1%} {'better' if skill > 0 else 'worse'} than"
     return (
-        f"Published forecasts were {word} the last value on quantile error; {mine['coverage90']:.0%} of actual prices fell inside "
-        f"bands that promised 90 %. {gate['verdict']}"
+        f"Published forecasts were {word} the last value on quantile error; {mine['coverage90']:.0%} of actual prices fell "
+        f"inside bands that promised 90 %. {gate['verdict']}"
     )

@@ -20,14 +20,15 @@ def pinball(y, q, levels) -> np.ndarray:
 
 def wql(y, q, levels) -> float:
     """Weighted quantile loss: 2 x mean pinball / mean |y| over the observed points; NaN when all of them are 0."""
-    loss, size = np.nanmean(pinball(y, q, levels)), np.nanmean(np.abs(y))
-    return float(2 * loss / size) if size > 0 else float("nan")
+    seen = ~np.isnan(np.asarray(y, float))
+    loss, size = pinball(y, q, levels)[seen], np.abs(np.asarray(y, float)[seen])
+    return float(2 * loss.mean() / size.mean()) if size.sum() > 0 else float("nan")
 
 
 def relative(error, last) -> np.ndarray:
     """Errors divided by the last price of their series, so that dear items do not dominate.
 
-    error: (N, ...) in units of y; last: (N,) or any shape that broadcasts from the left. NaN where the last price is 0 or not known.
+    error: (N, ...) in units of y; last: (N,) or any shape that broadcasts from the left. NaN where that is 0 or unknown.
     """
     error, last = np.asarray(error, float), np.asarray(last, float)
     last = last.reshape(last.shape + (1,) * (error.ndim - last.ndim))
@@ -77,8 +78,9 @@ def mic(y, lower, upper, beta: float = 4.0) -> dict[str, float]:
 
 
 def brier(event, p) -> float:
-    """Mean squared error of a probability; event and p of one shape, NaN events left out."""
-    return float(np.nanmean((np.asarray(event, float) - np.asarray(p, float)) ** 2))
+    """Mean squared error of a probability; event and p of one shape, NaN left out, NaN when nothing is left."""
+    error = (np.asarray(event, float) - np.asarray(p, float)) ** 2
+    return float(np.mean(error[~np.isnan(error)])) if not np.isnan(error).all() else float("nan")
 
 
 def average_precision(event, p) -> float:

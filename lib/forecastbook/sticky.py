@@ -6,7 +6,7 @@ which known level, or else which bin of the log ratio. Quantiles are read off th
 
 Symbols: N series, T days, C days kept (the last ones), K features, J = 5 candidate levels, A = 25 classes of change
 (J levels, 10 bins down, 10 bins up), Q quantile levels, M any number of forecasts. Everything at day t depends on days <= t of
-the same series only, and on prices through their ratio to the first observed price: all prices times 100 give the same features.
+the same series only, and on prices through their ratio to the first observed one: all prices times 100 give the same features.
 """
 
 from __future__ import annotations
@@ -16,16 +16,40 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
-CHANGE = 0.005                        # two log prices nearer than this are the same posted price
-EDGES = np.array([CHANGE, 0.03, 0.07, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 6.0])      # of |log ratio|: 10 bins a side
-LEVELS = ("previous", "mode90", "max90", "previous2", "min90")                          # candidate levels, by precedence
+CHANGE = 0.005  # two log prices nearer than this are the same posted price
+EDGES = np.array([CHANGE, 0.03, 0.07, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 6.0])  # of |log ratio|: 10 bins a side
+LEVELS = ("previous", "mode90", "max90", "previous2", "min90")  # candidate levels, by precedence
 J, BINS = len(LEVELS), len(EDGES) - 1
-CLASSES = J + 2 * BINS                # of a change; class id 0 is "unchanged", so ids run from 0 to CLASSES
+CLASSES = J + 2 * BINS  # of a change; class id 0 is "unchanged", so ids run from 0 to CLASSES
 FEATURES = (
-    "age", "observations", "previous_length", "age_to_previous_length", "never_changed", "to_previous", "to_previous2",
-    "to_mode28", "to_mode90", "share_mode90", "to_max90", "to_min90", "to_max28", "to_min28", "below_usual", "above_usual",
-    "rate7", "rate28", "rate90", "mean_step90", "gap", "seen7", "seen28", "last_direction", "last_step", "observed",
-    "to_list", "list_known",
+    "age",
+    "observations",
+    "previous_length",
+    "age_to_previous_length",
+    "never_changed",
+    "to_previous",
+    "to_previous2",
+    "to_mode28",
+    "to_mode90",
+    "share_mode90",
+    "to_max90",
+    "to_min90",
+    "to_max28",
+    "to_min28",
+    "below_usual",
+    "above_usual",
+    "rate7",
+    "rate28",
+    "rate90",
+    "mean_step90",
+    "gap",
+    "seen7",
+    "seen28",
+    "last_direction",
+    "last_step",
+    "observed",
+    "to_list",
+    "list_known",
 )
 
 
@@ -63,31 +87,31 @@ def read(y: np.ndarray, list_price: np.ndarray | None = None, keep: int | None =
     if (y[observed] <= 0).any():
         raise ValueError("a posted price must be positive: quarantine zero and negative prices before they reach the panel")
     day = np.arange(T)
-    seen = np.maximum.accumulate(np.where(observed, day, -1), axis=1)              # (N, T) column of the last observation
+    seen = np.maximum.accumulate(np.where(observed, day, -1), axis=1)  # (N, T) column of the last observation
     alive = seen >= 0
-    first = np.where(alive[:, -1], observed.argmax(axis=1), T)[:, None]            # (N, 1)
-    price = _at(y, seen)                                                           # (N, T) forward filled
+    first = np.where(alive[:, -1], observed.argmax(axis=1), T)[:, None]  # (N, 1)
+    price = _at(y, seen)  # (N, T) forward filled
     with np.errstate(divide="ignore", invalid="ignore"):
-        L = np.round(np.log(price / _at(price, np.minimum(first, T - 1))), 9)      # rounding hides the last bit of a rescale
+        L = np.round(np.log(price / _at(price, np.minimum(first, T - 1))), 9)  # rounding hides the last bit of a rescale
     L = np.where(alive, L, 0.0)
-    step = np.diff(L, axis=1, prepend=L[:, :1])                                    # (N, T)
+    step = np.diff(L, axis=1, prepend=L[:, :1])  # (N, T)
     moved = np.abs(step) > CHANGE
-    life = np.maximum(day - first + 1, 0)                                          # (N, T)
+    life = np.maximum(day - first + 1, 0)  # (N, T)
 
-    began = np.maximum.accumulate(np.where(moved, day, -1), axis=1)                # first day of the present spell, -1: the first
+    began = np.maximum.accumulate(np.where(moved, day, -1), axis=1)  # day the present spell began, -1: the first
     began2 = np.where(began > 0, np.take_along_axis(began, np.maximum(began - 1, 0), axis=1), -1)
     age = np.where(began >= 0, day - began, life)
-    length = np.where(began >= 0, began - np.maximum(began2, first), 0)            # of the previous spell
+    length = np.where(began >= 0, began - np.maximum(began2, first), 0)  # of the previous spell
     previous, previous2 = (np.where(b >= 0, _at(price, b - 1), np.nan) for b in (began, began2))
     count = np.cumsum(observed, axis=1)
     in_spell = count - np.where(began > 0, np.take_along_axis(count, np.maximum(began - 1, 0), axis=1), 0)
 
-    high90, low90, high28, low28 = _extremes(price, 90), _extremes(price, 90, -1), _extremes(price, 28), _extremes(price, 28, -1)
-    mode90, share90 = usual(price, L, alive, 90, C)                                # (N, C)
+    high90, low90, high28, low28 = (_extremes(price, window, sign) for window in (90, 28) for sign in (1, -1))
+    mode90, share90 = usual(price, L, alive, 90, C)  # (N, C)
     mode28, _ = usual(price, L, alive, 28, C)
 
     def cut(a):
-        return a[:, T - C:]
+        return a[:, T - C :]
 
     def rate(a, window):
         total = np.cumsum(a, axis=1)
@@ -95,7 +119,7 @@ def read(y: np.ndarray, list_price: np.ndarray | None = None, keep: int | None =
         return cut(total / np.clip(life, 1, window))
 
     now, age, length, began, alive_, life_ = (cut(a) for a in (price, age, length, began, alive, life))
-    levels = np.stack([cut(previous), mode90, cut(high90), cut(previous2), cut(low90)], axis=2)     # (N, C, J)
+    levels = np.stack([cut(previous), mode90, cut(high90), cut(previous2), cut(low90)], axis=2)  # (N, C, J)
     known = np.zeros((N, T)) if list_price is None else np.asarray(list_price, dtype=np.float64)
     listed = np.maximum.accumulate(np.where(known > 0, day, -1), axis=1)
     listed = cut(np.where(listed >= 0, _at(known, listed), np.nan))
@@ -108,11 +132,34 @@ def read(y: np.ndarray, list_price: np.ndarray | None = None, keep: int | None =
 
     gap = cut(day - seen)
     columns = (
-        np.log1p(age), np.log1p(cut(in_spell)), np.log1p(length), np.where(began >= 0, np.log1p(age) - np.log1p(length), 0.0),
-        began < 0, to(levels[:, :, 0]), to(levels[:, :, 3]), to(mode28), to(mode90), share90, to(levels[:, :, 2]),
-        to(levels[:, :, 4]), to(cut(high28)), to(cut(low28)), to(mode90) > 0.01, to(mode90) < -0.01,
-        rate(moved, 7), rate(moved, 28), rate(moved, 90), rate(np.abs(step), 90), np.log1p(np.where(alive_, gap, 0)),
-        rate(observed, 7), rate(observed, 28), direction, cut(step), cut(observed), to(listed), np.isfinite(listed),
+        np.log1p(age),
+        np.log1p(cut(in_spell)),
+        np.log1p(length),
+        np.where(began >= 0, np.log1p(age) - np.log1p(length), 0.0),
+        began < 0,
+        to(levels[:, :, 0]),
+        to(levels[:, :, 3]),
+        to(mode28),
+        to(mode90),
+        share90,
+        to(levels[:, :, 2]),
+        to(levels[:, :, 4]),
+        to(cut(high28)),
+        to(cut(low28)),
+        to(mode90) > 0.01,
+        to(mode90) < -0.01,
+        rate(moved, 7),
+        rate(moved, 28),
+        rate(moved, 90),
+        rate(np.abs(step), 90),
+        np.log1p(np.where(alive_, gap, 0)),
+        rate(observed, 7),
+        rate(observed, 28),
+        direction,
+        cut(step),
+        cut(observed),
+        to(listed),
+        np.isfinite(listed),
     )
     features = np.empty((N, C, len(FEATURES)), dtype=np.float32)
     for k, column in enumerate(columns):
@@ -135,7 +182,7 @@ def usual(price, L, alive, window: int, keep: int) -> tuple[np.ndarray, np.ndarr
     width = grid.max() + 1
     level, code = np.unique(np.arange(N)[:, None] * width + grid, return_inverse=True)
     code = code.reshape(N, T)
-    code -= np.searchsorted(level, np.arange(N) * width)[:, None]                  # (N, T) rank of the level within its series
+    code -= np.searchsorted(level, np.arange(N) * width)[:, None]  # (N, T) rank of the level within its series
     rows = np.arange(N)
     counts = np.zeros((N, code.max() + 1), dtype=np.int32)
     latest = np.full(counts.shape, np.nan)
@@ -151,7 +198,7 @@ def usual(price, L, alive, window: int, keep: int) -> tuple[np.ndarray, np.ndarr
             share[:, t] = counts[rows, best]
     days = np.cumsum(alive, axis=1)
     days[:, window:] = days[:, window:] - days[:, :-window]
-    return mode[:, T - keep:], (share / np.maximum(days, 1))[:, T - keep:]
+    return mode[:, T - keep :], (share / np.maximum(days, 1))[:, T - keep :]
 
 
 def classify(ratio: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -163,7 +210,7 @@ def classify(ratio: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     bin_ = np.clip(np.searchsorted(EDGES, np.where(known, size, 0.0), side="right") - 1, 0, BINS - 1)
     out = 1 + J + bin_ + np.where(ratio > 0, BINS, 0)
     with np.errstate(invalid="ignore"):
-        hit = np.abs(ratio[..., None] - candidates) <= CHANGE                      # (..., J)
+        hit = np.abs(ratio[..., None] - candidates) <= CHANGE  # (..., J)
         out = np.where(hit.any(axis=-1), 1 + hit.argmax(axis=-1), out)
         out = np.where(size <= CHANGE, 0, out)
     return np.where(known, out, -1).astype(np.int8)
@@ -193,7 +240,7 @@ def quantiles(price, levels, p_change, classes, atoms, at) -> np.ndarray:
     """
     M = len(price)
     masked = np.isnan(levels)
-    bins = price[:, None] * np.exp(atoms.reshape(1, -1))                           # (M, 4 * BINS)
+    bins = price[:, None] * np.exp(atoms.reshape(1, -1))  # (M, 4 * BINS)
     values = np.concatenate([price[:, None], np.where(masked, price[:, None], levels), bins], axis=1)
     kind = np.where(np.concatenate([masked, np.zeros((M, 2 * BINS), dtype=bool)], axis=1), 0.0, classes)
     kind = p_change[:, None] * kind / np.maximum(kind.sum(axis=1, keepdims=True), 1e-300)
@@ -230,7 +277,7 @@ def _masked(levels, price):
         for j in range(J):
             same = np.abs(ratio[:, :, j]) <= CHANGE
             for i in range(j):
-                same |= np.abs(ratio[:, :, j] - ratio[:, :, i]) <= CHANGE          # False where candidate i is masked
+                same |= np.abs(ratio[:, :, j] - ratio[:, :, i]) <= CHANGE  # False where candidate i is masked
             ratio[:, :, j] = np.where(same, np.nan, ratio[:, :, j])
     out[np.isnan(ratio)] = np.nan
     return out

@@ -1,8 +1,8 @@
 """The search for hyperparameters: Ray Tune with ASHA, on origins that lie after everything a trial was trained on.
 
-Three spans of the panel follow each other in time. A trial trains on the first, is stopped early and compared on the second (the
-mean negative log probability of what came: a proper score), and the winner is judged on the third against the defaults and
-the last value. Ray is imported only here, and only when a search runs.
+Three spans of the panel follow each other in time. A trial trains on the first, is stopped early and compared on the second
+(the mean negative log probability of what came: a proper score), and the winner is judged on the third against the defaults
+and the last value. Ray is imported only here, and only when a search runs.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ class TuningError(RuntimeError):
 def splits(panel: Panel, params: Params) -> dict[str, tuple]:
     """First and last day of the spans 'train', 'validation' and 'test', in time order.
 
-    Validation and test are each ``finetune.validation_days`` long, at least two horizons. Raises TuningError when the history is
-    too short to hold all three.
+    Validation and test are each ``finetune.validation_days`` long, at least two horizons. Raises TuningError when the history
+    is too short to hold all three.
     """
     held = max(params.finetune.validation_days, 2 * params.horizon)
     T, first = len(panel.dates), params.model.sequence_length
-    if T < first + 3 * held:
-        raise TuningError(f"{T} periods of history are too few to tune on: {first + 3 * held} are needed; forecasts use the defaults")
+    if first + 3 * held > T:
+        raise TuningError(
+            f"{T} periods of history are too few to tune on: {first + 3 * held} are needed; forecasts use the defaults"
+        )
     cut = [0, T - 2 * held, T - held, T]
     names = ("train", "validation", "test")
     return {name: (panel.dates[a], panel.dates[b - 1]) for name, a, b in zip(names, cut[:-1], cut[1:], strict=True)}
@@ -75,7 +77,7 @@ def _draw(space: dict[str, list], rng: np.random.Generator) -> dict:
 
 @dataclass
 class Search:
-    """A finished search. results: one row a trial in the order they were drawn: trial, state, epochs, seconds, score, then its values."""
+    """A finished search. results: a row a trial, in the order drawn: trial, state, epochs, seconds, score, then its values."""
 
     params: Params
     results: pd.DataFrame
@@ -100,8 +102,8 @@ class Search:
         on everything before that span."""
         spans = splits(panel, self.params)
         view = panel.until(spans["validation"][1])
-        contenders = {"defaults": {}, "winner": self.best}
-        asked = {name: _train(self.params, view, over) for name, over in contenders.items()}
+        asked = {"defaults": _train(self.params, view, {})}
+        asked["winner"] = asked["defaults"] if self.best == self.defaults else _train(self.params, view, self.best)
         asked[backtest.SAFE] = models.fit(backtest.SAFE, view)
         last = len(panel.dates) - 1 - self.params.horizon
         start = int(np.flatnonzero(panel.dates == spans["validation"][1])[0])
@@ -118,11 +120,12 @@ class Search:
         """Write the winner to ``tuned.json`` when it beat the defaults on the test span; says what was done."""
         score = outcome.set_index("contender")["relative quantile score"]
         if not score["winner"] < score["defaults"]:
-            return f"The defaults stay: the winner scored {score['winner']:.5f} on the test span, the defaults {score['defaults']:.5f}."
+            return f"The defaults stay: on the test span the winner scored {score['winner']:.5f}, they {score['defaults']:.5f}."
         chosen = {"hyper": self.best, "run_id": run.id, "as_of": run.as_of.isoformat(), "scores": score.to_dict()}
         write_text(run.home / "tuned.json", json.dumps(chosen, indent=1) + "\n")
         gain = 1 - score["winner"] / score["defaults"]
-        return f"Kept for the next forecasts ({gain:.1%} better than the defaults): {', '.join(f'{k} {v}' for k, v in self.best.items())}."
+        values = ", ".join(f"{name} {value}" for name, value in self.best.items())
+        return f"Kept for the next forecasts ({gain:.1%} better than the defaults): {values}."
 
 
 def _train(params: Params, panel: Panel, over: dict, on_epoch=None):
@@ -151,7 +154,10 @@ def search(run: Run, panel: Panel) -> Search:
     view = seen.until(spans["validation"][1])
     rng = np.random.default_rng(params.seed)
     defaults = {name: getattr(params.model, name) for name in params.tune.space}
-    drawn = [defaults] + [_draw(params.tune.space, rng) for _ in range(params.tune.trials - 1)]
+    drawn = [defaults]
+    for _ in range(20 * params.tune.trials):  # a small space runs out of new draws
+        if len(drawn) < params.tune.trials and (new := _draw(params.tune.space, rng)) not in drawn:
+            drawn.append(new)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     import ray
@@ -181,7 +187,9 @@ def search(run: Run, panel: Panel) -> Search:
                         max_concurrent_trials=params.tune.concurrent,
                         time_budget_s=params.tune.budget_seconds,
                         scheduler=ASHAScheduler(
-                            time_attr="epoch", max_t=params.model.epochs, grace_period=min(params.tune.grace, params.model.epochs)
+                            time_attr="epoch",
+                            max_t=params.model.epochs,
+                            grace_period=min(params.tune.grace, params.model.epochs),
                         ),
                     ),
                     run_config=tune.RunConfig(name=name, storage_path=storage, verbose=0, failure_config=tune.FailureConfig()),
@@ -200,9 +208,13 @@ def _table(results, params: Params) -> pd.DataFrame:
         values = {name: json.dumps(result.config["hyper"][name]) for name in params.tune.space}
         seconds = float(frame["time_total_s"].iloc[-1]) if len(losses) else np.nan
         rows.append({"trial": i, "state": "failed" if result.error else "finished" if len(losses) else "not started",
-                     "epochs": len(losses), "seconds": seconds, "score": losses.min() if len(losses) else np.nan, **values})  # fmt: skip
+                     "epochs": len(losses), "seconds": seconds, "score": losses.min(), **values})  # fmt: skip
     table = pd.DataFrame(rows)
     if not table["score"].notna().any():
-        first = next((str(r.error).splitlines()[-1] for r in results if r.error), "no trial finished an epoch within the budget")
-        raise TuningError(f"the search gave no result: {first}; raise tune.budget_seconds or look into the run's tune/ directory")
+        first = next(
+            (str(r.error).splitlines()[-1] for r in results if r.error), "no trial finished an epoch within the budget"
+        )
+        raise TuningError(
+            f"the search gave no result: {first}; raise tune.budget_seconds or look into the run's tune/ directory"
+        )
     return table

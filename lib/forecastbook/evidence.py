@@ -1,0 +1,223 @@
+"""What a run's report says about its forecasts: the cards, the accuracy, the fans, the bands and the changes ahead."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import figures, scoreboard
+from forecastbook.points import OURS
+from forecastbook.record import Record
+from forecastbook.tables import Html, cards, right, table
+from forecastbook.wording import change, in_points, percent, share1, share2
+
+BIG_MOVE = 0.05  # share of the last price
+
+
+def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
+    """The numbers that the cards, the verdict and the comparison with the last run share."""
+    by = scoreboard.by_model(scored).set_index("model")
+    base = by[~by.index.isin(OURS)]
+    best = skill.iloc[0] if len(skill) else None  # the lowest skill is the one against the strongest baseline
+    mine = by.loc["published"] if "published" in by.index else by.iloc[0]
+    return {
+        "error": float(mine["error"]),
+        "best_error": float(base["error"].min()) if len(base) else np.nan,
+        "best": figures.name(base["error"].idxmin()) if len(base) else "",
+        "inside90": float(mine.get("inside90", np.nan)),
+        "skill": float(best["skill"]) if best is not None else np.nan,
+        "low": float(best["low"]) if best is not None else np.nan,
+        "high": float(best["high"]) if best is not None else np.nan,
+        "against": figures.name(best["baseline"]) if best is not None else "",
+    }
+
+
+def band_words(held: float, promised: float = 0.9) -> tuple[str, str]:
+    """(tone, words) for a band that held a share of the actuals."""
+    if not np.isfinite(held):
+        return "info", ""
+    if held < promised - 0.1:
+        return "bad", "Bad: too narrow"
+    if held < promised - 0.03:
+        return "watch", "Watch: somewhat narrow"
+    return ("watch", "Watch: wider than promised") if held > promised + 0.08 else ("good", "Good: kept")
+
+
+def glance(run: Record, head: dict | None, moved: pd.DataFrame | None) -> Html:
+    """The cards on top: error, skill, coverage, items and big moves, each where the run has come that far."""
+    items, horizon = [], run.manifest.get("params", {}).get("horizon") or ""
+    if head:
+        ratio = head["error"] / head["best_error"] - 1 if head["best_error"] > 0 else 0.0
+        level = ("watch", "Watch: level") if ratio <= 0.01 else ("bad", "Bad: worse")
+        tone = ("good", "Good: better") if ratio < -0.001 else level
+        note = f"best baseline {share2(head['best_error'])} ({head['best']})" if head["best"] else "no baseline to compare"
+        items.append((share2(head["error"]), "mean error, share of the last price", note, tone))
+        proof = (
+            ("good", "Good: beyond chance")
+            if head["low"] > 0
+            else ("bad", "Bad: worse")
+            if head["high"] < 0
+            else ("watch", "Watch: not proven")
+        )
+        span = (
+            f"90 % interval {change(head['low'])} to {change(head['high'])}"
+            if np.isfinite(head["low"])
+            else "too few origins for an interval"
+        )
+        items.append((change(head["skill"]), f"skill against {head['against'] or 'the baseline'}", span, proof))
+        items.append(
+            (percent(head["inside90"]), "of actual prices inside the band", "promised 90 %", band_words(head["inside90"]))
+        )
+    series = run.frame("series")
+    if moved is not None:
+        known = len(series) if series is not None else len(moved)
+        out = max(known - len(moved), 0)
+        simple = int((moved["source"] != "model").sum()) if "source" in moved else 0
+        tone = (
+            ("good", "Good: all")
+            if not out
+            else ("watch", "Watch: some left out")
+            if out <= 0.2 * known
+            else ("bad", "Bad: many left out")
+        )
+        items.append((f"{len(moved):,} of {known:,}", "items forecast", f"{out:,} left out, {simple:,} by the baseline", tone))
+        big = int((moved["move"].abs() > BIG_MOVE).sum())
+        likely = f"{int((moved['p_change'] > 0.5).sum()):,} more likely than not to change" if "p_change" in moved else ""
+        items.append((f"{big:,}", f"expected to move more than 5 % in {horizon or 'the next'} days", likely, "info"))
+    return cards(items) if items else Html("")
+
+
+def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict) -> dict:
+    """Errors against the baselines and by horizon: text, figures and tables."""
+    models = scoreboard.by_model(scored).merge(skill.rename(columns={"baseline": "model"}), on="model", how="left")
+    models["interval"] = [f"{change(r.low)} to {change(r.high)}" if np.isfinite(r.low) else "–" for r in models.itertuples()]
+    models["label"] = [figures.name(m) for m in models["model"]]
+    keep = ["label", "error", "on_changed", "loss", "inside90", "skill", "interval"]
+    heads = {
+        "label": "model",
+        "error": "error",
+        "on_changed": "on changed prices",
+        "loss": "quantile score",
+        "inside90": "inside 90 % band",
+        "skill": "published saves",
+        "interval": "90 % interval",
+    }
+    forms = {"error": share2, "on_changed": share1, "loss": share2, "inside90": percent, "skill": change, "interval": right}
+    by = scored.groupby(["horizon", "model"], observed=True)["error"].mean().unstack("model").sort_index()
+    shown = [m for m in ("published", "last_value") if m in by]
+    ahead = by[shown].rename(columns=figures.NAMES).reset_index()
+    if len(shown) == 2:
+        ahead["difference"] = by["published"].to_numpy() - by["last_value"].to_numpy()
+    mine = scored[scored["model"] == "published"]
+    text = (
+        f"{len(mine):,} forecasts from {mine['origin'].nunique()} past dates, each made with what was known on its day, "
+        "against what came. Error and quantile score are shares of the last price; lower is better."
+    )
+    return {
+        "text": text,
+        "bars": figures.accuracy(scored),
+        "horizon": figures.error_by_horizon(scored),
+        "models": table(
+            models[keep].drop(columns=[c for c in ("on_changed",) if models[c].isna().all()]),
+            forms,
+            heads,
+            ours=lambda row: row.label == "published",
+        ),
+        "by_horizon": table(
+            ahead,
+            {c: share2 for c in ahead.columns[1:]} | {"difference": in_points},
+            {
+                "horizon": "days ahead",
+                "published": "published error",
+                "last value": "last-value error",
+                "difference": "difference, points",
+            },
+        ),
+        "skill": figures.skill(skill) if len(skill) and np.isfinite(head["low"]) else None,
+    }
+
+
+def fans(run: Record, scored: pd.DataFrame | None) -> dict | None:
+    """History and forecast of the two best and the two worst series; None without a forecast."""
+    forecast, panel = run.frame("forecast"), run.frame("panel")
+    if forecast is None or panel is None:
+        return None
+    ids, labels = list(pd.unique(forecast["series_id"]))[:4], None
+    text = "The first items; there is no backtest yet to rank them."
+    if scored is not None:
+        mine = scored[(scored["model"] == "published") & scored["series_id"].isin(set(forecast["series_id"]))]
+        by = mine.groupby("series_id", observed=True).agg(error=("error", "mean"), changed=("changed", "sum"))
+        moved = by[by["changed"] > 0]
+        by = (moved if len(moved) >= 4 else by).sort_values("error", kind="stable")
+        ids = list(by.index) if len(by) < 4 else [*by.index[:2], by.index[-2], by.index[-1]]
+        words = ["best", "second best", "second worst", "worst"] if len(ids) == 4 else [""] * len(ids)
+        labels = [f"{w}, error {share1(by.loc[i, 'error'])}".lstrip(", ") for w, i in zip(words, ids, strict=True)]
+        among = " whose price moved in the backtest" if len(moved) >= 4 else ""
+        text = f"The two items with the smallest and the two with the largest error, of {len(by):,}{among}."
+    shown = panel[panel["series_id"].isin(ids)]
+    shown = shown.assign(title=run.title(shown["series_id"]))
+    return {"text": text, "figure": figures.fans(shown, forecast[forecast["series_id"].isin(ids)], ids, labels)}
+
+
+def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
+    """Whether the bands held what they promised, in words first; None without bands."""
+    mine = scored[scored["model"] == "published"]
+    if not len(mine) or "inside90" not in mine:
+        return None
+    held, moved = mine["inside90"].mean(), mine.loc[mine["changed"], "inside90"].mean()
+    text = f"{percent(held)} of actual prices fell inside a band that promised 90 %."
+    if "inside50" in mine:
+        text += f" {percent(mine['inside50'].mean())} fell inside the band that promised 50 %."
+    if np.isfinite(moved):
+        text += f" Where the price did change, the 90 % band held {percent(moved)}."
+    groups = {"all": mine, "changed": mine[mine["changed"]], "unchanged": mine[~mine["changed"]]}
+    rows = [(k, len(g), g["inside90"].mean(), g["inside50"].mean() if "inside50" in g else np.nan) for k, g in groups.items()]
+    frame = pd.DataFrame(rows, columns=["prices", "forecasts", "inside90", "inside50"])
+    heads = {"inside90": "inside 90 % band", "inside50": "inside 50 % band"}
+    return {
+        "text": text,
+        "calibration": figures.calibration(backtest),
+        "split": figures.changed_unchanged(backtest),
+        "table": table(frame, {"inside90": share1, "inside50": share1}, heads),
+    }
+
+
+def moves(run: Record) -> pd.DataFrame | None:
+    """One row an item: the last day of the horizon, its move against the last value, and its title."""
+    forecast = run.frame("forecast")
+    if forecast is None or not {"last_value", "q50"} <= set(forecast.columns):
+        return None
+    last = forecast.sort_values("horizon").groupby("series_id", observed=True).tail(1).copy()
+    last["move"] = (last["q50"] / last["last_value"].where(last["last_value"] > 0) - 1).astype(float)
+    last["title"] = run.title(last["series_id"])
+    return last
+
+
+def changes(moved: pd.DataFrame, horizon: int, currency: str) -> dict:
+    """The moves above ``BIG_MOVE``, largest first."""
+    money, unit = "{:,.2f}".format, f", {currency}" if currency else ""
+    big = moved[moved["move"].abs() > BIG_MOVE].copy()
+    big = big.iloc[np.argsort(-big["move"].abs().to_numpy(), kind="stable")]
+    if {"q05", "q95"} <= set(moved.columns):
+        big["band"] = [f"{money(a)} – {money(b)}" for a, b in zip(big["q05"], big["q95"], strict=True)]
+    keep = [c for c in ("title", "last_value", "q50", "move", "band", "p_change") if c in big]
+    heads = {
+        "title": "item",
+        "last_value": f"now{unit}",
+        "q50": f"in {horizon} days{unit}",
+        "move": "change",
+        "band": f"90 % band{unit}",
+        "p_change": "chance of any change",
+    }
+    forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "band": right}
+    text = f"Median forecast against the last price, largest first: {len(big):,} of {len(moved):,} items move more than 5 %."
+    text = (
+        text
+        if len(big)
+        else f"The median forecast of every one of the {len(moved):,} items stays within 5 % of its last price."
+    )
+    return {
+        "text": text,
+        "table": table(big[keep], forms, heads, empty="no move above 5 %", limit=20),
+        "figure": figures.moves(moved) if "p_change" in moved and moved["p_change"].notna().any() else None,
+    }

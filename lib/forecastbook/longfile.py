@@ -1,0 +1,207 @@
+"""A long .parquet or .csv file: its columns as numpy arrays, and what in them is missing or is not what it should be.
+
+Nothing is guessed and nothing is repaired: text is kept exactly as written, and a cell that cannot be read is told apart from
+one that says "missing". Symbols: n rows, N distinct texts of a column.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from forecastbook.intake import SourceError, quarantine, shown
+
+FIRST_DAY, LAST_DAY = np.datetime64("1900-01-01"), np.datetime64("2200-12-31")
+MISSING = {"", "na", "n/a", "nan", "null", "none"}
+YES, NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0"}
+
+
+def load(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.DataFrame, bool]:
+    """The wanted columns, the 1-based number of each data row, torn rows as a quarantine frame, decimal comma or not."""
+    kind = path.suffix.lower()
+    if kind not in (".parquet", ".csv"):
+        raise SourceError(f"source.path {path}: wanted a .parquet or .csv file, not {kind or 'a name without ending'}")
+    try:
+        if kind == ".parquet":
+            with pq.ParquetFile(path) as file:
+                _has_columns(path, file.schema_arrow.names, wanted)
+                table = file.read(columns=wanted)
+            return table.select(wanted), np.arange(1, table.num_rows + 1), quarantine(), False
+        return _load_csv(path, wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
+        text = str(error).strip().split("\n")[0]
+        advice = "save it as UTF-8" if "utf" in text.lower() else f"is it really a {kind} file, and complete?"
+        raise SourceError(f"cannot read {path}: {text}; {advice}") from error
+
+
+def _load_csv(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.DataFrame, bool]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        head = "".join(line for _, line in zip(range(20), file, strict=False))  # a quoted column name may hold a line break
+    if not head.strip():
+        raise SourceError(f"{path} is empty: wanted a header line and rows")
+    headers = {d: next(csv.reader([*head.splitlines(keepends=True)], delimiter=d)) for d in (",", ";", "\t")}
+    delimiter = max(headers, key=lambda d: (len(set(wanted) & set(headers[d])), len(headers[d])))
+    names = headers[delimiter]
+    _has_columns(path, names, wanted)
+    torn: list[tuple[int, str, int]] = []
+
+    def remember(row) -> str:
+        torn.append((row.number, row.text, row.actual_columns))
+        return "skip"
+
+    unnamed = [f"{i}:{name}" if name not in wanted else name for i, name in enumerate(names)]  # namesakes elsewhere do no harm
+    table = pa.csv.read_csv(
+        path,
+        read_options=pa.csv.ReadOptions(use_threads=False, column_names=unnamed, skip_rows=1, encoding="utf8"),
+        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember),
+        convert_options=pa.csv.ConvertOptions(
+            include_columns=wanted, column_types={c: pa.string() for c in wanted}, strings_can_be_null=False, null_values=[]
+        ),
+    )
+    # Arrow counts lines from the header on: row k of the file is data row k - 1. The rows around a torn one keep their numbers.
+    lost = np.array([number - 1 for number, _, _ in torn], dtype=np.int64)
+    rows = np.setdiff1d(np.arange(1, table.num_rows + len(lost) + 1), lost)
+    frame = (
+        quarantine()
+        if not torn
+        else quarantine(
+            pd.DataFrame(
+                {
+                    "file": str(path),
+                    "sheet": None,
+                    "row": pd.array(lost, dtype="Int64"),
+                    "column": None,
+                    "value": [shown(text) for _, text, _ in torn],
+                    "reason": [f"row has {cells} cells, wanted {len(names)}" for _, _, cells in torn],
+                }
+            )
+        )
+    )
+    return table, rows, frame, delimiter == ";"
+
+
+def _has_columns(path: Path, names: list[str], wanted: list[str]) -> None:
+    """All faults at once: columns that are missing (with the nearest name), or there twice."""
+    lower = {name.lower(): name for name in names}
+    faults = []
+    for name in wanted:
+        if name not in names:
+            near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+            faults.append(f"no column {name!r}" + (f" (nearest: {lower[near[0]]!r})" if near else ""))
+        elif names.count(name) > 1:
+            faults.append(f"column {name!r} is there {names.count(name)} times")
+    if faults:
+        raise SourceError(f"{path}: {', '.join(faults)}; it has {', '.join(names)}. Map them in source.columns")
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Text as codes (n,) into its distinct values; -1 for null."""
+    encoded = column.cast(pa.large_string()).combine_chunks()
+    encoded = (encoded if isinstance(encoded, pa.Array) else pa.concat_arrays(encoded.chunks)).dictionary_encode()
+    return encoded.indices.fill_null(-1).to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """A column as text exactly as written: codes (n,) into texts (N,), -1 where null or blank. 12 and 12.0 are '12'."""
+    column = _plain(column)
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+        whole = pc.all(pc.equal(column, pc.floor(column))).as_py() and (pc.max(pc.abs(column)).as_py() or 0) < 2**53
+        column = column.cast(pa.int64()) if whole else column
+    codes, texts = _coded(column)
+    blank = np.array([not text.strip() for text in texts] + [True])  # the last one answers for code -1
+    return np.where(blank[codes], -1, codes), np.array(texts, dtype=object)
+
+
+def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,)."""
+    column = _plain(column)
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan), np.ones(len(column), dtype=bool), np.zeros(len(column), dtype=bool)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
+        if pa.types.is_boolean(kind):
+            column = column.cast(pa.int8())
+        value = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
+        return value, np.isnan(value), np.zeros(len(value), dtype=bool)
+    codes, texts = _coded(column)
+    parsed = np.array([_number(text, comma) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
+    value, fine = parsed[codes, 0], parsed[codes, 1] == 1
+    return value, np.isnan(value) & fine, ~fine
+
+
+def _number(text: str, comma: bool) -> tuple[float, bool]:
+    """A number, or NaN; and whether the text is one, or openly says that there is none."""
+    text = text.strip()
+    if text.lower() in MISSING:
+        return math.nan, True
+    if comma and text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    try:
+        return (float(text), True) if "_" not in text else (math.nan, False)
+    except ValueError:
+        return math.nan, False
+
+
+def as_flags(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Yes / no / not said as 1 / 0 / -1 (n,), and which are neither (n,)."""
+    codes, texts = _coded(_plain(column))
+    words = [text.strip().lower() for text in texts]
+    flag = np.array([1 if w in YES else 0 if w in NO else -1 for w in words] + [-1])
+    bad = np.array([w not in YES | NO | MISSING for w in words] + [False])
+    return flag[codes], bad[codes]
+
+
+def as_days(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """A column as days (n,), NaT where it is none; and which are missing (n,). The day is the one on the writer's wall."""
+    column = _plain(column)
+    if pa.types.is_temporal(column.type) and not pa.types.is_time(column.type) and not pa.types.is_duration(column.type):
+        day, missing = arrow_days(column), np.asarray(column.is_null())
+    else:
+        codes, texts = _coded(column)
+        day = np.array([_one_day(text) for text in texts] + ["NaT"], dtype="datetime64[D]")[codes]
+        blank = np.array([text.strip().lower() in MISSING for text in texts] + [True])
+        missing = blank[codes]
+    with np.errstate(invalid="ignore"):
+        return np.where((day >= FIRST_DAY) & (day <= LAST_DAY), day, np.datetime64("NaT")), missing
+
+
+def arrow_days(column: pa.ChunkedArray) -> np.ndarray:
+    """Dates and time stamps (of any zone: the day on their own wall) as (n,) datetime64[D], NaT for null."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        column = pc.local_timestamp(column) if kind.tz else column
+        per_day = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}[kind.unit]
+    elif pa.types.is_date64(kind):
+        per_day = 86_400_000
+    else:
+        per_day = 1
+    whole = column.cast(pa.int32() if per_day == 1 else pa.int64()).fill_null(0).to_numpy().astype(np.int64) // per_day
+    return np.where(np.asarray(column.is_null()), np.datetime64("NaT"), whole.astype("datetime64[D]"))
+
+
+def _one_day(text: str) -> str:
+    """An ISO date or time stamp, YYYYMMDD, or DD.MM.YYYY, as YYYY-MM-DD; 'NaT' for anything else (30 February too)."""
+    text = text.strip()
+    try:
+        return datetime.fromisoformat(text).date().isoformat()
+    except ValueError:
+        pass  # not ISO: one more form is allowed, judged below
+    try:
+        return datetime.strptime(text, "%d.%m.%Y").date().isoformat()
+    except ValueError:
+        return "NaT"

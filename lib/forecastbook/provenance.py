@@ -1,0 +1,207 @@
+"""What a run's report says about itself: the download, the data it used and left out, what changed since, how it was made."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import pages, points
+from forecastbook.evidence import moves
+from forecastbook.record import Record, scores_of
+from forecastbook.tables import Html, table
+from forecastbook.wording import change, in_points, percent, share2, shorten
+
+
+def download(run: Record) -> dict | None:
+    """Write forecast.csv beside the page; embed it too while it is small. None without a forecast."""
+    forecast = run.frame("forecast")
+    if forecast is None:
+        return None
+    out = forecast.drop(columns=[c for c in ("run_id", "model_id", "job") if c in forecast])
+    out.insert(1, "title", run.title(out["series_id"]))
+    text = "\ufeff" + safe_csv(out)  # the mark tells a spreadsheet that this is UTF-8
+    pages.write(run.dir / "forecast.csv", text)
+    data = text.encode("utf-8", errors="replace")
+    name = re.sub(r"[^\w.-]+", "_", f"forecast_{run.manifest.get('job')}_{run.manifest.get('as_of')}.csv")
+    uri = "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode() if len(data) < 600_000 else ""
+    size = f"{len(data) / 1e6:,.1f} MB" if len(data) > 1e6 else f"{max(len(data) // 1000, 1):,} KB"
+    return {"uri": uri, "file": "forecast.csv", "name": name, "size": f"{len(out):,} rows, {size}"}
+
+
+def safe_csv(frame: pd.DataFrame) -> str:
+    """CSV text in which no cell is a formula: text that begins like one (= + - @, tab, return) gets an apostrophe in front."""
+
+    def inert(value: object) -> object:
+        if isinstance(value, str) and (
+            value.lstrip(" \n\u00a0\ufeff")[:1] in tuple("=+-@\t\r|＝＋－＠") and value.strip(" ") or value[:1] in "\t\r\n"
+        ):
+            return "'" + value
+        return value
+
+    out = frame.copy()
+    for column in out.columns:
+        if not (pd.api.types.is_numeric_dtype(out[column]) or pd.api.types.is_datetime64_any_dtype(out[column])):
+            out[column] = out[column].map(inert)
+    out.columns = [inert(str(c)) for c in out.columns]
+    return out.to_csv(index=False, lineterminator="\r\n", date_format="%Y-%m-%d")
+
+
+def quality(run: Record) -> dict:
+    """What the data hold, which items were left out and why, and which rows were set aside."""
+    series, quarantine, panel, forecast = (run.frame(n) for n in ("series", "quarantine", "panel", "forecast"))
+    lines, tables = [], []
+    as_of = pd.Timestamp(run.manifest.get("as_of"))
+    if panel is not None:
+        seen = panel.dropna(subset=["y"])
+        span = (panel["ts"].max() - panel["ts"].min()).days + 1
+        newest = seen["ts"].max()
+        late = "" if newest >= as_of else f", {(as_of - newest).days} days before the as-of date"
+        lines.append(
+            f"{seen['series_id'].nunique():,} items with {len(seen):,} observed values over {span:,} days; "
+            f"the newest is of {newest:%-d %B %Y}{late}."
+        )
+    counts = {k: v for k, v in (run.manifest.get("rows") or {}).items() if isinstance(v, (int, float))}
+    if counts:
+        named = pd.DataFrame([(k.replace("_", " "), v) for k, v in counts.items()], columns=["what", "rows"])
+        tables.append(table(named, caption="Rows in and out"))
+    if series is not None and "why" in series:
+        named = series.assign(
+            source=series["source"].astype(str) if "source" in series else "", why=series["why"].astype("string")
+        )
+        marked = named[named["why"].notna() & (named["why"] != "")]
+        if forecast is not None:
+            marked = marked.assign(
+                source=np.where(marked["series_id"].isin(set(forecast["series_id"])), marked["source"], "left out")
+            )
+        grouped = marked.groupby(["source", "why"], observed=True)["series_id"].agg(["size", "first"]).reset_index()
+        grouped = grouped.sort_values("size", ascending=False)
+        grouped["first"] = run.title(grouped["first"])
+        grouped["source"] = grouped["source"].replace({"naive": "baseline", "excluded": "left out"})
+        heads = {"source": "forecast by", "size": "items", "first": "for example"}
+        tables.append(
+            table(
+                grouped,
+                headers=heads,
+                caption="Items left out, or forecast by the baseline, and why",
+                empty="No item was left out or handed to the baseline.",
+                limit=15,
+            )
+        )
+    stale = series[series["last_ts"] < as_of - pd.Timedelta(days=14)] if series is not None and "last_ts" in series else None
+    if stale is not None and len(stale):
+        lines.append(f"{len(stale):,} items have not been observed for more than 14 days.")
+    if quarantine is not None:
+        by = quarantine["reason"].astype(str).value_counts().rename_axis("reason").reset_index(name="rows")
+        tables.append(table(by, caption=f"{len(quarantine):,} rows were set aside and not used", limit=15))
+        keep = [
+            c for c in ("file", "sheet", "row", "column", "value", "reason") if c in quarantine and quarantine[c].notna().any()
+        ]
+        sample = quarantine[keep].assign(**({"row": quarantine["row"].astype("Int64").astype(str)} if "row" in keep else {}))
+        tables.append(Html(f"<details><summary>the first of them</summary>{table(sample, limit=20)}</details>"))
+    else:
+        lines.append("No row was set aside: every row kept the contract.")
+    return {"lines": lines, "tables": tables}
+
+
+def since(run: Record, before: Record | None, head: dict | None) -> dict:
+    """What changed since the finished run before: items, prices, scores, and what came of that run's forecasts."""
+    if before is None:
+        return {"lines": ["This is the first finished run of the job; there is nothing to compare with."], "tables": []}
+    lines, tables = [], []
+    old, new = before.titles, run.titles
+    if len(old) and len(new):
+        fresh, gone = new.index.difference(old.index), old.index.difference(new.index)
+        both = new.index.intersection(old.index)
+        renamed = [i for i in both if new[i] != old[i]]
+        lines.append(
+            f"Compared with {before.manifest['as_of']}: {len(fresh):,} items are new, {len(gone):,} are gone, "
+            f"{len(renamed):,} changed their title."
+        )
+        rows = [("new", i, new[i]) for i in fresh[:10]] + [("gone", i, old[i]) for i in gone[:10]]
+        rows += [("retitled", i, f"{shorten(old[i], 32)} → {shorten(new[i], 32)}") for i in renamed[:10]]
+        if rows:
+            tables.append(table(pd.DataFrame(rows, columns=["what", "id", "item"]), caption="Items, up to ten of each kind"))
+    came = _what_came(before, run.frame("panel"))
+    if came is not None and len(came):
+        error, held = came["error"].mean(), came["inside90"].mean() if "inside90" in came else np.nan
+        lines.append(
+            f"Of what that run said, {len(came):,} values have come since: mean error {share2(error)}, "
+            f"{percent(held)} inside its 90 % band."
+        )
+    if head:
+        was, labels = scores_of(before.dir), {"error": "error / last price", "skill": "skill", "inside90": "inside 90 % band"}
+        rows = [(label, was[k], head[k], head[k] - was[k]) for k, label in labels.items() if was.get(k) is not None]
+        if rows:
+            frame = pd.DataFrame(rows, columns=["score", "was", "is", "difference"])
+            tables.append(
+                table(
+                    frame,
+                    {"was": share2, "is": share2, "difference": in_points},
+                    {"difference": "difference, points"},
+                    caption="Backtest then and now",
+                )
+            )
+    then, now = moves(before), moves(run)
+    if then is not None and now is not None:
+        both = now.merge(then[["series_id", "last_value"]], on="series_id", suffixes=("", "_then"))
+        both["moved"] = both["last_value"] / both["last_value_then"].where(both["last_value_then"] > 0) - 1
+        moved = both[both["moved"].abs() > 0.005].sort_values("moved", key=lambda v: -v.abs())
+        lines.append(f"{len(moved):,} of {len(both):,} prices have changed in between.")
+        if len(moved):
+            tables.append(
+                table(
+                    moved[["title", "last_value_then", "last_value", "moved"]],
+                    {"last_value_then": ",.2f", "last_value": ",.2f", "moved": change},
+                    {"title": "item", "last_value_then": "price then", "last_value": "price now", "moved": "change"},
+                    caption="Largest changes in between",
+                    limit=8,
+                )
+            )
+    return {"lines": lines or ["The last run left nothing to compare with."], "tables": tables}
+
+
+def _what_came(before: Record, panel: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The last run's forecasts scored on what this run's panel has observed since."""
+    forecast = before.frame("forecast")
+    if forecast is None or panel is None:
+        return None
+    actual = panel[["series_id", "ts", "y"]]
+    return points.errors(forecast.drop(columns=["y"], errors="ignore").merge(actual, on=["series_id", "ts"]))
+
+
+def making(run: Record) -> dict:
+    """Run, data, parameters, code, seed, hardware, versions and seconds."""
+    m = run.manifest
+    commit, dirty = str(m.get("commit") or "no git"), m.get("dirty")
+    code = commit if commit == "no git" or dirty is None else f"{commit} ({'with uncommitted changes' if dirty else 'clean'})"
+    gate, receipt = m.get("gate") or {}, m.get("receipt") or {}
+    published = (
+        f"{receipt['rows']:,} rows to {receipt.get('table')}, {receipt.get('published_at', '')}"
+        if receipt.get("rows")
+        else "not published"
+    )
+    facts = [
+        ("run", m.get("run_id")),
+        ("as of", m.get("as_of")),
+        ("data", m.get("data_hash")),
+        ("parameters", m.get("params_hash")),
+        ("code", code),
+        ("seed", m.get("seed")),
+        ("published by", gate.get("published")),
+        ("published", published),
+        ("hardware", ", ".join(f"{k} {v}" for k, v in (m.get("hardware") or {}).items())),
+    ]
+    seconds = {k: v for k, v in (m.get("seconds") or {}).items() if isinstance(v, (int, float))}
+    steps = pd.DataFrame([(k.replace("_", " ", 1), v) for k, v in seconds.items()], columns=["step", "seconds"])
+    return {
+        "facts": [(k, v) for k, v in facts if v not in (None, "")],
+        "steps": table(steps, {"seconds": ",.1f"}, caption=f"Seconds per step, {sum(seconds.values()):,.0f} in all")
+        if len(steps)
+        else "",
+        "params": json.dumps(m.get("params") or {}, indent=1, ensure_ascii=False, default=str),
+        "versions": "\n".join(f"{k} {v}" for k, v in (m.get("versions") or {}).items()),
+    }

@@ -1,0 +1,149 @@
+"""The record of a run, as a report reads it: what there is of its directory, however far the run came.
+
+Nothing is demanded but a manifest. What cannot be read is a problem to show, not a reason to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from forecastbook import points
+from forecastbook.run import STEPS
+from forecastbook.wording import plain_line
+
+COLUMNS = {"forecast": {"series_id", "ts", "horizon", "q50", "last_value"}, "series": {"series_id"}, "quarantine": {"reason"}}
+
+
+class Record:
+    """What there is of a run directory, read-only; what cannot be read is a problem to show, not a reason to stop."""
+
+    def __init__(self, directory: Path):
+        self.dir, self.problems = Path(directory), []
+        self.manifest = manifest_of(self.dir)
+        self.files: dict[str, pd.DataFrame | None] = {}
+
+    def frame(self, name: str) -> pd.DataFrame | None:
+        """A parquet file of the run with text ids and timestamps, or None when it is absent, empty or damaged."""
+        if name not in self.files:
+            path, frame = self.dir / f"{name}.parquet", None
+            if path.is_file():
+                try:
+                    found = pd.read_parquet(path, columns=["series_id", "ts", "y"] if name == "panel" else None)
+                    if lacking := COLUMNS.get(name, set()) - set(found.columns):
+                        raise ValueError(f"it lacks the column {', '.join(sorted(lacking))}")
+                    for column in {"ts", "origin", "as_of", "last_ts"} & set(found.columns):
+                        found[column] = pd.to_datetime(found[column])
+                    if "series_id" in found:
+                        found["series_id"] = found["series_id"].astype(str)
+                    frame = found
+                except (OSError, ValueError) as error:  # pyarrow's errors are these two
+                    self.problems.append(
+                        {"title": f"{path.name} cannot be read", "text": plain_line(str(error), 300), "link": ""}
+                    )
+            self.files[name] = frame if frame is not None and len(frame) else None
+        return self.files[name]
+
+    def backtest(self) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+        """(the published and last-value rows of backtest.parquet, the scores of all rows), read and scored piece by piece.
+
+        Millions of rows fit: of the other models only what ``points.errors`` makes of them is kept.
+        """
+        path = self.dir / "backtest.parquet"
+        if not path.is_file():
+            return None, None
+        kept, parts = [], []
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=1 << 18):
+                rows = batch.to_pandas()
+                rows["origin"] = pd.to_datetime(rows["origin"])
+                kept.append(rows[rows["model"].isin(["published", "last_value"]) & rows["y"].notna()])
+                part = points.errors(rows).drop(columns="ts", errors="ignore")
+                parts.append(part.astype({c: "float32" for c in ("inside90", "inside50") if c in part}))
+        except (OSError, ValueError, KeyError) as error:
+            text = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
+            self.problems.append({"title": f"{path.name} cannot be read", "text": plain_line(text, 300), "link": ""})
+        scored = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model"])
+        if not (scored["model"] == "published").any():
+            return None, None
+        scored["model"], scored["series_id"] = scored["model"].astype(str), scored["series_id"].astype(str).astype("category")
+        return pd.concat(kept, ignore_index=True), scored
+
+    @property
+    def titles(self) -> pd.Series:
+        """Title by series_id, from series.parquet."""
+        series = self.frame("series")
+        if series is None or "title" not in series:
+            return pd.Series(dtype=str)
+        named = series["title"].where(series["title"].notna(), series["series_id"]).astype(str)
+        return pd.Series(named.to_numpy(), index=series["series_id"])
+
+    def title(self, ids: pd.Series) -> pd.Series:
+        """Titles of ids, the id itself where there is none."""
+        return ids.map(self.titles).fillna(ids) if len(self.titles) else ids
+
+
+def manifest_of(directory: Path) -> dict:
+    """What a run's manifest.json says. Raises FileNotFoundError or ValueError, naming the file, when it cannot be read."""
+    path = directory / "manifest.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: not found, so this is not a run directory") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds no mapping")
+    return found
+
+
+def state_of(manifest: dict, directory: Path) -> tuple[str, str]:
+    """(words, tone) of a run's state: done, failed at a step, part of it, running."""
+    steps = manifest.get("steps") or {}
+    failed = next((s for s, v in steps.items() if v == "failed"), None)
+    failed = failed or next((p.name.split(".")[0] for p in sorted(directory.glob("[0-9][0-9]_*.failed.ipynb"))), None)
+    status = manifest.get("status", "unknown")
+    if status == "failed" or (failed and status != "done"):
+        return f"failed at {failed}" if failed else "failed", "bad"
+    if status == "done":
+        return "done", "good"
+    done = [s for s, v in steps.items() if v == "done"]
+    return (f"running, {len(done)} of {len(STEPS) - 1} steps done" if status == "running" else f"part ({status})"), "watch"
+
+
+def previous(run: Record) -> Record | None:
+    """The finished run of the same job with the latest as-of before this one; superseded copies do not count."""
+    found = []
+    for path in run.dir.parent.glob("*/manifest.json"):
+        if "+" in path.parent.name or path.parent == run.dir:
+            continue
+        with contextlib.suppress(ValueError, OSError):
+            manifest = manifest_of(path.parent)
+            if manifest.get("status") == "done" and str(manifest.get("as_of")) < str(run.manifest.get("as_of")):
+                found.append((str(manifest["as_of"]), path.parent))
+    return Record(max(found)[1]) if found else None
+
+
+def scores_of(directory: Path) -> dict[str, float]:
+    """Error, skill against the best baseline and coverage of the published forecast, from scores.parquet; what there is.
+
+    Raises ValueError, naming the file, when it cannot be read.
+    """
+    path = directory / "scores.parquet"
+    if not path.is_file():
+        return {}
+    try:
+        scores = pd.read_parquet(path)
+        scores = scores[scores["slice"] == "all"]
+        values = {(r.model, r.metric): float(r.value) for r in scores.itertuples()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from error
+    found = {label: values.get(("published", metric)) for label, metric in (("error", "rel_mae"), ("inside90", "coverage90"))}
+    bases = [v for (model, metric), v in values.items() if metric == "rel_ql" and model not in points.OURS and v > 0]
+    if bases and ("published", "rel_ql") in values:
+        found["skill"] = 1 - values["published", "rel_ql"] / min(bases)
+    return {k: v for k, v in found.items() if v is not None}

@@ -1,0 +1,147 @@
+"""What the warehouse is declared to hold: tables, query results and statements, read off ``sql/*.sql``.
+
+SQL is written once, in GoogleSQL; sqlglot turns it into the dialect at hand. Dialects differ silently in the types they return,
+so every table and every result has an Arrow schema here that rows are cast to.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlglot
+from sqlglot import exp
+
+SQL = Path(__file__).parent / "sql"
+ARROW = {
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "TEXT": pa.string(),
+    "BOOLEAN": pa.bool_(),
+    "DATE": pa.date32(),
+    "TIMESTAMPTZ": pa.timestamp("us", tz="UTC"),
+}
+
+
+class WarehouseError(Exception):
+    """Something is wrong with the warehouse or with what was to be written to it. One line: what, where, what to do."""
+
+
+@cache
+def definitions() -> dict[str, exp.Create]:
+    """The CREATE TABLE statements of schema.sql, by table."""
+    parsed = sqlglot.parse((SQL / "schema.sql").read_text(encoding="utf-8"), read="bigquery")
+    return {tree.this.this.name: tree for tree in parsed if isinstance(tree, exp.Create)}
+
+
+@cache
+def tables() -> dict[str, pa.Schema]:
+    """The Arrow schema of every table, read off sql/schema.sql. A field is nullable where the column is."""
+
+    def field(column: exp.ColumnDef) -> pa.Field:
+        required = any(isinstance(c.kind, exp.NotNullColumnConstraint) for c in column.constraints)
+        return pa.field(column.name, ARROW[column.kind.sql("duckdb")], nullable=not required)
+
+    return {name: pa.schema([field(c) for c in tree.this.expressions]) for name, tree in definitions().items()}
+
+
+def _nullable(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in fields])
+
+
+def _mixed(columns: str, *names: str) -> pa.Schema:
+    """A schema whose columns are those of the named tables, in the given order."""
+    known = {field.name: field.type for name in names for field in tables()[name]}
+    return _nullable(*[(column, known[column]) for column in columns.split()])
+
+
+@cache
+def results() -> dict[str, pa.Schema]:
+    """The Arrow schema that each query's result is cast to, by query. A column of a table has that table's type."""
+    price = (
+        "job variant_id forecast_date horizon predicted_price confidence_lower confidence_upper p_change as_of model_id "
+        "run_id forecast_id created_at published_at"
+    )
+    sales = (
+        "job item_id forecast_date horizon q05 q25 q50 q75 q95 mean as_of model_id run_id forecast_id created_at published_at"
+    )
+    faults = _nullable(("faults", pa.int64()))
+    counts = ("facts", "newest", "ids", "variants", "prices", "list_prices", "available")
+    return {
+        "price_facts": _mixed(
+            "price_fact_id variant_id date_id current_price original_price is_available full_date",
+            "FactProductPrice",
+            "DimDate",
+        ),
+        "price_variants": _nullable(("variant_id", pa.int64()), ("variant_title", pa.string()), ("known", pa.bool_())),
+        "price_span": _nullable(("first_date", pa.date32()), ("last_date", pa.date32())),
+        "price_strays": _mixed("price_fact_id variant_id date_id", "FactProductPrice"),
+        "price_fingerprint": _nullable(*[(name, pa.int64()) for name in counts]),
+        "price_stock": _nullable(("facts", pa.int64()), ("shop_variants", pa.int64())),
+        "current_price": _mixed(price, "PublishLedger", "FactPriceForecast"),
+        "current_sales": _mixed(sales, "PublishLedger", "FactSalesForecast"),
+        "job_price": _mixed(price, "PublishLedger", "FactPriceForecast"),
+        "job_sales": _mixed(sales, "PublishLedger", "FactSalesForecast"),
+        "run_price": _nullable(*[(f.name, f.type) for f in tables()["FactPriceForecast"]]),
+        "run_sales": _nullable(*[(f.name, f.type) for f in tables()["FactSalesForecast"]]),
+        "ledger": _mixed("job model_id as_of run_id rows published_at", "PublishLedger"),
+        "vintages": _nullable(
+            ("id", pa.int64()),
+            ("forecast_date", pa.date32()),
+            ("horizon", pa.int64()),
+            ("as_of", pa.date32()),
+            ("predicted", pa.float64()),
+            ("lower", pa.float64()),
+            ("upper", pa.float64()),
+            ("p_change", pa.float64()),
+            ("run_id", pa.string()),
+            ("model_id", pa.int64()),
+        ),
+        **{f"check_{name}": faults for name in ("counts", "ledger", "current", "bounds", "orphans")},
+    }
+
+
+@cache
+def statement(name: str, dialect: str) -> tuple[str, frozenset[str]]:
+    """One file of sql/ in a dialect, and the names of its parameters. ``@name`` becomes the dialect's own bound parameter."""
+    tree = sqlglot.parse_one((SQL / f"{name}.sql").read_text(encoding="utf-8"), read="bigquery")
+    wanted = frozenset(parameter.name for parameter in tree.find_all(exp.Parameter))
+    return tree.sql(dialect, comments=False, unsupported_level=sqlglot.ErrorLevel.RAISE), wanted
+
+
+def conform(table: str, rows: pa.Table) -> pa.Table:
+    """Rows with exactly the columns and types of a table: absent nullable columns become null. Raises WarehouseError."""
+    if table not in tables():
+        raise WarehouseError(f"no table {table!r}; there are {', '.join(tables())}")
+    schema = tables()[table]
+    unknown = [name for name in rows.column_names if name not in schema.names]
+    missing = [f.name for f in schema if not f.nullable and f.name not in rows.column_names]
+    if unknown or missing:
+        raise WarehouseError(
+            f"rows for {table}: "
+            + "; ".join(
+                f"{what} column{'s' * (len(names) > 1)} {', '.join(names)}"
+                for what, names in (("unknown", unknown), ("missing", missing))
+                if names
+            )
+            + f"; it has {', '.join(schema.names)}"
+        )
+    columns = []
+    for field in schema:
+        if field.name not in rows.column_names:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+            continue
+        try:
+            column = rows[field.name].cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise WarehouseError(
+                f"rows for {table}: column {field.name} is {rows[field.name].type}, wanted {field.type} ({error})"
+            ) from error
+        if field.nullable and pa.types.is_floating(field.type):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column)
+        if not field.nullable and column.null_count:
+            raise WarehouseError(f"rows for {table}: {field.name} is null in {column.null_count} rows")
+        columns.append(column)
+    return pa.Table.from_arrays(columns, names=schema.names).cast(pa.schema([f.with_nullable(True) for f in schema]))

@@ -1,0 +1,56 @@
+"""How numbers and names are written: shares in percent with a true minus, long names on one line."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.643 → '64 %'; not a number → 'n/a'."""
+    if share is None or not np.isfinite(share):
+        return "n/a"
+    return f"{round(100 * share, digits) + 0.0:.{digits}f} %".replace("-", "−")
+
+
+def signed(share: float, digits: int = 0) -> str:
+    """0.05 → '+5 %', −0.2 → '−20 %', 0 → '0 %'."""
+    text = percent(share, digits)
+    return text if text.startswith(("−", "n")) or not float(text.split()[0]) else f"+{text}"
+
+
+def share1(value: float) -> str:
+    """0.0123 → '1.2 %'."""
+    return percent(value, 1)
+
+
+def share2(value: float) -> str:
+    """0.0123 → '1.23 %'."""
+    return percent(value, 2)
+
+
+def change(value: float) -> str:
+    """0.0123 → '+1.2 %'."""
+    return signed(value, 1)
+
+
+def in_points(value: float) -> str:
+    """0.0123 → '+1.23', in percentage points."""
+    return signed(value, 2).removesuffix(" %")
+
+
+def bare_percent(value: float | None, digits: int) -> str:
+    """A share as percentage points, without the sign: the head of the column has it."""
+    return percent(value, digits).removesuffix(" %") if value is not None and np.isfinite(value) else "–"
+
+
+def shorten(text: object, limit: int = 70) -> str:
+    """One line of at most `limit` characters, for display only; control characters become spaces."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 20 * limit]).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def plain_line(text: str, limit: int = 600) -> str:
+    """`shorten` for what a terminal was sent: without its colours."""
+    return shorten(re.sub(r"\x1b\[[0-9;]*m", "", text), limit)

@@ -1,0 +1,155 @@
+"""The drawing: who may import whom in lib/forecastbook, held against the syntax trees of the modules.
+
+A new module needs a line in ``DRAWING``, below what it imports, and one in the module table of ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIB = ROOT / "lib" / "forecastbook"
+MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in sorted(LIB.glob("*.py"))}
+
+# Module -> what of ours it may import. From the bottom up: a module may only import from lines above its own.
+DRAWING = {
+    # leaves
+    "params": "",
+    "panel": "",
+    "scores": "",
+    "intervals": "",
+    "sticky": "",
+    "wording": "",
+    "schema": "",
+    "intake": "",
+    "sample": "",
+    # where facts come from and forecasts go
+    "publication": "schema",
+    "backend": "publication schema",
+    "warehouse": "backend publication schema",
+    "longfile": "intake",
+    "sources": "intake longfile params sample",
+    "run": "panel params",
+    # models, and what they are worth
+    "forking": "panel sticky",
+    "plain": "panel",
+    "lstm": "forking panel plain sticky",
+    "models": "intervals lstm panel scores",
+    "roster": "panel params scores",
+    "backtest": "models panel params roster scores",
+    "gate": "backtest intervals models panel params",
+    "challenger": "backtest models panel params roster run",
+    "points": "scores",
+    "scoreboard": "backtest params points scores",
+    "forecasts": "backtest gate models panel params publication roster run scores",
+    "tuning": "backtest models panel params run",
+    # what a reader sees
+    "figures": "points wording",
+    "tables": "wording",
+    "pages": "figures run",
+    "executed": "pages wording",
+    "record": "points run wording",
+    "evidence": "figures points record scoreboard tables wording",
+    "provenance": "evidence pages points record tables wording",
+    "runpage": "evidence executed pages provenance record scoreboard wording",
+    "report": "executed figures pages record run runpage scoreboard tables wording",
+    # the runner
+    "chain": "params report run sources warehouse",
+}
+LAZY = {("models", "lstm"), ("sources", "sample"), ("chain", "report"), ("chain", "sources"), ("chain", "warehouse")}
+ONLY_IN = {  # a package from outside -> the modules that may import it
+    "duckdb": {"warehouse"},
+    "google": {"warehouse"},
+    "ray": {"tuning"},
+    "darts": {"tide"},
+    "torch": {"forking", "lstm", "plain", "tuning"},
+    "lightning": set(),
+    "pytorch_lightning": set(),
+}
+HEAVY = ("torch", "ray", "darts", "pytorch_lightning")
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Dotted names that a tree imports, ours as 'forecastbook.<module>'; a module that is named in a string counts too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = ".".join(filter(None, ["forecastbook" if node.level else "", node.module]))
+            found |= {f"{source}.{alias.name}" for alias in node.names} if source == "forecastbook" else {source}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"forecastbook\.\w+", node.value):
+            found.add(node.value)
+    return found
+
+
+def ours(tree: ast.AST) -> set[str]:
+    return {name.split(".")[1] for name in imports(tree) if name.startswith("forecastbook.")} & set(MODULES)
+
+
+def at_import(module: str) -> ast.Module:
+    """The part of a module that runs when it is imported: all but the bodies of its functions."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node):
+            return None
+
+    return Strip().visit(ast.parse((LIB / f"{module}.py").read_text(encoding="utf-8")))
+
+
+def test_the_drawing_has_every_module_and_no_other():
+    assert set(DRAWING) == set(MODULES)
+
+
+def test_the_drawing_runs_one_way():
+    drawn = list(DRAWING)
+    for number, (module, allowed) in enumerate(DRAWING.items()):
+        assert set(allowed.split()) <= set(drawn[:number]), f"{module} imports from a line that is not above its own"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_is_drawn(module):
+    assert ours(MODULES[module]) - {module} <= set(DRAWING.get(module, "").split())
+
+
+@pytest.mark.parametrize("module, imported", sorted(LAZY))
+def test_what_is_drawn_as_lazy_is_imported_in_a_function(module, imported):
+    statements = [node for node in ast.walk(at_import(module)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert not [node.lineno for node in statements if imported in ours(node)]
+    assert imported in ours(MODULES[module]), "no longer imported: take it out of LAZY"
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_from_outside_is_imported_in_one_place(package):
+    users = {module for module, tree in MODULES.items() if package in {name.split(".")[0] for name in imports(tree)}}
+    assert users <= ONLY_IN[package]
+
+
+def test_names_are_nouns_that_one_would_search_for():
+    assert not set(MODULES) & {"util", "utils", "helper", "helpers", "common", "manager", "managers", "misc"}
+
+
+@pytest.mark.parametrize("module", ["chain", "sources", "warehouse", "report"])
+def test_nothing_heavy_is_imported_before_it_is_needed(module):
+    code = f"import sys, forecastbook.{module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(LIB.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_the_module_table_of_architecture_md_has_every_module_and_no_other():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)\.py` \|", text, re.M)) == set(MODULES)

@@ -1,0 +1,247 @@
+"""The chain itself, as Make runs it: on the smoke overlay, in processes of its own, against a real warehouse file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import duckdb
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+
+from forecastbook import chain
+from forecastbook.warehouse import connect
+
+pytestmark = pytest.mark.timeout(600)
+STEPS = ("01_ingest", "03_finetune", "04_forecast", "05_evaluate")
+TINY = "max_series: 12\nmodel: {hidden_size: 4, epochs: 1, max_steps: 4}\nfinetune: {epochs: 1}\nbacktest: {origins: 2}\n"
+
+
+class Book:
+    """One OUT directory and the make that works on it."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        out.mkdir(parents=True, exist_ok=True)
+        self.overlay = out.parent / "tiny.yaml"
+        self.overlay.write_text(TINY)
+
+    def command(self, *args: str) -> list[str]:
+        return ["make", "--no-print-directory", *(args or ("forecast",)), f"OUT={self.out}",
+                f"PARAMS=params/smoke.yaml {self.overlay}"]  # fmt: skip
+
+    def make(self, *args: str) -> subprocess.CompletedProcess:
+        return subprocess.run(self.command(*args), cwd=chain.ROOT, capture_output=True, text=True, timeout=300)
+
+    def start(self) -> subprocess.Popen:
+        return subprocess.Popen(self.command(), cwd=chain.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                start_new_session=True)  # fmt: skip
+
+    @property
+    def run(self) -> Path:
+        return next(p for p in (self.out / "prices").iterdir() if (p / "manifest.json").is_file() and "+" not in p.name)
+
+    @property
+    def manifest(self) -> dict:
+        return json.loads((self.run / "manifest.json").read_text())
+
+    def digest(self, name: str = "forecast.parquet") -> str:
+        return hashlib.sha256((self.run / name).read_bytes()).hexdigest()
+
+    def times(self) -> dict[str, float]:
+        return {str(p.relative_to(self.out)): p.stat().st_mtime_ns for p in self.out.rglob("*") if p.is_file()}
+
+    @property
+    def store(self):
+        return connect(f"duckdb:{self.out}/warehouse.duckdb")
+
+    def processes(self) -> list[psutil.Process]:
+        """Living processes that a kernel of this book is or started."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(chain.MARK, "").startswith(str(self.out)) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for log in self.out.glob("prices/*/run.log"):
+                if text in log.read_text():
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"{text!r} never came into run.log")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Book:
+    book = Book(tmp_path_factory.mktemp("finished") / "out")
+    done = book.make()
+    assert done.returncode == 0, done.stderr
+    return book
+
+
+def test_a_bare_run_publishes_a_week_for_every_variant(finished):
+    forecast, rows = pd.read_parquet(finished.run / "forecast.parquet"), finished.store.current("prices").to_pandas()
+    newest = pd.read_parquet(finished.run / "panel.parquet")["ts"].max()
+    assert (rows.groupby("variant_id").size() == 7).all() and len(rows) == len(forecast) > 0
+    assert rows["forecast_date"].min() == newest + pd.Timedelta(days=1), "dates follow the data, not the clock"
+    assert (rows["confidence_lower"] <= rows["predicted_price"]).all() and (
+        rows["predicted_price"] <= rows["confidence_upper"]
+    ).all()
+    assert (rows["confidence_lower"] >= 0).all()
+    assert all(ok for _, ok, _ in finished.store.checks())
+
+
+def test_the_record_is_whole(finished):
+    manifest = finished.manifest
+    assert manifest["status"] == "done" and set(manifest["steps"].values()) == {"done"} and set(manifest["steps"]) == set(STEPS)
+    for name in ("panel", "series", "quarantine", "backtest", "scores", "forecast"):
+        assert manifest["files"][f"{name}.parquet"] == finished.digest(f"{name}.parquet")
+    for step in STEPS:
+        assert (finished.run / f"{step}.html").stat().st_size < 3_000_000
+        assert chain.faults(nbformat.read(finished.run / f"{step}.ipynb", 4)) is None
+    assert {
+        "run_id",
+        "params",
+        "params_hash",
+        "data_hash",
+        "commit",
+        "dirty",
+        "versions",
+        "seed",
+        "hardware",
+        "gate",
+        "receipt",
+    } <= set(manifest)
+    assert (finished.run / "report.html").is_file() and (finished.out / "index.html").is_file()
+    assert not [p for p in finished.run.rglob("*") if ".part" in p.name]
+    with duckdb.connect(str(finished.out / "warehouse.duckdb"), read_only=True) as connection:
+        name, kind, metrics, hyper = connection.execute(
+            "SELECT model_name, model_type, performance_metrics_json, hyperparameters_json FROM DimModel WHERE model_id = 100"
+        ).fetchone()
+    assert (name, kind) == ("LSTM_Price_Forecaster", "LSTM_Seq2Seq")
+    assert json.loads(metrics)["rel_ql"] > 0 and json.loads(hyper)["hidden_size"] == 4
+
+
+def test_a_second_run_does_nothing(finished):
+    before = finished.times()
+    again, dry = finished.make(), finished.make("-n", "forecast")
+    assert again.returncode == dry.returncode == 0
+    assert "Nothing to be done" in again.stdout and "Nothing to be done" in dry.stdout
+    assert finished.times() == before
+
+
+def test_same_inputs_same_bytes_elsewhere(finished, tmp_path):
+    other = Book(tmp_path / "out")
+    assert other.make().returncode == 0
+    assert other.manifest["run_id"] == finished.manifest["run_id"]
+    assert other.digest() == finished.digest()
+
+
+def test_killed_in_every_step_and_resumed(finished, tmp_path):
+    """SIGKILL to make and all below it, in each step in turn; each time the next make goes on with the same run."""
+    book, done = Book(tmp_path / "out"), []
+    for step in STEPS:
+        making = book.start()
+        book.wait_for(f"{step} starts")
+        time.sleep(1.5)
+        os.killpg(making.pid, signal.SIGKILL)
+        making.wait()
+        assert not (book.run / f"{step}.ipynb").exists(), "no half-finished target"
+        assert all((book.run / f"{s}.ipynb").exists() for s in done), "finished steps are kept"
+        (book.run / "run.log").rename(book.run / f"run.{step}.log")
+        done.append(step)
+    last = book.make()
+    assert last.returncode == 0, last.stderr
+    assert book.manifest["run_id"] == finished.manifest["run_id"]
+    assert book.digest() == finished.digest()
+    assert book.store.ledger().num_rows == 1 and all(ok for _, ok, _ in book.store.checks())
+    assert not [p for p in book.run.rglob("*") if p.name.endswith(".part")]
+
+
+def test_touching_a_notebook_reruns_it_and_what_follows(finished):
+    before = {s: (finished.run / f"{s}.ipynb").stat().st_mtime_ns for s in STEPS}
+    digest = finished.digest()
+    os.utime(chain.ROOT / "notebooks" / "04_forecast.ipynb")
+    done = finished.make()
+    assert done.returncode == 0, done.stderr
+    after = {s: (finished.run / f"{s}.ipynb").stat().st_mtime_ns for s in STEPS}
+    assert [s for s in STEPS if after[s] != before[s]] == ["04_forecast", "05_evaluate"]
+    assert finished.digest() == digest and finished.store.ledger().num_rows == 1
+
+
+def test_sigterm_leaves_no_process(tmp_path):
+    book = Book(tmp_path / "out")
+    making = book.start()
+    book.wait_for("01_ingest starts")
+    deadline = time.monotonic() + 30
+    while not book.processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert book.processes(), "a kernel runs"
+    os.kill(making.pid, signal.SIGTERM)
+    making.communicate(timeout=60)
+    assert making.returncode != 0
+    deadline = time.monotonic() + 15
+    while book.processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not book.processes()
+    assert not (book.run / "01_ingest.ipynb").exists()
+
+
+def test_two_at_once_make_one_run(tmp_path, finished):
+    book = Book(tmp_path / "out")
+    both = [book.start() for _ in range(2)]
+    errors = [making.communicate(timeout=300)[1] for making in both]
+    assert [making.returncode for making in both] == [0, 0], errors
+    assert any("waiting for pid" in e for e in errors) and any("was made meanwhile" in e for e in errors)
+    assert book.digest() == finished.digest()
+    assert book.store.ledger().num_rows == 1 and all(ok for _, ok, _ in book.store.checks())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("AS_OF=2026-1-5", "wanted YYYY-MM-DD"),
+        ("AS_OF=../../x", "wanted YYYY-MM-DD"),
+        ("AS_OF=2017-13-01", "wanted a real date"),
+        ("AS_OF=2999-01-01", "lies outside the data"),
+        ("AS_OF=1999-01-01", "lies outside the data"),
+        ("JOB=../x", "wanted the name of a file"),
+        ("JOB=price", "did you mean prices.yaml"),
+        ("WAREHOUSE=mysql:x", "duckdb:"),
+        ("WAREHOUSE=bigquery:a`; DROP", "bigquery"),
+    ],
+)
+def test_a_wrong_variable_is_refused_before_anything_is_made(finished, given, said):
+    before = sorted(p.name for p in finished.out.rglob("*"))
+    done = finished.make("forecast", given)
+    assert done.returncode != 0
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert sorted(p.name for p in finished.out.rglob("*")) == before
+
+
+def test_params_edited_after_a_finished_run(finished, tmp_path):
+    (tmp_path / "more.yaml").write_text("gate: {shrink: 20.0}\n")
+    command = [c if not c.startswith("PARAMS=") else f"{c} {tmp_path}/more.yaml" for c in finished.command()]
+    digest, first = finished.digest(), finished.manifest["run_id"]
+    refused = subprocess.run(command, cwd=chain.ROOT, capture_output=True, text=True, timeout=300)
+    assert refused.returncode != 0 and "gate.shrink: 10.0 -> 20.0" in refused.stderr and "FORCE=1" in refused.stderr
+    assert finished.digest() == digest
+    forced = subprocess.run([*command, "FORCE=1"], cwd=chain.ROOT, capture_output=True, text=True, timeout=300)
+    assert forced.returncode == 0, forced.stderr
+    assert finished.manifest["run_id"] != first
+    kept = next(p for p in (finished.out / "prices").iterdir() if "+" in p.name)
+    assert hashlib.sha256((kept / "forecast.parquet").read_bytes()).hexdigest() == digest, "the old run is kept"
+    current = finished.store.current("prices").to_pandas()
+    assert set(current["run_id"]) == {finished.manifest["run_id"]} and (current.groupby("variant_id").size() == 7).all()

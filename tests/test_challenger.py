@@ -1,0 +1,312 @@
+"""The challenger: where it starts, when it wins, when it is rolled back, and who was champion when."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import LEVELS, day, made_run, posted_prices, tiny
+from forecastbook import backtest, challenger, lstm, models, roster
+
+PLAIN = {"attention": False, "window": "single"}
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return posted_prices(8, 80)
+
+
+@pytest.fixture
+def runs_at(tmp_path, frame):
+    """Runs of one job at several as-of dates, all with a panel of what was known then."""
+
+    def make(as_of, **over):
+        date = day(as_of)
+        return made_run(tmp_path, tiny(**over), frame[frame["ts"] <= pd.Timestamp(date)], date)
+
+    return make
+
+
+def outcome(**errors):
+    """A duel by hand: each contender's error at three origins."""
+    days = pd.date_range("2024-03-01", periods=3)
+    rows = [(name, d, e, e) for name, e in errors.items() for d in days]
+    return pd.DataFrame(rows, columns=["model", "origin", "rel_ql", "rel_mae"])
+
+
+def crowned(run, seed=0):
+    """A run whose tiny network has become the champion."""
+    model = models.fit("lstm", run.panel(), **{**backtest.hyper(run.params), "seed": seed})
+    challenger.settle(run, challenger.Start("cold", None, "Cold start."), model, outcome(challenger=0.1, last_value=0.2))
+    return model
+
+
+def files(directory):
+    return {p.name: p.read_bytes() for p in directory.iterdir()}
+
+
+# ---- where it starts
+
+
+def test_a_first_run_starts_cold_and_says_so(runs_at):
+    run = runs_at("2024-03-10")
+    start = challenger.start(run, run.panel())
+    assert (start.kind, start.model) == ("cold", None) and "Cold start: no champion exists yet" in start.said
+
+
+def test_a_later_run_starts_from_the_champion(runs_at):
+    model = crowned(runs_at("2024-03-10"))
+    run = runs_at("2024-03-15")
+    start = challenger.start(run, run.panel())
+    assert start.kind == "champion" and "champion of 2024-03-10" in start.said
+    panel = run.panel()
+    np.testing.assert_array_equal(models.predict(start.model, panel, 7, LEVELS), models.predict(model, panel, 7, LEVELS))
+
+
+def test_a_run_never_starts_from_its_own_date_or_a_later_one(runs_at):
+    crowned(runs_at("2024-03-15"))
+    for as_of in ("2024-03-15", "2024-03-10"):
+        run = runs_at(as_of)
+        assert run.champion() is None and challenger.start(run, run.panel()).kind == "cold"
+
+
+def test_base_none_is_a_cold_start_whoever_is_champion(runs_at):
+    crowned(runs_at("2024-03-10"))
+    run = runs_at("2024-03-15", finetune={"base": "none"})
+    start = challenger.start(run, run.panel())
+    assert start.kind == "cold" and "finetune.base is none" in start.said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden_size", 16), ("num_layers", 2), ("attention", False), ("sequence_length", 10)]
+)
+def test_a_champion_of_another_architecture_is_a_cold_start(runs_at, name, value, lines):
+    crowned(runs_at("2024-03-10"))
+    run = runs_at("2024-03-15", model={name: value})
+    start = challenger.start(run, run.panel())
+    assert start.kind == "cold" and start.model is None and "another architecture" in start.said
+    assert f"{name} " in start.said and f"-> {value}" in start.said and any("another architecture" in line for line in lines)
+    assert challenger.train(start, run.panel(), run.params).hyper[name] == value
+
+
+def test_a_champion_that_is_a_baseline_is_a_cold_start(runs_at):
+    first = runs_at("2024-03-10")
+    crowned(first)
+    models.save(models.fit("last_value", None), first.dir / "model")
+    run = runs_at("2024-03-15")
+    start = challenger.start(run, run.panel())
+    assert start.kind == "cold" and "is the baseline last_value" in start.said
+
+
+def test_too_little_history_trains_nothing_and_the_last_value_is_the_model(runs_at):
+    run = runs_at("2024-01-20")
+    start = challenger.start(run, run.panel())
+    assert start.kind == "none" and "20 periods of history, a network needs 35" in start.said
+    model = challenger.train(start, run.panel(), run.params)
+    assert model is None
+    said = challenger.settle(
+        run, start, model, challenger.duel(run.panel(), run.params, {"challenger": None, "champion": None})
+    )
+    assert said == start.said and models.load(run.dir / "model") == models.fit("last_value", None) and run.champion() is None
+    assert not (run.home / "champion.json").exists()
+    assert challenger.history(None) == [] and challenger.summary(None) == "No network was trained."
+
+
+# ---- a foreign checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The state dict of a plain network of one layer, hidden size 8."""
+    torch.manual_seed(1)
+    settings = dict(lstm.DEFAULTS, hidden_size=8, num_layers=1, **PLAIN)
+    path = tmp_path / "lstm_forecaster.pth"
+    torch.save(lstm.Plain(settings).state_dict(), path)
+    return path
+
+
+def test_a_checkpoint_is_loaded_and_can_be_finetuned(runs_at, checkpoint):
+    run = runs_at("2024-03-10", model=PLAIN, finetune={"base": str(checkpoint)})
+    panel = run.panel()
+    start = challenger.start(run, panel)
+    assert start.kind == "checkpoint" and str(checkpoint) in start.said
+    state = torch.load(checkpoint, weights_only=True)
+    assert all(torch.equal(v, state[k]) for k, v in start.model.net.state_dict().items())
+    child = challenger.train(start, panel, run.params)
+    assert child.hyper["window"] == "single" and np.isfinite(models.predict(child, panel, 7, LEVELS)).all()
+
+
+def test_a_checkpoint_that_finetuning_made_worse_is_rolled_back(runs_at, checkpoint):
+    run = runs_at("2024-03-10", model=PLAIN, finetune={"base": str(checkpoint)})
+    panel = run.panel()
+    start = challenger.start(run, panel)
+    said = challenger.settle(run, start, challenger.train(start, panel, run.params), outcome(challenger=0.3, champion=0.2))
+    assert "Rolled back" in said and "of the checkpoint" in said
+    kept = models.load(run.dir / "model")
+    np.testing.assert_array_equal(models.predict(kept, panel, 7, LEVELS), models.predict(start.model, panel, 7, LEVELS))
+    assert not (run.home / "champion.json").exists()
+
+
+def test_a_missing_checkpoint_names_its_path(runs_at, tmp_path):
+    for base in (tmp_path / "nowhere.pth", tmp_path / "nowhere"):
+        run = runs_at("2024-03-10", model=PLAIN, finetune={"base": str(base)})
+        with pytest.raises(lstm.LSTMError, match=f"{base}: no such checkpoint file"):
+            challenger.start(run, run.panel())
+
+
+def test_a_checkpoint_that_does_not_fit_names_path_key_and_both_shapes(runs_at, checkpoint):
+    run = runs_at("2024-03-10", model={**PLAIN, "hidden_size": 16}, finetune={"base": str(checkpoint)})
+    with pytest.raises(lstm.LSTMError) as error:
+        challenger.start(run, run.panel())
+    for part in (str(checkpoint), "encoder.weight_ih_l0", "(32, 1)", "(64, 1)"):
+        assert part in str(error.value)
+
+
+def test_the_directory_of_a_model_can_be_the_base(runs_at):
+    first = runs_at("2024-03-10")
+    model = crowned(first)
+    run = runs_at("2024-03-15", finetune={"base": str(first.dir / "model")})
+    start = challenger.start(run, run.panel())
+    assert start.kind == "checkpoint"
+    panel = run.panel()
+    np.testing.assert_array_equal(models.predict(start.model, panel, 7, LEVELS), models.predict(model, panel, 7, LEVELS))
+
+
+# ---- the duel
+
+
+def test_a_duel_is_fought_on_the_held_out_days_only(runs_at):
+    run = runs_at("2024-03-19")
+    panel, params = run.panel(), run.params
+    model = challenger.train(challenger.start(run, panel), panel, params)
+    fought = challenger.duel(panel, params, {"challenger": model, "champion": None})
+    assert set(fought["model"]) == {"challenger", "last_value"}
+    origins = fought["origin"].drop_duplicates()
+    assert len(origins) == 14 - 7 + 1 and str(origins.max().date()) == "2024-03-12"
+    assert str(origins.min().date()) == "2024-03-05"  # its first target is the first held-out day
+    assert model.info["trained_until"] == "2024-03-05"
+    at = backtest.ask(panel, np.datetime64("2024-03-08"), params, {"challenger": model})
+    scored = (at.status == "model")[:, None] & np.isfinite(at.y)
+    wanted = backtest.point_error(at, "challenger", params)[scored].mean()
+    assert fought[(fought.model == "challenger") & (fought.origin == "2024-03-08")]["rel_mae"].item() == wanted
+    best = challenger.means(fought)
+    assert best.iloc[:, 1].is_monotonic_increasing and len(best) == 2
+
+
+def test_a_duel_on_a_short_panel_has_no_rows(runs_at):
+    run = runs_at("2024-01-10")
+    assert challenger.duel(run.panel(), run.params, {}).empty
+
+
+# ---- who wins
+
+
+def test_a_better_challenger_becomes_the_champion(runs_at):
+    first, run = runs_at("2024-03-10"), runs_at("2024-03-15")
+    crowned(first)
+    panel = run.panel()
+    start = challenger.start(run, panel)
+    model = challenger.train(start, panel, run.params)
+    said = challenger.settle(run, start, model, outcome(challenger=0.09, champion=0.1, last_value=0.2))
+    assert (
+        "becomes the champion" in said and "10.0% lower than the champion's" in said and "+55.0% against the last value" in said
+    )
+    kept = models.load(run.dir / "model")
+    np.testing.assert_array_equal(models.predict(kept, panel, 7, LEVELS), models.predict(model, panel, 7, LEVELS))
+    entry = json.loads((run.home / "champion.json").read_text())["champion"]
+    assert entry["run_id"] == run.id and entry["as_of"] == "2024-03-15" and entry["path"] == "2024-03-15/model"
+    assert "Fine-tuned from the champion of 2024-03-10" in kept.info["parent"]
+
+
+@pytest.mark.parametrize("mine", [0.1, 0.11, np.nan])
+def test_a_challenger_that_is_not_better_is_rolled_back(runs_at, mine):
+    first, run = runs_at("2024-03-10"), runs_at("2024-03-15")
+    crowned(first)
+    start = challenger.start(run, run.panel())
+    before = (run.home / "champion.json").read_bytes()
+    model = challenger.train(start, run.panel(), run.params)
+    said = challenger.settle(run, start, model, outcome(challenger=mine, champion=0.1, last_value=0.2))
+    assert said.startswith("Rolled back") and "against 0.10000 of the champion" in said
+    ours, theirs = files(run.dir / "model"), files(first.dir / "model")
+    assert ours["weights.safetensors"] == theirs["weights.safetensors"]
+    assert json.loads(ours["model.json"])["rolled_back"] is True and "rolled_back" not in json.loads(theirs["model.json"])
+    assert (run.home / "champion.json").read_bytes() == before
+    models.load(run.dir / "model")
+
+
+def test_a_challenger_that_nothing_could_be_compared_on_is_rolled_back(runs_at):
+    first, run = runs_at("2024-03-10"), runs_at("2024-03-15")
+    crowned(first)
+    start = challenger.start(run, run.panel())
+    said = challenger.settle(run, start, challenger.train(start, run.panel(), run.params), outcome())
+    assert said.startswith("Rolled back") and "nan" not in said
+    assert files(run.dir / "model")["weights.safetensors"] == files(first.dir / "model")["weights.safetensors"]
+
+
+def test_a_network_whose_error_is_not_a_number_is_not_kept(runs_at):
+    run = runs_at("2024-03-10")
+    start = challenger.start(run, run.panel())
+    model = challenger.train(start, run.panel(), run.params)
+    said = challenger.settle(run, start, model, outcome(challenger=np.nan, last_value=0.2))
+    assert "not a number" in said and models.load(run.dir / "model") == models.fit("last_value", None)
+    assert not (run.home / "champion.json").exists()
+
+
+def test_a_cold_start_is_crowned_even_when_it_lost_to_the_last_value_which_is_said(runs_at):
+    """The gate, not the crown, decides what is published; tomorrow's fine-tune has to start somewhere."""
+    run = runs_at("2024-03-10")
+    start = challenger.start(run, run.panel())
+    said = challenger.settle(
+        run, start, challenger.train(start, run.panel(), run.params), outcome(challenger=0.3, last_value=0.2)
+    )
+    assert "-50.0% against the last value" in said and (run.home / "champion.json").exists()
+
+
+# ---- the line of champions
+
+
+def test_history_is_kept_in_order_of_dates_and_read_backwards(runs_at):
+    for as_of in ("2024-03-15", "2024-03-05", "2024-03-10"):
+        runs_at(as_of).crown("because")
+    text = json.loads((runs_at("2024-03-15").home / "champion.json").read_text())
+    assert [e["as_of"] for e in text["history"]] == ["2024-03-05", "2024-03-10", "2024-03-15"]
+    assert text["champion"] == text["history"][-1]
+    for as_of, champion in (("2024-03-15", "2024-03-10"), ("2024-03-12", "2024-03-10"), ("2024-03-10", "2024-03-05")):
+        assert runs_at(as_of).champion()["as_of"] == champion
+    assert runs_at("2024-03-05").champion() is None
+
+
+def test_crowning_and_settling_twice_changes_nothing(runs_at):
+    run = runs_at("2024-03-10")
+    panel = run.panel()
+    start = challenger.start(run, panel)
+    model = challenger.train(start, panel, run.params)
+    seen = []
+    for _ in range(2):
+        said = challenger.settle(run, start, model, outcome(challenger=0.1, last_value=0.2))
+        left = sorted(p.name for p in run.dir.iterdir())
+        seen.append((said, files(run.dir / "model"), (run.home / "champion.json").read_bytes(), left))
+    assert seen[0] == seen[1] and not [name for name in seen[0][3] if name.startswith(".")]
+    assert challenger.start(run, panel).kind == "cold"  # a resumed run starts where it first did
+
+
+def test_a_broken_champion_file_is_named(runs_at):
+    run = runs_at("2024-03-10")
+    (run.home / "champion.json").write_text("{")
+    with pytest.raises(RuntimeError, match="champion.json: not valid JSON"):
+        run.champion()
+
+
+def test_the_same_start_trains_the_same_network_and_tells_of_it(runs_at):
+    run = runs_at("2024-03-10")
+    panel = run.panel()
+    a, b = (challenger.train(challenger.start(run, panel), panel, run.params) for _ in range(2))
+    assert all(torch.equal(v, b.net.state_dict()[k]) for k, v in a.net.state_dict().items())
+    rows = challenger.history(a)
+    assert [set(r) for r in rows] == [{"step", "train", "validation"}] * len(rows) and len(rows) >= 2
+    assert "8 series" in challenger.summary(a) and "2024-03-10" not in challenger.summary(a)
+    assert roster.trainable(panel, run.params) is None

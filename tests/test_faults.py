@@ -1,0 +1,256 @@
+"""What can go wrong while a notebook is executed, done for real: kernels killed, disks full, secrets, rubbish in files."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from forecastbook import chain, report, sources
+from forecastbook import run as runs
+from forecastbook.params import Params
+from forecastbook.run import Run, RunError
+
+pytestmark = pytest.mark.timeout(180)
+SECRET = "hunter2-not-for-any-report"
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return runs.prepare(
+        tmp_path / "out", "prices", dt.date(2024, 3, 1), Params(), warehouse=f"duckdb:{tmp_path}/w.duckdb", fingerprint="f"
+    )
+
+
+def notebook(path: Path, *cells: str, tag: bool = True, kernel: str = "python3") -> Path:
+    nb = nbformat.v4.new_notebook()
+    nb.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
+    parameters = nbformat.v4.new_code_cell('job = as_of = out = warehouse = ""\noverlays = []')
+    parameters.metadata.tags = ["parameters"] if tag else []
+    nb.cells = [nbformat.v4.new_markdown_cell("# 1 · What?"), parameters, *map(nbformat.v4.new_code_cell, cells)]
+    nbformat.write(nb, path)
+    return path
+
+
+def failed(run: Run, step: str) -> dict:
+    """What must be true after any failure; the manifest's entry."""
+    assert not (run.dir / f"{step}.ipynb").exists() and not (run.dir / f"{step}.html").exists(), "nothing at a final path"
+    assert not list(run.dir.glob(".*part*")), "no temporary file is left"
+    manifest = json.loads((run.dir / "manifest.json").read_text())
+    assert manifest["status"] == "failed" and manifest["steps"][step] == "failed"
+    page = (run.dir / "report.html").read_text()
+    assert f"failed at {step}" in page and f"failed at {step}" in (run.dir.parents[1] / "index.html").read_text()
+    return manifest["failed"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kernel died"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        ("import sys; sys.exit(3)", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_a_cell_that_ends_badly_fails_the_step(run, tmp_path, cell, said):
+    path = notebook(tmp_path / "01_ingest.ipynb", "x = 1", cell, "y = 2")
+    with pytest.raises(chain.StepError, match=said):
+        chain.execute(path, run, [])
+    assert said in failed(run, "01_ingest")["why"]
+    assert (run.dir / "01_ingest.failed.ipynb").is_file() and (run.dir / "01_ingest.failed.html").is_file()
+    good = notebook(tmp_path / "01_ingest.ipynb", "x = 1")
+    chain.execute(good, run, [])
+    assert (run.dir / "01_ingest.ipynb").is_file() and not list(run.dir.glob("*.failed.*")), "the next success clears it"
+
+
+def test_a_cell_that_takes_too_long(run, tmp_path):
+    path = notebook(tmp_path / "01_ingest.ipynb", "import time; time.sleep(60)")
+    with pytest.raises(chain.StepError, match="longer than 2 s"):
+        chain.execute(path, run, [], timeout=2)
+    failed(run, "01_ingest")
+
+
+def test_children_of_a_kernel_end_with_it(run, tmp_path):
+    path = notebook(
+        tmp_path / "01_ingest.ipynb",
+        "import subprocess\nchild = subprocess.Popen(['sleep', '300'], start_new_session=True)",
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    with pytest.raises(chain.StepError):
+        chain.execute(path, run, [])
+    pid = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_runner_leaves_nothing_that_the_next_keeps(run, tmp_path):
+    path = notebook(tmp_path / "01_ingest.ipynb", f"open({str(tmp_path / 'on')!r}, 'w').close()\nimport time; time.sleep(60)")
+    code = f"from pathlib import Path; from forecastbook import chain; from forecastbook.run import Run; " \
+           f"chain.execute(Path({str(path)!r}), Run(Path({str(run.dir)!r})), [])"  # fmt: skip
+    runner = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "on").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    runner.kill()
+    runner.wait()
+    assert not (run.dir / "01_ingest.ipynb").exists()
+    chain.execute(notebook(path, "x = 1"), run, [])
+    assert (run.dir / "01_ingest.ipynb").is_file() and not list(run.dir.glob(".*part*"))
+
+
+def test_a_notebook_that_could_not_take_its_parameters(run, tmp_path):
+    with pytest.raises(chain.StepError, match="no cell is tagged 'parameters'"):
+        chain.execute(notebook(tmp_path / "01_ingest.ipynb", tag=False), run, [])
+    with pytest.raises(chain.StepError, match="wanted 'python3'"):
+        chain.execute(notebook(tmp_path / "01_ingest.ipynb", kernel="ir"), run, [])
+    assert not list(run.dir.glob("*.ipynb"))
+
+
+def test_thirty_megabytes_printed_make_a_small_page(run, tmp_path):
+    path = notebook(tmp_path / "01_ingest.ipynb", "print(('x' * 99 + '\\n') * 300_000)")
+    chain.execute(path, run, [])
+    assert (run.dir / "01_ingest.html").stat().st_size < 1_000_000
+
+
+def test_a_secret_in_the_environment_is_in_no_file(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORECASTBOOK_TEST_SECRET", SECRET)
+    chain.execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
+    with pytest.raises(chain.StepError):
+        chain.execute(notebook(tmp_path / "03_finetune.ipynb", "1 / 0"), run, [])
+    for path in run.home.parent.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_a_full_disk_keeps_the_old_files(run, tmp_path):
+    """RLIMIT_FSIZE makes every write beyond it fail, as a full disk does."""
+    run.write("series.parquet", pd.DataFrame({"series_id": ["a"]}))
+    before = (run.dir / "series.parquet").read_bytes()
+    code = (
+        "import resource, signal, sys, numpy as np, pandas as pd\n"
+        "from pathlib import Path; from forecastbook.run import Run, RunError\n"
+        f"run = Run(Path({str(run.dir)!r})); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: run.write('series.parquet', pd.DataFrame({'x': np.random.default_rng(0).normal(size=100_000)}))\n"
+        "except RunError as error: print(error); sys.exit(7)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+    assert "cannot write" in done.stdout and "untouched" in done.stdout
+    assert (run.dir / "series.parquet").read_bytes() == before and not list(run.dir.glob(".*part*"))
+
+
+def test_a_file_changed_by_hand_is_named(run):
+    run.write("series.parquet", pd.DataFrame({"series_id": ["a"]}))
+    path = run.dir / "series.parquet"
+    path.write_bytes(path.read_bytes()[:-3] + b"xyz")
+    with pytest.raises(RunError, match=r"series\.parquet.*hash mismatch"):
+        run.read("series.parquet")
+
+
+def test_nowhere_to_write_is_said_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(RunError, match="OUT="):
+        chain.writable(tmp_path / "file" / "out")
+
+
+def test_nothing_made_is_writable_by_everyone(run, tmp_path):
+    old = os.umask(0o022)
+    try:
+        chain.execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
+    finally:
+        os.umask(old)
+    assert not [p for p in run.home.parent.rglob("*") if p.stat().st_mode & 0o002]
+
+
+# --- data that no shop should have, through ingest to a published forecast ---------------------------------------------
+
+HOSTILE = {
+    "one variant": {"a": [5.0] * 80},
+    "all prices constant": {f"s{i}": [3.0 + i] * 80 for i in range(8)},
+    "one day of history": {f"s{i}": [3.0 + i] for i in range(8)},
+    "hostile titles": {"<script>alert(1)</script>": [9.99] * 80, "=cmd|' /C calc'!A0": [1.0, 2.0] * 40, "😀" * 200: [7.0] * 80},
+    "NaN, inf, zero and negative": {"a": [1.0, np.nan, np.inf, 0.0, -5.0] * 16, "b": [2.0] * 80},
+    "appears late": {"old": [4.0] * 80, "new": [np.nan] * 78 + [6.0, 6.5]},
+    "gone": {"here": [4.0] * 80, "left": [5.0] * 20 + [np.nan] * 60},
+}
+
+
+def chained(tmp_path, columns: dict[str, list], **rows) -> tuple[Run, pd.DataFrame]:
+    """Ingest to publication on a CSV of these prices, in this process, by the same functions that the notebooks call."""
+    from forecastbook import backtest, challenger, forecasts, gate, models, roster, scoreboard
+    from forecastbook.warehouse import connect
+
+    parts = [
+        pd.DataFrame({"id": name, "day": pd.date_range("2024-01-01", periods=len(y)), "price": y})
+        for name, y in columns.items()
+    ]
+    frame = pd.concat(parts, ignore_index=True).dropna(subset=["price"]).assign(title=lambda f: f["id"])
+    frame.to_csv(tmp_path / "prices.csv", index=False)
+    tiny = {
+        "source": {"kind": "file", "path": str(tmp_path / "prices.csv"),
+                   "columns": {"series": "id", "ts": "day", "y": "price", "title": "title"}},
+        "model": {"hidden_size": 4, "num_layers": 1, "epochs": 1, "max_steps": 3, "sequence_length": 10},
+        "finetune": {"epochs": 1}, "backtest": {"origins": 3, "stride": 7},
+    }  # fmt: skip
+    params = Params.model_validate(tiny)
+    source, store = sources.SOURCES["file"], connect(f"duckdb:{tmp_path}/w.duckdb")
+    as_of = source.span(params.source, store)[1]
+    run = runs.prepare(tmp_path / "out", "prices", as_of, params, warehouse=store.url, fingerprint="f")
+    intake = source.read(params.source, store, as_of)
+    panel = run.build(intake.frame)
+    run.keep(intake, panel, roster.roster(panel, params))
+    panel, series = run.panel(), run.read("series.parquet")
+    start = challenger.start(run, panel)
+    model = challenger.train(start, panel, params)
+    outcome = challenger.duel(panel, params, {"challenger": model, "champion": start.model})
+    verdict = challenger.settle(run, start, model, outcome)
+    record = gate.replay(backtest.rolling(panel, params), params)
+    run.write("backtest.parquet", backtest.frame(record, panel.ids, params))
+    run.write("scores.parquet", scoreboard.score_table(run.read("backtest.parquet"), params))
+    gate.save(run, gate.decide(record, params), panel, model=verdict, start=start.said, cold_start=start.kind == "cold")
+    now = forecasts.now(panel, params, models.load(run.dir / "model"))
+    forecast = forecasts.frame(now, gate.load(run, panel), panel, params, run)
+    run.write("forecast.parquet", forecast)
+    forecasts.publish(run, store, forecast, series)
+    assert all(ok for _, ok, _ in store.checks())
+    report.render_run(run.dir)
+    return run, forecast
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_prices_give_a_sound_forecast(tmp_path, name):
+    run, forecast = chained(tmp_path, HOSTILE[name])
+    q = forecast[["q05", "q25", "q50", "q75", "q95"]].to_numpy()
+    assert len(forecast) and np.isfinite(q).all() and (q >= 0).all() and (np.diff(q, axis=1) >= 0).all()
+    assert (forecast.groupby("series_id").size() == 7).all()
+    series = run.read("series.parquet").set_index("series_id")
+    page = (run.dir / "report.html").read_text()
+    assert "<script" not in page
+    if name in ("all prices constant", "one variant", "one day of history"):
+        assert (forecast["q50"] == forecast["last_value"]).all() and (forecast["source"] == "naive").all()
+    if name == "NaN, inf, zero and negative":
+        assert set(run.read("quarantine.parquet")["reason"]) >= {"not finite"} and len(run.read("quarantine.parquet")) >= 48
+    if name == "appears late":
+        assert (forecast.loc[forecast["series_id"] == "new", "source"] == "naive").all() and "2 observations" in series.loc[
+            "new", "why"
+        ]
+    if name == "gone":
+        assert "left" not in set(forecast["series_id"]) and "not seen for 60 periods" in series.loc["left", "why"]
+
+
+def test_an_empty_file_stops_before_training(tmp_path):
+    (tmp_path / "p.csv").write_text("series_id,ts,y\n")
+    params = Params.model_validate({"source": {"kind": "file", "path": str(tmp_path / "p.csv")}})
+    with pytest.raises(sources.SourceError, match=r"p\.csv"):
+        sources.SOURCES["file"].span(params.source, None)[1]

@@ -1,0 +1,302 @@
+"""The baselines against slow loops of their definitions, and the one door that all models go through."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import LEVELS, panel_of, posted_panel, tiny
+from forecastbook import backtest, models
+from forecastbook.models import BASELINES, ModelError
+
+nan = np.nan
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A tiny trained network and the panel that it was trained on."""
+    panel = posted_panel(10, 90)
+    return models.fit("lstm", panel, **backtest.hyper(tiny())), panel
+
+
+# ---- definitions, by loops over single values
+
+
+def carried(y, t):
+    for value in reversed(y[: t + 1]):
+        if not math.isnan(value):
+            return value
+    return nan
+
+
+def point(name, y, t, h):
+    if name == "seasonal_naive":
+        back = t + h - 7 * math.ceil(h / 7)
+        value = carried(y, back) if back >= 0 else nan
+        return carried(y, t) if math.isnan(value) else value
+    if name == "moving_average":
+        seen = [v for v in y[max(0, t - 27) : t + 1] if not math.isnan(v)]
+        return sum(seen) / len(seen) if seen else carried(y, t)
+    return carried(y, t)
+
+
+def past_errors(name, y, h):
+    out = []
+    for t in range(len(y) - h):
+        last = carried(y, t)
+        error = (y[t + h] - point(name, y, t, h)) / abs(last) if last else nan
+        if not math.isnan(error):
+            out.append(error)
+    return out
+
+
+def half(own, pool, few=20):
+    return (own + pool) / 2 if own is not None else pool
+
+
+def loop_forecast(name, Y, horizon):
+    """(q (N, H, Q), p (N, H)) of a baseline on the rows of an array."""
+    recent = [list(y[-(365 + horizon) :]) for y in Y]
+    q, p = np.full((len(Y), horizon, 5), nan), np.full((len(Y), horizon), nan)
+    for h in range(1, horizon + 1):
+        moved = []
+        for y in recent:
+            steps = [(carried(y, t), y[t + h]) for t in range(len(y) - h)]
+            moved.append([abs(math.log(b / a)) > 0.005 for a, b in steps if not (math.isnan(a) or math.isnan(b))])
+        everyone = [m for series in moved for m in series]
+        for n, own in enumerate(moved):
+            pool = sum(everyone) / max(len(everyone), 1)
+            p[n, h - 1] = half(sum(own) / len(own) if len(own) >= 20 else None, pool)
+        errors = [past_errors(name, y, h) for y in recent]
+        together = [e for series in errors for e in series]
+        for n, y in enumerate(Y):
+            last = carried(list(y), len(y) - 1)
+            seen = [v for v in y if not math.isnan(v)]
+            scale = 1.0 if not seen else abs(last) or (sum(map(abs, seen)) / len(seen)) or 1.0
+            for k, level in enumerate(LEVELS):
+                if name == "historical_quantiles":
+                    window = [v for v in y[-90:] if not math.isnan(v)]
+                    q[n, h - 1, k] = np.quantile(window, level) if window else last
+                    continue
+                pooled = np.quantile(together, level) if together else 0.0
+                spread = half(np.quantile(errors[n], level) if len(errors[n]) >= 20 else None, pooled)
+                spread = min(spread, 0) if level < 0.5 else max(spread, 0) if level > 0.5 else 0.0
+                q[n, h - 1, k] = point(name, recent[n], len(recent[n]) - 1, h) + spread * scale
+    return np.maximum(np.sort(q, axis=-1), 0), p
+
+
+def ragged(seed=0):
+    """Sticky, gappy, short, one-off, stale and never seen."""
+    draw = np.random.default_rng(seed)
+    y = posted_panel(6, 60, seed, gaps=0.25).y
+    y = np.vstack([y[:, -60:], np.full((4, y[:, -60:].shape[1]), nan)])
+    y[6, -12:] = draw.uniform(5, 9, 12).round(2)
+    y[7, -1], y[8, :21] = 3.5, draw.uniform(1, 2, 21).round(2)  # 20 errors at h = 1, 19 at h = 2
+    return y
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_is_what_its_definition_says(name):
+    y = ragged()
+    q, p = models.forecast(models.fit(name, None), panel_of(y), 9, LEVELS)
+    wanted_q, wanted_p = loop_forecast(name, y, 9)
+    np.testing.assert_allclose(q, wanted_q, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(p, wanted_p, rtol=1e-9, atol=1e-9)
+    assert np.isnan(q[9]).all() and np.isfinite(q[:9]).all()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_errors_older_than_a_year_are_forgotten(name):
+    y = np.random.default_rng(1).choice([9.0, 10.0, 12.0], (2, 400))
+    y[:, :20] = 1000.0
+    q, p = models.forecast(models.fit(name, None), panel_of(y), 2, LEVELS)
+    wanted_q, wanted_p = loop_forecast(name, y, 2)
+    np.testing.assert_allclose(q, wanted_q, rtol=1e-9)
+    np.testing.assert_allclose(p, wanted_p, rtol=1e-9)
+
+
+def test_seasons_follow_the_frequency():
+    y = np.arange(1.0, 41)[None]
+    median = {
+        freq: models.predict(models.fit("seasonal_naive", None), panel_of(y, start, freq), 14, LEVELS)[0, :, 2]
+        for freq, start in (("D", "2024-01-01"), ("MS", "2020-01-01"), ("W-MON", "2024-01-01"))
+    }
+    np.testing.assert_array_equal(median["D"], [*range(34, 41), *range(34, 41)])
+    np.testing.assert_array_equal(median["MS"], [*range(29, 41), 29, 30])
+    np.testing.assert_array_equal(median["W-MON"], [*[40] * 12, 1, 2])  # before a season of 52: the last value
+
+
+# ---- properties of every baseline
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@given(cut=st.integers(20, 58), seed=st.integers(0, 99))
+def test_a_baseline_knows_nothing_of_later_days(name, cut, seed):
+    panel = panel_of(ragged())
+    y = panel.y.copy()
+    y[:, cut + 1 :] = np.random.default_rng(seed).uniform(0.1, 1e5, y[:, cut + 1 :].shape)
+    model, date = models.fit(name, panel), panel.dates[cut]
+    a, b = (models.forecast(model, x.until(date), 4, LEVELS) for x in (panel, replace(panel, y=y)))
+    assert np.array_equal(a[0], b[0], equal_nan=True) and np.array_equal(a[1], b[1], equal_nan=True)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_prices_in_cents_give_forecasts_in_cents(name):
+    y, model = ragged(), models.fit(name, None)
+    (q, p), (q100, p100) = (models.forecast(model, panel_of(y * f), 7, LEVELS) for f in (1, 100))
+    np.testing.assert_allclose(q100, 100 * q, rtol=1e-9)
+    np.testing.assert_allclose(p100, p, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@given(seed=st.integers(0, 10**6), N=st.integers(1, 4), T=st.integers(1, 50), gaps=st.sampled_from([0.0, 0.5, 0.95]))
+def test_quantiles_are_ordered_finite_and_not_negative(name, seed, N, T, gaps):
+    draw = np.random.default_rng(seed)
+    y = draw.lognormal(1, 2, (N, T))
+    y[draw.random((N, T)) < gaps] = nan
+    panel = panel_of(y)
+    q, p = models.forecast(models.fit(name, panel), panel, 8, LEVELS)
+    seen = panel.n_obs > 0
+    assert q.shape == (N, 8, 5) and p.shape == (N, 8) and (np.diff(q[seen], axis=-1) >= 0).all() and (q[seen] >= 0).all()
+    assert np.isfinite(q[seen]).all() and np.isnan(q[~seen]).all() and ((p >= 0) & (p <= 1)).all()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_constant_price_is_forecast_with_certainty(name):
+    q, p = models.forecast(models.fit(name, None), panel_of(np.full((3, 50), 4.99)), 7, LEVELS)
+    np.testing.assert_allclose(q, 4.99, rtol=1e-12)
+    assert (p == 0).all()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_one_series_and_one_day_of_history(name):
+    q, p = models.forecast(models.fit(name, None), panel_of([[4.99]]), 7, LEVELS)
+    assert (q == 4.99).all() and (p == 0).all()
+
+
+def test_values_below_zero_have_no_floor_and_zeros_keep_a_scale():
+    down = panel_of([[-5.0, -6, -4, -5] * 10])
+    assert models.floor(down) is None and (models.predict(models.fit("last_value", down), down, 3, LEVELS) < 0).any()
+    np.testing.assert_allclose(models.scale(panel_of([[2, 4, 0], [nan] * 3, [0, 0, 0], [1, 3, nan]])), [2, 1, 1, 3])
+    assert models.floor(panel_of([[nan, nan]])) == 0.0
+
+
+# ---- the network through the same door
+
+
+def test_the_network_answers_in_the_shapes_of_a_baseline(network):
+    model, panel = network
+    q, p = models.forecast(model, panel, 7, LEVELS)
+    assert q.shape == (10, 7, 5) and (np.diff(q, axis=-1) >= 0).all() and (q >= 0).all() and ((p >= 0) & (p <= 1)).all()
+    np.testing.assert_array_equal(models.predict(model, panel, 7, LEVELS), q)
+    weights = models.attention(model, panel)
+    assert weights.shape == (10, 7, 14)
+    np.testing.assert_allclose(weights.sum(axis=2), 1, rtol=1e-5)
+    assert models.attention(models.fit("last_value", panel), panel).shape == (0, 0, 0)
+
+
+def test_a_saved_network_forecasts_the_same_bits_and_its_files_are_the_same_bytes(network, tmp_path):
+    model, panel = network
+    for name in ("a", "b"):
+        models.save(model, tmp_path / name)
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == ["model.json", "weights.safetensors"]
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+    back = models.load(tmp_path / "a")
+    assert all(
+        np.array_equal(a, b) for a, b in zip(*(models.forecast(m, panel, 7, LEVELS) for m in (model, back)), strict=True)
+    )
+
+
+def test_a_finetune_leaves_the_given_model_alone(network):
+    model, panel = network
+    before = models.predict(model, panel, 7, LEVELS)
+    child = models.finetune(model, panel, **{**backtest.finetune_hyper(tiny()), "validation_days": 0, "learning_rate": 0.01})
+    np.testing.assert_array_equal(models.predict(model, panel, 7, LEVELS), before)
+    assert not np.array_equal(models.predict(child, panel, 7, LEVELS), before)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_is_saved_and_loaded(name, tmp_path):
+    models.save(models.fit(name, None), tmp_path / "model")
+    assert models.load(tmp_path / "model") == models.fit(name, None) == models.finetune(models.fit(name, None), None)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_missing_model_says_what_to_do(tmp_path):
+    with pytest.raises(ModelError, match=r"model.json: model file not found; run make forecast"):
+        models.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b"{}",
+        b"\x80\x04garbage",
+        b'{"model": ["lstm"]}',
+        b'{"model": "os"}',
+        b'{"model": null}',
+    ],
+)
+def test_a_file_that_is_no_model_is_refused(content, tmp_path):
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        models.load(tmp_path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_nothing_is_ever_unpickled(tmp_path, network):
+    planted = tmp_path / "planted"
+    (tmp_path / "model.json").write_bytes(pickle.dumps(Evil(planted)))
+    with pytest.raises(ModelError):
+        models.load(tmp_path)
+    models.save(network[0], tmp_path / "m")
+    (tmp_path / "m" / "weights.safetensors").write_bytes(pickle.dumps(Evil(planted)))
+    with pytest.raises(ValueError, match="weights.safetensors: broken weights"):
+        models.load(tmp_path / "m")
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Evil(planted)))
+    with pytest.raises(ValueError, match="a.pth: refused"):
+        models.checkpoint("lstm", tmp_path / "a.pth", attention=False, window="single")
+    assert not planted.exists()
+
+
+def test_a_truncated_weight_file_and_another_architecture_are_refused(tmp_path, network):
+    models.save(network[0], tmp_path)
+    weights = tmp_path / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="broken weights"):
+        models.load(tmp_path)
+    weights.write_bytes(whole)
+    text = json.loads((tmp_path / "model.json").read_text())
+    text["hyperparameters"]["hidden_size"] = 16
+    (tmp_path / "model.json").write_text(json.dumps(text))
+    with pytest.raises(ValueError, match=r"weights.safetensors: key '.*' has shape \(32, 28\), wanted \(64, 28\)"):
+        models.load(tmp_path)
+
+
+def test_an_unknown_model_is_refused_by_name():
+    with pytest.raises(ModelError, match="model 'prophet' is not known; known: lstm, last_value"):
+        models.fit("prophet", panel_of([[1.0]]))

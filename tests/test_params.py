@@ -1,0 +1,263 @@
+"""Params: what is accepted, and that every refusal names file, key, what was given and what is wanted."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import tiny
+from forecastbook.params import Columns, File, Params, ParamsError, WarehousePrices, as_of_date, digest, job_name, load, merge
+
+SHIPPED = sorted((Path(__file__).parent.parent / "params").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(text: str, name: str = "job.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return make
+
+
+def refused(path, *words, overlays=()):
+    with pytest.raises(ParamsError) as error:
+        load(path, overlays)
+    message = str(error.value)
+    assert str(path) in message and "Traceback" not in message
+    for word in words:
+        assert word in message, message
+    return message
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("horizn: 7", ["unknown key horizn", "did you mean horizon?"]),
+        ("model: {hiden_size: 8}", ["unknown key model.hiden_size", "did you mean hidden_size?"]),
+        ("source: {kind: warehouse_prices, histori_days: 90}", ["source.histori_days", "did you mean history_days?"]),
+        ("source: {kind: file, path: a.csv, columns: {serie: a}}", ["source.columns.serie", "did you mean series?"]),
+        ("source: {kind: file, path: a.csv, file: b.csv}", ["unknown key source.file"]),
+        ("file: prices.csv", ["unknown key file"]),
+        ("warehouse_prices: {}", ["unknown key warehouse_prices"]),
+        ("zzzzzz: 1", ["unknown key zzzzzz", "known:", "horizon"]),
+        ("'x; import os; os.abort() #': 1", ["unknown key x; import os"]),
+        ("horizon: 7\nhorizon: 8", ["'horizon' is written twice", "job.yaml:2", "line 1"]),
+        ("model:\n  epochs: 1\n  dropout: 0.1\n  epochs: 2", ["'epochs' is written twice", "job.yaml:4", "line 2"]),
+        ("model: {learning_rate: 1e-3}", ["model.learning_rate", "'1e-3'", "write 0.001"]),
+        ("title: no", ["title", "got False", "yes, no, on and off"]),
+        ("publish: {enabled: 'yes'}", ["publish.enabled", "got 'yes'"]),
+        ("horizon: 012", ["leading zero", "write 12", "job.yaml:1"]),
+        ("horizon: 7.5", ["horizon", "got 7.5"]),
+        ("horizon: '7'", ["horizon", "got '7'"]),
+        ("horizon: 0", ["horizon", "greater than or equal to 1", "got 0"]),
+        ("model: {dropout: 1}", ["model.dropout", "less than 1"]),
+        ("model: {learning_rate: .nan}", ["model.learning_rate"]),
+        ("title: !!python/object/apply:os.system ['touch /tmp/never']", ["not valid YAML", "python/object"]),
+        ("a: [1", ["not valid YAML"]),
+        ("- 1", ["holds a list", "wanted keys and values"]),
+        ("1: a", ["key 1 is not text"]),
+        ("source: {history_days: 90}", ["source", "kind is missing"]),
+        ("source: {kind: mystery}", ["source", "mystery"]),
+        ("source: warehouse_prices", ["source"]),
+        ("model: lstm", ["model"]),
+        ("quantiles: [0.05, 0.5]", ["quantiles", "missing [0.95]"]),
+        ("quantiles: [0.05, 0.95, 0.5]", ["quantiles", "rise strictly"]),
+        ("quantiles: [0.05, 0.5, 0.5, 0.95]", ["quantiles", "rise strictly"]),
+        ("quantiles: [0.0, 0.05, 0.5, 0.95]", ["quantiles", "between 0 and 1"]),
+        ("freq: fortnight", ["freq", "not a pandas frequency"]),
+        ("freq: h", ["freq", "day"]),
+        ("freq: -1D", ["freq"]),
+        ("freq: 0D", ["freq"]),
+        ("horizon: 9\nmodel: {forecast_length: 7}", ["forecast_length 7 is shorter than horizon 9"]),
+    ],
+)
+def test_a_refusal_names_the_file_the_key_and_what_is_wanted(write, text, words):
+    refused(write(text), *words)
+
+
+def test_all_faults_are_listed_at_once(write):
+    message = refused(write("horizn: 7\nmodel: {epochs: 0, dropout: 2}"), "horizn", "model.epochs", "model.dropout")
+    assert len(message.splitlines()) == 3
+
+
+def test_a_missing_file_names_the_nearest_one(write, tmp_path):
+    write("", "prices.yaml")
+    refused(tmp_path / "price.yaml", "there is no such params file", "did you mean prices.yaml?")
+
+
+def test_bytes_that_are_not_utf8_are_refused(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"title: \xff\xfe")
+    refused(path, "not")
+
+
+def test_a_python_tag_runs_nothing(write, tmp_path):
+    planted = tmp_path / "planted"
+    refused(write(f"title: !!python/object/apply:pathlib.Path.touch ['{planted}']"))
+    assert not planted.exists()
+
+
+# ---- what is accepted
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "\ufeff", "---\n"])
+def test_an_empty_file_is_all_defaults(write, text):
+    assert load(write(text)) == Params()
+
+
+def test_overlays_are_laid_in_order_and_the_last_word_counts(write):
+    base = write("horizon: 3\nmodel: {epochs: 2, dropout: 0.3}")
+    first, second = write("horizon: 4\nmodel: {epochs: 5}", "a.yaml"), write("model: {epochs: 6}", "b.yaml")
+    got = load(base, [first, second])
+    assert (got.horizon, got.model.epochs, got.model.dropout) == (4, 6, 0.3)
+    assert load(base, [second, first]).model.epochs == 5
+
+
+def test_a_fault_in_an_overlay_names_that_file_too(write):
+    over = write("horizn: 1", "over.yaml")
+    refused(write(""), str(over), "horizn", overlays=[over])
+
+
+def test_a_changed_kind_replaces_the_whole_source(write):
+    base = write("source: {kind: warehouse_prices, sample_series: 20}")
+    got = load(base, [write("source: {kind: file, path: a.csv}", "own.yaml")])
+    assert got.source == File(kind="file", path="a.csv")
+    kept = load(base, [write("source: {history_days: 90}", "same.yaml")])
+    assert kept.source == WarehousePrices(history_days=90, sample_series=20)
+
+
+def test_the_tuned_winner_lies_under_the_overlays_and_over_the_job(write):
+    base, over = write("model: {epochs: 3, dropout: 0.2}"), write("model: {epochs: 9}", "over.yaml")
+    got = load(base, [over], tuned={"epochs": 5, "dropout": 0.4, "no_such_hyperparameter": 1})
+    assert (got.model.epochs, got.model.dropout) == (9, 0.4)
+
+
+def test_columns_of_a_file_have_their_defaults(write):
+    got = load(write("source: {kind: file, path: a.csv, columns: {series: sku}}"))
+    assert got.source.columns == Columns(series="sku", ts="ts", y="y")
+
+
+def test_ids_and_titles_written_with_quotes_stay_text(write):
+    assert load(write("title: '012'")).title == "012"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_every_shipped_file_loads_with_each_of_its_keys(path):
+    base = SHIPPED[[p.name for p in SHIPPED].index("prices.yaml")]
+    import yaml
+
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    got = load(base, [path]).model_dump()
+
+    def held(part, whole, where=""):
+        for key, value in part.items():
+            if isinstance(value, dict) and key != "space":
+                held(value, whole[key], f"{where}{key}.")
+            elif key == "space":
+                assert whole[key] | value == whole[key], where + key
+            else:
+                assert whole[key] == value, where + key
+
+    held(written, got)
+
+
+# ---- the hash
+
+
+def test_the_hash_is_blind_to_the_order_of_keys_and_sees_every_value(write):
+    a = load(write("horizon: 3\nmodel: {epochs: 2, dropout: 0.2}", "a.yaml"))
+    b = load(write("model: {dropout: 0.2, epochs: 2}\nhorizon: 3", "b.yaml"))
+    assert a.hash() == b.hash() and len(a.hash()) == 12
+
+
+def _leaves(value, path=()):
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, (*path, key))
+    elif not isinstance(value, (list, str)):
+        yield path, value
+
+
+def test_every_number_and_switch_counts_in_the_hash():
+    plain = tiny().model_dump(mode="json")
+    seen = {digest(plain)}
+    for path, value in _leaves(plain):
+        other = json.loads(json.dumps(plain))
+        spot = other
+        for key in path[:-1]:
+            spot = spot[key]
+        spot[path[-1]] = (not value) if isinstance(value, bool) else (value or 0) + 1
+        seen.add(digest(other))
+    assert len(seen) == 1 + len(list(_leaves(plain)))
+
+
+OTHERS = [
+    *({"seed": 8}, {"horizon": 6}, {"title": "x"}, {"freq": "2D"}, {"max_series": 5}, {"quantiles": [0.05, 0.5, 0.95]}),
+    *({"source": {"kind": "file", "path": "a"}}, {"eligible": {"max_gap": 9}}, {"model": {"dropout": 0.2}}),
+    *({"finetune": {"base": "none"}}, {"backtest": {"stride": 8}}, {"gate": {"shrink": 3.0}}, {"publish": {"model_id": 5}}),
+    *({"freshness": {"action": "stop"}}, {"tune": {"space": {"dropout": [0.0, 0.1]}}}),
+]
+
+
+def test_runs_that_ask_for_something_else_have_another_hash():
+    assert len({tiny(**other).hash() for other in [{}, *OTHERS]}) == 1 + len(OTHERS)
+
+
+@given(st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=3), max_size=5), st.randoms())
+def test_digest_depends_on_content_only(data, random):
+    keys = list(data)
+    random.shuffle(keys)
+    assert digest({k: data[k] for k in keys}) == digest(data)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.integers() | st.dictionaries(st.sampled_from("xy"), st.integers())))
+def test_merging_a_mapping_with_itself_or_nothing_changes_nothing(data):
+    assert merge(data, data) == data == merge(data, {}) == merge({}, data)
+
+
+# ---- names that become paths
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../../x",
+        "2026-13-01",
+        "2026-1-5",
+        "２０２６-01-01",
+        "2026-02-30",
+        "2026-01-01\n",
+        " 2026-01-01",
+        "20260101",
+        "today",
+        "",
+    ],
+)
+def test_an_as_of_date_has_one_form(text):
+    with pytest.raises(ParamsError, match="AS_OF") as error:
+        as_of_date(text)
+    assert "YYYY-MM-DD" in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_real_date_is_taken():
+    assert as_of_date("2024-02-29") == dt.date(2024, 2, 29)
+
+
+@pytest.mark.parametrize("text", ["..", "../x", "a/b", "", "-x", "a b", "a\n", "x;rm", "é", "a" * 65, "a.b"])
+def test_a_job_name_cannot_leave_its_directory(text):
+    with pytest.raises(ParamsError, match="JOB"):
+        job_name(text)
+
+
+def test_an_ordinary_job_name_is_taken():
+    assert job_name("prices_2-b") == "prices_2-b"

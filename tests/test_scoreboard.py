@@ -1,0 +1,181 @@
+"""The score table against a slow loop, and the sentences and rankings that are read off it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from conftest import LEVELS, tiny
+from forecastbook import backtest, scoreboard
+
+PARAMS, Q = tiny(), ["q05", "q25", "q50", "q75", "q95"]
+GATE = {"verdict": "The gate said so."}
+
+
+def table_of(seed=0, models=("published", "lstm", "last_value"), series=6, origins=3, better=1.0):
+    """A backtest of sticky prices; ``published`` errs by ``better`` times what the last value errs by."""
+    draw, rows = np.random.default_rng(seed), []
+    days = pd.to_datetime("2024-01-01") + pd.to_timedelta(np.arange(origins) * 7, "D")
+    for s in range(series):
+        for day in days:
+            last = float(draw.uniform(2, 50))
+            for h in range(1, 8):
+                moved = draw.random() < 0.3
+                y = np.nan if draw.random() < 0.2 else last * (draw.choice([0.7, 0.9, 1.1]) if moved else 1.0)
+                for model in models:
+                    width = 0.02 * last * np.array([-2, -1, 0, 1, 2])
+                    middle = last if model != "lstm" else last * 0.98
+                    if model == "published" and not np.isnan(y):
+                        middle, width = y + better * (last - y), better * width
+                    p = draw.random()
+                    rows.append([model, f"{s:03d}", day, day + pd.Timedelta(days=h), h, y, *(middle + width), last, p])
+    return pd.DataFrame(rows, columns=["model", "series_id", "origin", "ts", "horizon", "y", *Q, "last_value", "p_change"])
+
+
+@pytest.fixture(scope="module")
+def back():
+    return table_of()
+
+
+@pytest.fixture(scope="module")
+def scored(back):
+    return scoreboard.score_table(back, PARAMS)
+
+
+def value(scored, model, metric, label="all"):
+    return scored[(scored.model == model) & (scored.metric == metric) & (scored["slice"] == label)]["value"].item()
+
+
+def loop(rows):
+    out = {
+        "rel_mae": [],
+        "rel_ql": [],
+        "rel_bias": [],
+        "coverage90": [],
+        "coverage50": [],
+        "winkler90": [],
+        "brier": [],
+        "mae": [],
+    }
+    losses, sizes, events = [], [], []
+    for r in rows.itertuples():
+        q, size = [r.q05, r.q25, r.q50, r.q75, r.q95], abs(r.last_value)
+        loss = np.mean([max(a * (r.y - v), (a - 1) * (r.y - v)) for a, v in zip(LEVELS, q, strict=True)])
+        event = abs(math.log(r.y / r.last_value)) > 0.005
+        winkler = (q[4] - q[0]) + 20 * max(q[0] - r.y, 0) + 20 * max(r.y - q[4], 0)
+        one = [abs(r.y - q[2]) / size, loss / size, (q[2] - r.y) / size, q[0] <= r.y <= q[4], q[1] <= r.y <= q[3]]
+        one += [winkler / size, (event - r.p_change) ** 2, abs(r.y - q[2])]
+        for name, v in zip(out, one, strict=True):
+            out[name].append(v)
+        losses.append(loss), sizes.append(abs(r.y)), events.append(event)
+    rate = np.mean(events)
+    means = {name: np.mean(v) for name, v in out.items()} | {"wql": 2 * np.mean(losses) / np.mean(sizes), "change_rate": rate}
+    if 0 < rate < 1:
+        precision = average_precision_score(events, rows["p_change"])
+        means |= {"ap_ratio": precision / rate, "brier_skill": 1 - means["brier"] / (rate * (1 - rate))}
+    return means
+
+
+@pytest.mark.parametrize("model", ["published", "lstm", "last_value"])
+@pytest.mark.parametrize("label", ["all", "h=1", "h=7", "changed", "unchanged"])
+def test_every_metric_of_every_slice_is_its_formula(back, scored, model, label):
+    rows = back[(back.model == model) & back.y.notna()]
+    changed = np.abs(np.log(rows.y / rows.last_value)) > 0.005
+    rows = rows[
+        {"all": rows.y > 0, "changed": changed, "unchanged": ~changed}.get(label, rows.horizon.astype(str) == label[2:])
+    ]
+    mine = scored[(scored.model == model) & (scored["slice"] == label)]
+    assert (mine["n"] == len(rows)).all() and len(rows) > 5
+    wanted = loop(rows)
+    if "changed" in label:
+        wanted = {k: v for k, v in wanted.items() if k not in ("change_rate", "ap_ratio", "brier_skill")}
+    assert set(mine["metric"]) == set(wanted)
+    for metric, number in wanted.items():
+        assert value(scored, model, metric, label) == pytest.approx(number, rel=1e-9, abs=1e-12), metric
+
+
+def test_the_table_has_its_columns_and_slices(scored):
+    assert list(scored.columns) == ["model", "metric", "slice", "value", "n"]
+    assert set(scored["slice"]) == {"all", "changed", "unchanged", *(f"h={h}" for h in range(1, 8))}
+    assert not scored.duplicated(["model", "metric", "slice"]).any()
+
+
+def test_points_without_an_observation_are_left_out(back, scored):
+    spoilt = back.copy()
+    spoilt.loc[spoilt.y.isna(), Q] = 1e9
+    pd.testing.assert_frame_equal(scoreboard.score_table(spoilt, PARAMS), scored)
+
+
+def test_the_summary_ranks_by_quantile_error_and_gives_skill_against_the_last_value(scored):
+    summary = scoreboard.summary(scored)
+    error = summary["quantile error, share of price"]
+    assert error.is_monotonic_increasing and set(summary["model"]) == {"published", "lstm", "last_value"}
+    safe = value(scored, "last_value", "rel_ql")
+    np.testing.assert_allclose(summary["skill against last value"], 1 - error / safe)
+    after = summary.set_index("model")["inside, after a change"]
+    assert after["lstm"] == value(scored, "lstm", "coverage90", "changed")
+
+
+def test_the_verdict_says_better_worse_or_no_better():
+    said = {b: scoreboard.verdict(scoreboard.score_table(table_of(better=b), PARAMS), GATE) for b in (0.5, 1.0, 1.5)}
+    assert "50.0% better than the last value" in said[0.5]
+    assert "no better than the last value" in said[1.0]
+    assert "50.0% worse than the last value" in said[1.5]
+    assert all("bands that promised 90 %" in s and s.endswith("The gate said so.") for s in said.values())
+
+
+def test_best_median_and_worst_are_told_apart(back):
+    error = scoreboard.by_series(back)
+    mine = back[(back.model == "published") & back.y.notna() & (back.series_id == "002")]
+    assert error["002"] == pytest.approx(np.mean(np.abs(mine.y - mine.q50) / mine.last_value))
+    forecast = pd.DataFrame({"series_id": ["000", "001", "002", "003", "004"]})
+    ids, labels = scoreboard.best_median_worst(back, forecast)
+    kept = error.drop("005")
+    assert ids == [kept.idxmin(), kept.sort_values().index[2], kept.idxmax()]
+    assert [x.split(":")[0] for x in labels] == ["best", "median", "worst"]
+    ids, labels = scoreboard.best_median_worst(back, forecast.iloc[:1])
+    assert ids == ["000"] and len(labels) == 1
+
+
+def test_the_worst_come_first(back):
+    series = pd.DataFrame({"series_id": [f"{i:03d}" for i in range(6)]}).assign(title="t", last_value=1.0, change_rate=0.1)
+    worst = scoreboard.worst(back, series, 4)
+    assert worst["error"].is_monotonic_decreasing and len(worst) == 4
+    assert list(worst.columns) == ["series_id", "title", "error", "last_value", "change_rate"]
+
+
+def test_what_the_record_covers(back):
+    seen = int(back[back.model == "published"].y.notna().sum())
+    assert (
+        scoreboard.describe(back) == f"3 origins from 2024-01-01 to 2024-01-15, 6 series, {seen} forecasts that met an actual."
+    )
+
+
+def test_an_empty_record_is_said_and_breaks_nothing(tmp_path):
+    empty = backtest.frame([], np.array([], dtype=object), PARAMS)
+    empty.to_parquet(tmp_path / "b.parquet")
+    for back in (empty, pd.read_parquet(tmp_path / "b.parquet")):
+        scored = scoreboard.score_table(back, PARAMS)
+        assert scored.empty and list(scored.columns) == ["model", "metric", "slice", "value", "n"]
+        scored.to_parquet(tmp_path / "s.parquet")
+        for table in (scored, pd.read_parquet(tmp_path / "s.parquet")):
+            assert list(scoreboard.summary(table).columns) == list(
+                scoreboard.summary(scoreboard.score_table(table_of(), PARAMS)).columns
+            )
+            assert scoreboard.summary(table).empty
+            assert scoreboard.verdict(table, GATE) == "There is no record to judge by. The gate said so."
+        assert "no record to judge by" in scoreboard.describe(back)
+        ids, labels = scoreboard.best_median_worst(back, pd.DataFrame({"series_id": ["b", "a"]}))
+        assert ids == ["a", "b"] and labels == ["no record yet"] * 2
+        series = pd.DataFrame({"series_id": ["a"], "title": ["t"], "last_value": [1.0], "change_rate": [0.0]})
+        assert scoreboard.worst(back, series).empty
+
+
+def test_a_record_that_met_no_actual_is_said_too():
+    back = table_of().assign(y=np.nan)
+    scored = scoreboard.score_table(back, PARAMS)
+    assert scoreboard.summary(scored).empty and "no record to judge by" in scoreboard.verdict(scored, GATE)
