@@ -40,19 +40,23 @@ endif
 	@echo 'READY := yes' > $@
 
 # --- the run: its as-of date is known only to the source, so it is asked once, before the graph is drawn
-CHAINED := $(filter forecast tune score,$(GOALS))
-ASK     := --job "$(JOB)" --as-of "$(AS_OF)" --out "$(OUT)" --warehouse "$(WAREHOUSE)" --params "$(PARAMS)"
+CHAINED := $(filter forecast tune,$(GOALS))
+quote   = '$(subst ','\'',$(1))'# a value as one word for the shell, whatever is in it
+ASK     := --job $(call quote,$(JOB)) --out $(call quote,$(OUT)) --warehouse $(call quote,$(WAREHOUSE)) --params $(call quote,$(PARAMS))
 ifneq ($(and $(READY),$(CHAINED)),)
-PLANNED := $(shell $(PY) -m forecastbook.chain plan $(ASK) $(if $(FORCE),--force) $(if $(DRY),--dry))
+ifneq ($(words $(OUT)),1)
+$(error OUT must be one path without spaces, got '$(OUT)')
+endif
+PLANNED := $(shell $(PY) -m forecastbook.chain plan $(ASK) --as-of $(call quote,$(AS_OF)) $(if $(FORCE),--force) $(if $(DRY),--dry))
 ifneq ($(.SHELLSTATUS),0)
 $(error $(JOB) was not started: see the message above)
 endif
 RUN  := $(OUT)/$(JOB)/$(PLANNED)
-STEP  = $(PY) -m forecastbook.chain step --job "$(JOB)" --as-of "$(PLANNED)" --out "$(OUT)" --warehouse "$(WAREHOUSE)" --params "$(PARAMS)"
+STEP := $(PY) -m forecastbook.chain step $(ASK) --as-of $(PLANNED)
 
-# one rule executes any notebook; a line a step says what it follows
+# one rule executes any notebook; a line a step says what it follows. exec: a signal to make reaches the step, not a shell around it
 $(RUN)/%.ipynb: notebooks/%.ipynb
-	@exec $(STEP) $<  # exec: a signal to make reaches the step itself, not a shell around it
+	@exec $(STEP) $<
 $(RUN)/02_tune.ipynb: $(RUN)/01_ingest.ipynb
 $(RUN)/03_finetune.ipynb: $(RUN)/01_ingest.ipynb
 $(RUN)/04_forecast.ipynb: $(RUN)/03_finetune.ipynb

@@ -197,9 +197,9 @@ def test_the_network_answers_in_the_shapes_of_a_baseline(network):
     assert q.shape == (10, 7, 5) and (np.diff(q, axis=-1) >= 0).all() and (q >= 0).all() and ((p >= 0) & (p <= 1)).all()
     np.testing.assert_array_equal(models.predict(model, panel, 7, LEVELS), q)
     weights = models.attention(model, panel)
-    assert weights.shape == (10, 7, 14)
-    np.testing.assert_allclose(weights.sum(axis=2), 1, rtol=1e-5)
-    assert models.attention(models.fit("last_value", panel), panel).shape == (0, 0, 0)
+    assert weights.shape == (7, 14)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+    assert models.attention(models.fit("last_value", panel), panel).shape == (0, 0)
 
 
 def test_a_saved_network_forecasts_the_same_bits_and_its_files_are_the_same_bytes(network, tmp_path):

@@ -200,10 +200,9 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
     from papermill.exceptions import PapermillException
     from traitlets.config import Config
 
-    os.environ[MARK] = str(run.dir.resolve())
     reason = None
     _sweep(run)  # of a runner that was killed
-    with _console(run.dir / "run.log"):
+    with _console(run.dir / "run.log"), _marked(run):
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -234,6 +233,16 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
     return nb, reason or faults(nb)
 
 
+@contextlib.contextmanager
+def _marked(run: Run):
+    """What is started inside carries the run's mark in its environment."""
+    os.environ[MARK] = str(run.dir.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[MARK]
+
+
 def _keep(nb, part: Path) -> None:
     """Write the executed notebook with its machine-bound traces (absolute paths of this process) left out."""
     import nbformat
@@ -248,6 +257,8 @@ def _reports(run: Run, whole: bool) -> None:
 
     if whole:
         report.render_run(run.dir)
+        for made in sorted(run.dir.glob("[0-9][0-9]_*.ipynb")):
+            report.render_notebook(made)  # again: now each page can link to all the others
     report.render_index(run.home.parent)
 
 

@@ -57,9 +57,9 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
     """Choose on the origins of a record whose last period had come by ``before`` (None: all of them).
 
     Every model and baseline of the record is a candidate, the job's model first. One is published when its mean relative
-    quantile score, burdened with one origin lost by ``gate.handicap`` of the last value's, still beats the last value's (and, by
-    the same burden, the candidates before it). Its point is held at the last value when its absolute error was no better. A
-    series keeps the last value when its own record, mixed with ``gate.shrink`` points of the pool's, shows no gain.
+    quantile score, burdened with one origin lost by ``gate.handicap`` of the last value's, still beats the last value's (and,
+    by the same burden, the candidates before it). Its point is held at the last value when its absolute error was no better.
+    A series keeps the last value when its own record, mixed with ``gate.shrink`` points of the pool's, shows no gain.
     """
     finished = [o for o in record if before is None or o.ts[-1] <= before]
     finished = [o for o in finished if params.model.name in o.q] or finished  # where there is a model, it is compared

@@ -78,9 +78,9 @@ def crumbs(directory: Path, here: str = "") -> list[tuple[str, str]]:
     pages = [("All runs", "../../index.html")] if (directory / "manifest.json").is_file() else []
     if (directory / "manifest.json").is_file() and here != "report.html":
         pages.append(("Report", "report.html"))
-    for notebook in sorted(directory.glob("[0-9][0-9]_*.ipynb")):
-        if re.fullmatch(r"\d\d_\w+(\.failed)?\.ipynb", notebook.name) and notebook.stem + ".html" != here:
-            pages.append((notebook.stem.replace("_", " ", 1).replace(".failed", " (failed)"), notebook.stem + ".html"))
+    for page in sorted(directory.glob("[0-9][0-9]_*.html")):
+        if re.fullmatch(r"\d\d_\w+(\.failed)?\.html", page.name) and page.name != here:
+            pages.append((page.stem.replace("_", " ", 1).replace(".failed", " (failed)"), page.name))
     return pages
 
 

@@ -13,7 +13,7 @@ from forecastbook import pages, points
 from forecastbook.evidence import moves
 from forecastbook.record import Record, scores_of
 from forecastbook.tables import Html, table
-from forecastbook.wording import change, in_points, percent, share2, shorten
+from forecastbook.wording import change, in_points, moment, percent, share2, shorten
 
 
 def download(run: Record) -> dict | None:
@@ -180,7 +180,7 @@ def making(run: Record) -> dict:
     code = commit if commit == "no git" or dirty is None else f"{commit} ({'with uncommitted changes' if dirty else 'clean'})"
     gate, receipt = m.get("gate") or {}, m.get("receipt") or {}
     published = (
-        f"{receipt['rows']:,} rows to {receipt.get('table')}, {receipt.get('published_at', '')}"
+        f"{receipt['rows']:,} rows to {receipt.get('table')}, {moment(receipt.get('published_at', ''))}"
         if receipt.get("rows")
         else "not published"
     )

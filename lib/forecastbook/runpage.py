@@ -10,7 +10,7 @@ import nbformat
 from forecastbook import evidence, pages, provenance, scoreboard
 from forecastbook.executed import fault
 from forecastbook.record import Record, previous, state_of
-from forecastbook.wording import plain_line, share1
+from forecastbook.wording import moment, plain_line, share1
 
 SECTIONS = [
     ("At a glance", "glance"),
@@ -82,7 +82,7 @@ def render_run(directory: str | Path) -> Path:
             [
                 f"As of {as_of}",
                 f"run {m.get('run_id', '')}",
-                f"published {made['published_at']}" if made.get("published_at") else state,
+                f"published {moment(made['published_at'])}" if made.get("published_at") else state,
             ],
         )
     )

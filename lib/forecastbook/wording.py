@@ -54,3 +54,8 @@ def shorten(text: object, limit: int = 70) -> str:
 def plain_line(text: str, limit: int = 600) -> str:
     """`shorten` for what a terminal was sent: without its colours."""
     return shorten(re.sub(r"\x1b\[[0-9;]*m", "", text), limit)
+
+
+def moment(iso: str) -> str:
+    """An ISO time stamp in UTC, to the minute: '2026-01-05 06:12 UTC'; empty for an empty one."""
+    return f"{iso[:10]} {iso[11:16]} UTC" if iso else ""
