@@ -300,3 +300,10 @@ def test_colours_are_few_and_told_apart_without_colour_vision():
 
     assert len(set(figures.COLOURS.values())) <= 4
     assert abs(luminance(figures.BLUE) - luminance(figures.ORANGE)) > 0.04
+
+
+def test_a_title_that_no_font_draws_gives_way_to_the_id():
+    unknown = "\U00012000\U00012001\U00012002"  # cuneiform
+    assert figures.called(unknown, "item-7") == "item-7"
+    assert figures.called("Crème brûlée \U00012000", "item-7") == "Crème brûlée □"
+    assert figures.called("Сыр", "item-7") == "Сыр"

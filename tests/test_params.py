@@ -136,10 +136,13 @@ def test_a_changed_kind_replaces_the_whole_source(write):
     assert kept.source == WarehousePrices(history_days=90, sample_series=20)
 
 
-def test_the_tuned_winner_lies_under_the_overlays_and_over_the_job(write):
+def test_the_tuned_winner_lies_over_job_and_overlays_unless_it_is_switched_off(write):
     base, over = write("model: {epochs: 3, dropout: 0.2}"), write("model: {epochs: 9}", "over.yaml")
-    got = load(base, [over], tuned={"epochs": 5, "dropout": 0.4, "no_such_hyperparameter": 1})
+    tuned = {"dropout": 0.4, "no_such_hyperparameter": 1}
+    got = load(base, [over], tuned=tuned)
     assert (got.model.epochs, got.model.dropout) == (9, 0.4)
+    off = load(base, [over, write("tune: {use: false}", "off.yaml")], tuned=tuned)
+    assert (off.model.epochs, off.model.dropout) == (9, 0.2)
 
 
 def test_columns_of_a_file_have_their_defaults(write):

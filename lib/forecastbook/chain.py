@@ -59,7 +59,10 @@ def plan(
 
     given = jobs.as_of_date(as_of) if as_of else None
     home = Path(out) / jobs.job_name(job)
-    params = jobs.load(ROOT / "params" / f"{job}.yaml", overlays, tuned(home))
+    winner = tuned(home)
+    params = jobs.load(ROOT / "params" / f"{job}.yaml", overlays, winner)
+    if winner and params.tune.use and not dry:
+        log.info("the last tuning's winner is used: %s", ", ".join(f"{name} {value}" for name, value in winner.items()))
     source, store = SOURCES[params.source.kind], warehouse.connect(url)
     if not dry:
         writable(Path(out))

@@ -29,10 +29,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from forecastbook.points import OURS, errors, levels
 from forecastbook.wording import percent, signed
 
+# DejaVu comes with matplotlib and draws Latin, Greek and Cyrillic; for other scripts, whatever of these the machine has.
+FONTS = ["DejaVu Sans"] + [
+    name
+    for name in ("Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans CJK SC", "Malgun Gothic", "Apple SD Gothic Neo", "NanumGothic",
+                 "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "PingFang SC", "Noto Sans Arabic", "Noto Sans Hebrew",
+                 "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS")
+    if name in font_manager.get_font_names()
+]  # fmt: skip
 INK, BLUE, ORANGE, GREEN, GREY, PALE = "#16181d", "#0072b2", "#d55e00", "#009e73", "#6b7280", "#c5cad2"
 STYLE = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.sans-serif": FONTS,
     "font.size": 9.5,
     "text.parse_math": False,
     "text.usetex": False,
@@ -103,14 +111,20 @@ class Figure(_Figure):
 
 @functools.cache
 def _glyphs() -> frozenset[int]:
-    return frozenset(FT2Font(font_manager.findfont("DejaVu Sans", fallback_to_default=True)).get_charmap())
+    return frozenset().union(*(FT2Font(font_manager.findfont(name)).get_charmap() for name in FONTS))
 
 
 def plain(text: object, limit: int = 38) -> str:
-    """A title for display: one line, at most `limit` characters, only glyphs that the font has (others become a box)."""
+    """A title for display: one line, at most `limit` characters, only glyphs that a font has (others become a box)."""
     line = " ".join(str(text)[: 8 * limit].split())
     line = line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
     return "".join(c if ord(c) in _glyphs() and c.isprintable() else "□" for c in line)
+
+
+def called(title: object, series_id: object, limit: int = 38) -> str:
+    """What an item is called in a figure: its title, or its id where the fonts could draw less than two thirds of the title."""
+    shown = plain(title, limit)
+    return plain(series_id, limit) if 3 * shown.count("□") > len(shown) else shown
 
 
 def _figure(title: str, alt: str = "", rows: int = 1, cols: int = 1, size: tuple[float, float] = (8.2, 3.4), **kw):
@@ -244,7 +258,7 @@ def small_multiples(frame: pd.DataFrame, series=None, unit: str = "price") -> Fi
     for ax, (key, group), span in zip(axes.flat, groups.items(), days, strict=False):
         y = group.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(span)
         _history(ax, y)
-        ax.set_title(plain(group["title"].iloc[-1] if "title" in group else key, 30))
+        ax.set_title(called(group["title"].iloc[-1] if "title" in group else key, key, 30))
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.margins(y=0.15)
         _dates(ax, span, most=4)
@@ -510,7 +524,7 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, d
         _fan(ax, past, ahead, BLUE)
         title = past["title"].iloc[-1] if "title" in past and len(past) else key
         label = f"\n{plain(labels[number], 44)}" if labels is not None and number < len(labels) else ""
-        ax.set_title(plain(title, 44 if cols < 3 else 26) + label)
+        ax.set_title(called(title, key, 44 if cols < 3 else 26) + label)
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.margins(x=0.01, y=0.15)
         if np.ptp(ax.dataLim.intervaly) < 1e-9:
@@ -555,7 +569,7 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
         color=GREY,
         annotation_clip=False,
     )
-    ax.set_yticks(range(len(best)), [plain(getattr(i, "title", i.series_id), 34) for i in best.itertuples()])
+    ax.set_yticks(range(len(best)), [called(getattr(i, "title", i.series_id), i.series_id, 34) for i in best.itertuples()])
     ax.set_xlim(0, 1)
     _percent_axis(ax.xaxis)
     ax.set_xlabel("probability that the price has changed by the last day")

@@ -115,6 +115,7 @@ class Freshness(Section):
 
 
 class Tune(Section):
+    use: StrictBool = True  # the winner of the last `make tune` is laid over model; false: the params stand as they are written
     trials: int = Field(12, ge=1, le=1000)
     budget_seconds: int = Field(600, ge=5)
     concurrent: int = Field(2, ge=1)
@@ -253,16 +254,17 @@ def merge(base: dict, over: dict) -> dict:
 
 
 def load(path: str | Path, overlays: list[str | Path] = (), tuned: dict | None = None) -> Params:
-    """The params of a job: its yaml, then the winner of the last tuning, then each overlay in order (the user's word is last).
+    """The params of a job: its yaml, each overlay over it in order, then the winner of the last tuning, unless ``tune.use`` is false.
 
     Raises ParamsError that lists every fault: file, key, what was given, what is wanted.
     """
     path = Path(path)
     data = read_yaml(path)
-    if tuned:
-        data = merge(data, {"model": {k: v for k, v in tuned.items() if k in Model.model_fields}})
     for overlay in overlays:
         data = merge(data, read_yaml(Path(overlay)))
+    asked = data.get("tune")
+    if tuned and not (isinstance(asked, dict) and asked.get("use") is False):
+        data = merge(data, {"model": {k: v for k, v in tuned.items() if k in Model.model_fields}})
     where = " + ".join(str(p) for p in [path, *overlays])
     try:
         return Params.model_validate(data)
