@@ -86,7 +86,7 @@ report: ## render the HTML of all runs and outputs/index.html again
 	$(PY) -m forecastbook.report "$(OUT)"
 
 bench: ## accuracy and speed against named peers; tables in outputs/bench/
-	$(PY) -m pytest bench -q -s
+	$(PY) tests/bench.py --out "$(OUT)/bench"
 
 lint: ## ruff on code and notebooks; notebooks stripped of outputs
 	$(PY) -m ruff check lib tests notebooks

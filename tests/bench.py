@@ -47,8 +47,8 @@ FORMATS = {  # how the columns of both tables are shown
     "relative MAE": ".2%",
     "relative quantile score": ".2%",
     "skill against last value": "+.1%",
-    "low": "+.1%",
-    "high": "+.1%",
+    "from": "+.1%",
+    "to": "+.1%",
     "in 90 % band": ".1%",
     "in 90 % band, changed": ".1%",
     "AP ratio": ".2f",
@@ -58,14 +58,19 @@ FORMATS = {  # how the columns of both tables are shown
     "CPU ratio": ".1f",
 }
 
+READING = (
+    "Errors are shares of the last price. Skill: quantile score against the last value's, with a 90 % interval by block "
+    "bootstrap over origins. AP ratio: average precision of p_change over the rate of change; Brier skill is against that rate."
+)
+MACHINE = "{cores} cores, one thread, {turns}. The networks differ, and with them what an epoch is; accuracy is not compared."
+
 # --- accuracy -------------------------------------------------------------------------------------------------------------
 
 
 def job(quick: bool, file: str | None = None) -> Params:
     """Params of the price job with dense origins; on a file instead of the warehouse, when one is given."""
     told = read_yaml(PARAMS / "prices.yaml")
-    for over in (read_yaml(PARAMS / "smoke.yaml"), QUICK) if quick else (DENSE,):
-        told = merge(told, over)
+    told = merge(merge(told, read_yaml(PARAMS / "smoke.yaml")), QUICK) if quick else merge(told, DENSE)
     return Params.model_validate(merge(told, {"source": {"kind": "file", "path": file, "columns": COLUMNS}} if file else {}))
 
 
@@ -74,24 +79,23 @@ def load(params: Params, directory: str) -> panels.Panel:
     source, store = SOURCES[params.source.kind], connect(f"duckdb:{directory}/warehouse.duckdb")
     as_of = source.span(params.source, store)[1]
     frame = source.read(params.source, store, as_of).frame
-    return panels.build(frame, params.freq, as_of, past=params.source.past, horizon=params.horizon)
+    panel = panels.build(frame, params.freq, as_of, past=params.source.past, horizon=params.horizon)
+    return panel.take(slice(params.max_series))
 
 
 def accuracy(panel: panels.Panel, params: Params, data: str) -> tuple[pd.DataFrame, str]:
-    """A row a model, best first, and what the record covers in a sentence.
-
-    Errors are shares of the last price. The skill is that of the quantile score, its interval (low, high) holds 90 % of a block
-    bootstrap over origins. AP ratio: average precision of p_change over the rate of change. Brier skill: against that rate.
-    """
+    """A row a model, best first, its columns as ``READING`` says, and what the record covers in a sentence."""
     record = gate.replay(backtest.rolling(panel, params, progress=True), params)
     back = backtest.frame(record, panel.ids, params)
+    if not back["y"].notna().any():
+        raise SourceError(f"{data}: from no rolling origin did a forecast meet an actual; give a longer history")
     table, scored = scoreboard.score_table(back, params), points.errors(back)
     value, rows = table.set_index(["model", "slice", "metric"])["value"], []
     for name in table["model"].unique():
         pair = scored[scored["model"].isin([name, SAFE])]
         skill = {"skill": 0.0, "low": 0.0, "high": 0.0}  # of the last value against itself
         if name != SAFE:
-            skill = scoreboard.skills(pair, model=name, seed=params.seed).set_index("baseline").loc[SAFE]
+            skill = scoreboard.skills(pair, model=name, seed=params.seed).set_index("baseline").reindex([SAFE]).iloc[0]
         rows.append(
             {
                 "data": data,
@@ -99,16 +103,15 @@ def accuracy(panel: panels.Panel, params: Params, data: str) -> tuple[pd.DataFra
                 "relative MAE": value[name, "all", "rel_mae"],
                 "relative quantile score": value[name, "all", "rel_ql"],
                 "skill against last value": skill["skill"],
-                "low": skill["low"],
-                "high": skill["high"],
+                "from": skill["low"],
+                "to": skill["high"],
                 "in 90 % band": value[name, "all", "coverage90"],
                 "in 90 % band, changed": value.get((name, "changed", "coverage90"), np.nan),
                 "AP ratio": value[name, "all", "ap_ratio"],
                 "Brier skill": value[name, "all", "brier_skill"],
             }
         )
-    rate = value["published", "all", "change_rate"]
-    said = f"{data}: {scoreboard.describe(back)} {rate:.1%} of them were of a price that had changed."
+    said = f"{data}: {scoreboard.describe(back)} {value['published', 'all', 'change_rate']:.1%} of prices had changed by then."
     return pd.DataFrame(rows).sort_values("relative quantile score", ignore_index=True), said
 
 
@@ -155,18 +158,16 @@ class Peer:
                 optimizer.step()
             self.net.eval()
             with torch.no_grad():
-                [squares(self.net(a), b).item() for a, b in held]
+                for a, b in held:
+                    squares(self.net(a), b).item()
         return f"plain network, float32; {train:,} windows of {self.L} days, {len(batches):,} steps of 64 an epoch"
 
     @torch.no_grad()
     def forecast(self, panel: panels.Panel) -> np.ndarray:
         """(N, H) point forecasts, one item at a time."""
         self.net.eval()
-        out = [
-            self.net(torch.tensor(row[-self.L :], dtype=torch.float32)[None])[0].numpy() * span + low
-            for row, low, span in self.scaled(panel)
-        ]
-        return np.stack(out)
+        items = ((torch.tensor(row[-self.L :], dtype=torch.float32), low, span) for row, low, span in self.scaled(panel))
+        return np.stack([self.net(x[None])[0].numpy() * span + low for x, low, span in items])
 
 
 def timed(work, *given, **named) -> tuple[object, float, float]:
@@ -192,12 +193,9 @@ def speed(quick: bool) -> pd.DataFrame:
         seconds["predict"].append([*theirs, *ours])
     with autocast(torch.device("cpu")):
         number = str(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32).split(".")[1]
-    steps, size, origins = model.history[-1]["step"], model.hyper["batch_size"], model.info["n_origins"]
+    work = f"{model.info['n_origins']:,} origins, {model.history[-1]['step']:,} steps of {model.hyper['batch_size']} crops"
     compared = {
-        "train": (
-            f"{told}; 1 epoch measured, times {epochs}",
-            f"forking network, {number}; {origins:,} origins, {epochs} epochs, {steps:,} steps of {size} crops of {3 * peer.L} days",
-        ),
+        "train": (f"{told}; 1 epoch measured, times {epochs}", f"forking network, {number}; {work} in {epochs} epochs"),
         "predict": (f"{H} points, one item at a time", f"{H} x {len(LEVELS)} quantiles and p_change, all items at once"),
     }
     rows = []
@@ -216,7 +214,10 @@ def speed(quick: bool) -> pd.DataFrame:
 def markdown(frame: pd.DataFrame) -> str:
     """A frame as a table of markdown, numbers to the right."""
     rules = ["---:" if name in FORMATS else "---" for name in frame]
-    cells = [[format(v, FORMATS.get(c, "")) for c, v in zip(frame, row, strict=True)] for row in frame.itertuples(index=False)]
+    cells = [
+        ["–" if v != v else format(v, FORMATS.get(c, "")) for c, v in zip(frame, row, strict=True)]  # NaN is not itself
+        for row in frame.itertuples(index=False)
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(frame), rules, *cells])
 
 
@@ -228,20 +229,16 @@ def main() -> None:
     ask.add_argument("--quick", action="store_true", help="few series, two origins: only to see that it runs")
     told = ask.parse_args()
     torch.set_num_threads(1)
-    tables, said = [], []
     try:
-        for file in (None, *told.file):
-            params = job(told.quick, file)
-            with tempfile.TemporaryDirectory() as directory:
-                panel = load(params, directory)
-            table, words = accuracy(panel, params, Path(file).name if file else "sample")
-            tables.append(table)
-            said.append(words)
+        with tempfile.TemporaryDirectory() as directory:  # all are read first: a fault in one is told before the long work
+            jobs = [(job(told.quick, file), Path(file or "sample").name) for file in (None, *told.file)]
+            data = [(load(params, directory), params, name) for params, name in jobs]
+        tables, said = zip(*(accuracy(*given) for given in data), strict=True)
     except SourceError as error:
         sys.exit(f"bench: {error}")
     found = {"accuracy": pd.concat(tables, ignore_index=True), "speed": speed(told.quick)}
-    turns = "one turn" if told.quick else f"medians of {REPEATS} turns"
-    page = [*said, markdown(found["accuracy"]), f"{os.cpu_count()} cores, one thread, {turns}.", markdown(found["speed"])]
+    machine = MACHINE.format(cores=os.cpu_count(), turns="one turn" if told.quick else f"medians of {REPEATS} turns")
+    page = [*said, READING, markdown(found["accuracy"]), machine, markdown(found["speed"])]
     print("\n\n".join(page))
     told.out.mkdir(parents=True, exist_ok=True)
     write_text(told.out / "bench.md", "\n\n".join(page) + "\n")

@@ -30,13 +30,9 @@ from forecastbook.points import OURS, errors, levels
 from forecastbook.wording import percent, signed
 
 # DejaVu comes with matplotlib and draws Latin, Greek and Cyrillic; for other scripts, whatever of these the machine has.
-FONTS = ["DejaVu Sans"] + [
-    name
-    for name in ("Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans CJK SC", "Malgun Gothic", "Apple SD Gothic Neo", "NanumGothic",
-                 "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "PingFang SC", "Noto Sans Arabic", "Noto Sans Hebrew",
-                 "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS")
-    if name in font_manager.get_font_names()
-]  # fmt: skip
+SCRIPTS = """Noto Sans CJK KR,Noto Sans CJK JP,Noto Sans CJK SC,Malgun Gothic,Apple SD Gothic Neo,NanumGothic,Hiragino Sans
+Yu Gothic,Microsoft YaHei,PingFang SC,Noto Sans Arabic,Noto Sans Hebrew,Noto Sans Devanagari,Noto Sans Thai,Arial Unicode MS"""
+FONTS = ["DejaVu Sans", *sorted(set(SCRIPTS.replace("\n", ",").split(",")) & set(font_manager.get_font_names()))]
 INK, BLUE, ORANGE, GREEN, GREY, PALE = "#16181d", "#0072b2", "#d55e00", "#009e73", "#6b7280", "#c5cad2"
 STYLE = {
     "font.family": "sans-serif",

@@ -96,6 +96,8 @@ def _settings(given: dict, base: dict = DEFAULTS) -> dict:
 
 def _device(hyper: dict) -> torch.device:
     name = hyper["device"]
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LSTMError("device is cuda, but torch sees no CUDA device here; set device to auto or cpu")
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 

@@ -254,7 +254,7 @@ def merge(base: dict, over: dict) -> dict:
 
 
 def load(path: str | Path, overlays: list[str | Path] = (), tuned: dict | None = None) -> Params:
-    """The params of a job: its yaml, each overlay over it in order, then the winner of the last tuning, unless ``tune.use`` is false.
+    """The params of a job: its yaml, each overlay over it in order, then the last tuning's winner unless ``tune.use`` is false.
 
     Raises ParamsError that lists every fault: file, key, what was given, what is wanted.
     """

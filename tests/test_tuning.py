@@ -1,0 +1,97 @@
+"""The search, with a real Ray: what a failed trial, a killed search and a short history do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from conftest import made_run, posted_panel, posted_prices, tiny
+from forecastbook import tuning
+from forecastbook.run import Run
+
+pytestmark = pytest.mark.timeout(280)
+
+
+def searched(space: dict, **tune) -> object:
+    return tiny(tune={"space": space, "trials": 3, "concurrent": 1, "budget_seconds": 120, "series": 8, "grace": 1, **tune})
+
+
+def ray_processes() -> list[str]:
+    return [p.name() for p in psutil.process_iter() if p.name() in ("raylet", "gcs_server")]
+
+
+def test_the_spans_follow_each_other():
+    panel = posted_panel(6, 120, seed=1)
+    spans = tuning.splits(panel, searched({"hidden_size": [4]}))
+    (a, b), (c, d), (e, f) = spans["train"], spans["validation"], spans["test"]
+    assert a == panel.dates[0] and a < b < c < d < e < f == panel.as_of
+    assert (d - c).astype(int) + 1 >= 14 and (f - e).astype(int) + 1 >= 14
+
+
+def test_too_little_history_is_said():
+    with pytest.raises(tuning.TuningError, match="periods of history are too few"):
+        tuning.splits(posted_panel(3, 40, seed=1), searched({"hidden_size": [4]}))
+
+
+def test_draws_stay_in_the_space():
+    rng, space = np.random.default_rng(0), {"hidden_size": [4, 8], "learning_rate": [1e-4, 1e-2], "dropout": [0.0, 0.3]}
+    drawn = [tuning._draw(space, rng) for _ in range(200)]
+    assert {d["hidden_size"] for d in drawn} == {4, 8}
+    assert all(1e-4 <= d["learning_rate"] <= 1e-2 and 0 <= d["dropout"] <= 0.3 for d in drawn)
+    assert 0.3 < sum(d["learning_rate"] < 1e-3 for d in drawn) / 200 < 0.7, "a range over decades is drawn on a log scale"
+
+
+def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path):
+    # no network has 0 units: that trial raises
+    run = made_run(tmp_path, searched({"hidden_size": [4, 0, 6]}), posted_prices(10, 130, seed=2))
+    panel = run.panel()
+    search = tuning.search(run, panel)
+    states = dict(zip(search.results["hidden_size"], search.results["state"], strict=True))
+    assert states.pop("0") == "failed" and set(states.values()) == {"finished"}
+    assert search.best["hidden_size"] in (4, 6) and not ray_processes()
+    outcome = search.judge(panel)
+    assert (
+        set(outcome["contender"]) == {"winner", "defaults", "last_value"} and outcome["relative quantile score"].notna().all()
+    )
+    outcome.loc[outcome["contender"] == "winner", "relative quantile score"] = 0.0
+    assert "Kept" in search.keep(run, outcome)
+    assert json.loads((run.home / "tuned.json").read_text())["hyper"] == search.best
+    outcome.loc[outcome["contender"] == "winner", "relative quantile score"] = 9.0
+    (run.home / "tuned.json").unlink()
+    assert "defaults stay" in search.keep(run, outcome) and not (run.home / "tuned.json").exists()
+
+
+def test_all_trials_failing_is_a_clear_stop(tmp_path):
+    run = made_run(tmp_path, searched({"batch_size": [-1]}, trials=2), posted_prices(8, 130, seed=3))
+    object.__setattr__(run.params.model, "batch_size", -2)  # the first trial is the defaults: they must fail too
+    with pytest.raises(tuning.TuningError, match="the search gave no result"):
+        tuning.search(run, run.panel())
+    assert not ray_processes()
+
+
+def test_a_killed_search_is_resumed(tmp_path):
+    params = searched({"hidden_size": [4, 5, 6, 7]}, trials=4)
+    run = made_run(tmp_path, params, posted_prices(10, 130, seed=2))
+    code = (
+        "from forecastbook import tuning; from forecastbook.run import Run\n"
+        f"run = Run({str(run.dir)!r}); tuning.search(run, run.panel())"
+    )
+    searching = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((run.dir / "tune").rglob("result.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    tree = [psutil.Process(searching.pid), *psutil.Process(searching.pid).children(recursive=True)]
+    for process in tree:
+        process.kill()
+    psutil.wait_procs(tree, timeout=20)
+    before = len(list((run.dir / "tune").rglob("result.json")))
+    assert before >= 1
+    search = tuning.search(Run(run.dir), run.panel())
+    assert len(search.results) == 4 and (search.results["state"] == "finished").all() and not ray_processes()
