@@ -42,7 +42,7 @@ def test_conda_installs_the_same_lock():
 def test_every_make_command_of_the_readme_exists():
     targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
     for page in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", ".ci/run"):
-        named = set(re.findall(r"\bmake(?: -n)? ([a-z]+)\b", (ROOT / page).read_text())) - {"and", "alone", "the"}
+        named = set(re.findall(r"\bmake(?: -n)? ([a-z]+)\b", (ROOT / page).read_text())) - {"alone", "runs"}
         assert named <= targets, f"{page} names {named - targets}"
     assert {"forecast", "setup", "test", "tune", "all", "lab", "report", "smoke", "bench", "lint", "lock", "clean", "help"} <= targets
 
