@@ -57,7 +57,7 @@ STEP := $(PY) -m forecastbook.chain step $(ASK) --as-of $(PLANNED)
 # one rule executes any notebook; a line a step says what it follows. exec: a signal to make reaches the step, not a shell around it
 $(RUN)/%.ipynb: notebooks/%.ipynb
 	@exec $(STEP) $<
-$(RUN)/02_tune.ipynb: $(RUN)/01_ingest.ipynb
+$(RUN)/02_tune.ipynb: | $(RUN)/01_ingest.ipynb
 $(RUN)/03_finetune.ipynb: $(RUN)/01_ingest.ipynb
 $(RUN)/04_forecast.ipynb: $(RUN)/03_finetune.ipynb
 $(RUN)/05_evaluate.ipynb: $(RUN)/04_forecast.ipynb

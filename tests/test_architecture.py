@@ -44,7 +44,7 @@ DRAWING = {
     "models": "intervals lstm panel scores",
     "roster": "panel params scores",
     "backtest": "models panel params roster scores",
-    "gate": "backtest intervals models panel params",
+    "gate": "backtest intervals models panel params run",
     "challenger": "backtest models panel params roster run",
     "points": "scores",
     "scoreboard": "backtest params points scores",

@@ -143,8 +143,14 @@ def test_a_second_run_does_nothing(finished):
 
 
 def test_same_inputs_same_bytes_elsewhere(finished, tmp_path):
-    other = Book(tmp_path / "out")
-    assert other.make().returncode == 0
+    """In another place: a symlinked checkout with a space in its path, Cyrillic names, a locale with a decimal comma."""
+    (tmp_path / "my checkout").symlink_to(chain.ROOT)
+    other = Book(tmp_path / "вывод")
+    environment = {**os.environ, "LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8"}
+    done = subprocess.run(
+        other.command(), cwd=tmp_path / "my checkout", capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
     assert other.manifest["run_id"] == finished.manifest["run_id"]
     assert other.digest() == finished.digest()
 

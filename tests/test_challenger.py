@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -271,13 +272,33 @@ def test_a_cold_start_is_crowned_even_when_it_lost_to_the_last_value_which_is_sa
 
 def test_history_is_kept_in_order_of_dates_and_read_backwards(runs_at):
     for as_of in ("2024-03-15", "2024-03-05", "2024-03-10"):
-        runs_at(as_of).crown("because")
+        run = runs_at(as_of)
+        models.save(models.fit("last_value", run.panel()), run.dir / "model")
+        run.crown("because")
     text = json.loads((runs_at("2024-03-15").home / "champion.json").read_text())
     assert [e["as_of"] for e in text["history"]] == ["2024-03-05", "2024-03-10", "2024-03-15"]
     assert text["champion"] == text["history"][-1]
     for as_of, champion in (("2024-03-15", "2024-03-10"), ("2024-03-12", "2024-03-10"), ("2024-03-10", "2024-03-05")):
         assert runs_at(as_of).champion()["as_of"] == champion
     assert runs_at("2024-03-05").champion() is None
+    shutil.rmtree(runs_at("2024-03-10").dir / "model")
+    assert runs_at("2024-03-12").champion()["as_of"] == "2024-03-05", "a champion that is gone is passed over"
+
+
+def test_a_champion_of_another_architecture_must_still_be_beaten(runs_at):
+    old = runs_at("2024-03-05")
+    panel = old.panel()
+    start = challenger.start(old, panel)
+    challenger.settle(old, start, challenger.train(start, panel, old.params), outcome(challenger=0.1, last_value=0.2))
+    run = runs_at("2024-03-10", model={"hidden_size": 5})
+    panel = run.panel()
+    start = challenger.start(run, panel)
+    assert start.kind == "cold" and start.model is None and start.rival is not None
+    worse = challenger.train(start, panel, run.params)
+    said = challenger.settle(run, start, worse, outcome(challenger=0.3, champion=0.2, last_value=0.4))
+    assert (
+        said.startswith("Rolled back") and models.load(run.dir / "model").hyper["hidden_size"] == old.params.model.hidden_size
+    )
 
 
 def test_crowning_and_settling_twice_changes_nothing(runs_at):

@@ -173,6 +173,57 @@ def test_nothing_made_is_writable_by_everyone(run, tmp_path):
     assert not [p for p in run.home.parent.rglob("*") if p.stat().st_mode & 0o002]
 
 
+def test_two_at_once_do_not_meet(tmp_path):
+    """Two runs of other dates, executed at the same moment from one directory: each has its own kernel and sockets."""
+    code = (
+        "import sys; from pathlib import Path; from forecastbook import chain; from forecastbook.run import Run; "
+        "chain.execute(Path(sys.argv[1]), Run(Path(sys.argv[2])), [])"
+    )
+    path = notebook(tmp_path / "01_ingest.ipynb", "x = 1")
+    made = [
+        runs.prepare(tmp_path / "out", "prices", dt.date(2024, 3, d), Params(), warehouse="w", fingerprint="f") for d in (1, 2)
+    ]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), str(run.dir)], cwd=tmp_path, stderr=subprocess.PIPE)
+        for run in made
+    ]
+    errors = [p.communicate(timeout=150)[1].decode() for p in both]
+    assert [p.returncode for p in both] == [0, 0], errors
+    assert all((run.dir / "01_ingest.ipynb").is_file() for run in made)
+    assert not list(tmp_path.glob("kernel*")), "nothing is left where make runs"
+
+
+def test_a_search_neither_reopens_nor_fails_a_finished_run(run, tmp_path):
+    run.note(status="done", steps={"05_evaluate": "done"})
+    run = Run(run.dir)
+    chain.execute(notebook(tmp_path / "02_tune.ipynb", "x = 1"), run, [])
+    assert Run(run.dir).manifest["status"] == "done" and Run(run.dir).manifest["steps"]["02_tune"] == "done"
+    with pytest.raises(chain.StepError):
+        chain.execute(notebook(tmp_path / "02_tune.ipynb", "1 / 0"), Run(run.dir), [])
+    assert Run(run.dir).manifest["status"] == "done" and not Run(run.dir).manifest.get("failed")
+
+
+def test_a_winner_counts_only_from_its_own_date_on_and_not_for_a_finished_run(tmp_path):
+    home = tmp_path / "prices"
+    home.mkdir()
+    (home / "tuned.json").write_text(json.dumps({"hyper": {"hidden_size": 32}, "as_of": "2024-03-01"}))
+    before, same, after = (chain._winner(home, dt.date(2024, *day), False) for day in ((2, 29), (3, 1), (3, 2)))
+    assert (before, same, after) == (None, {"hidden_size": 32}, {"hidden_size": 32})
+    finished = runs.prepare(tmp_path, "prices", dt.date(2024, 3, 1), Params(), warehouse="w", fingerprint="f")
+    finished.note(status="done")
+    assert chain._winner(home, dt.date(2024, 3, 1), False) is None and chain._winner(home, dt.date(2024, 3, 1), True)
+
+
+def test_a_dry_run_makes_nothing(tmp_path):
+    import duckdb
+
+    path = tmp_path / "shop.duckdb"
+    duckdb.connect(str(path)).close()
+    before = path.read_bytes()
+    assert chain.plan("prices", "", str(tmp_path / "out"), f"duckdb:{path}", [], dry=True) is None
+    assert path.read_bytes() == before and not (tmp_path / "out").exists()
+
+
 # --- data that no shop should have, through ingest to a published forecast ---------------------------------------------
 
 HOSTILE = {
@@ -213,7 +264,7 @@ def chained(tmp_path, columns: dict[str, list], **rows) -> tuple[Run, pd.DataFra
     panel, series = run.panel(), run.read("series.parquet")
     start = challenger.start(run, panel)
     model = challenger.train(start, panel, params)
-    outcome = challenger.duel(panel, params, {"challenger": model, "champion": start.model})
+    outcome = challenger.duel(panel, params, {"challenger": model, "champion": start.rival})
     verdict = challenger.settle(run, start, model, outcome)
     record = gate.replay(backtest.rolling(panel, params), params)
     run.write("backtest.parquet", backtest.frame(record, panel.ids, params))

@@ -264,3 +264,21 @@ def test_a_job_name_cannot_leave_its_directory(text):
 
 def test_an_ordinary_job_name_is_taken():
     assert job_name("prices_2-b") == "prices_2-b"
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ("past: [y]", "may not name y"),
+        ("static: [source, gap]", "may not name gap, source"),
+        ("static: [a], past: [a]", "a stands in"),
+    ],
+)
+def test_covariates_may_not_take_our_names(write, lists, said):
+    with pytest.raises(ParamsError, match=said):
+        load(write(f"source: {{kind: file, path: a.csv, {lists}}}"))
+
+
+def test_a_network_of_ratios_needs_positive_values(write):
+    with pytest.raises(ParamsError, match="needs values above 0"):
+        load(write("source: {kind: file, path: a.csv, positive: false}"))

@@ -586,7 +586,8 @@ def test_an_as_of_outside_the_file_names_its_first_and_last_day(tmp_path, as_of)
 
 
 def test_the_fingerprint_follows_content_date_and_mapping(tmp_path):
-    path = text(tmp_path, f"sku,day,price,p2\na,{D},1,2\n")
+    before = D - dt.timedelta(days=1)
+    path = text(tmp_path, f"sku,day,price,p2\na,{before},1,2\na,{D},1,2\n")
     first = FILE.fingerprint(bare(path), None, D)
     assert first == FILE.fingerprint(bare(path), None, str(D))
     other = bare(path, columns=SimpleNamespace(series="sku", ts="day", y="p2", available=None, title=None))
@@ -667,3 +668,14 @@ def test_a_thousand_series_of_800_days_are_read_in_two_seconds(tmp_path):
     started = time.perf_counter()
     assert read(file(path), D).counts["rows kept"] == n * t
     assert time.perf_counter() - started < 2
+
+
+def test_the_fingerprint_is_of_what_a_run_reads(tmp_path):
+    """A row after the as-of date, another order of rows or another format of file leaves a finished run as it is."""
+    earlier, later = D - dt.timedelta(days=1), D + dt.timedelta(days=1)
+    rows = [f"a,{earlier},1", f"b,{earlier},2", f"a,{D},3"]
+    first = FILE.fingerprint(bare(text(tmp_path, "\n".join(["sku,day,price", *rows]))), None, D)
+    for again in (rows[::-1], [*rows, f"a,{later},9"]):
+        assert FILE.fingerprint(bare(text(tmp_path, "\n".join(["sku,day,price", *again]))), None, D) == first
+    changed = [rows[0], rows[1], f"a,{D},4"]
+    assert FILE.fingerprint(bare(text(tmp_path, "\n".join(["sku,day,price", *changed]))), None, D) != first

@@ -757,3 +757,10 @@ def test_checks_find_a_damaged_set(house):
     connection.close()
     bad = {name for name, ok, _ in house.checks() if not ok}
     assert bad == {"counts", "ledger", "current", "bounds"}
+
+
+def test_all_ids_of_the_job_decide_what_a_key_is():
+    alone, among = variant_ids(["1", "2"]), variant_ids(["1", "2"], among=["1", "2", "A9"])
+    assert alone["id"].to_pylist() == [1, 2] and alone["source_key"].to_pylist() == [None, None]
+    assert among["source_key"].to_pylist() == ["1", "2"]
+    assert among["id"].to_pylist() == variant_ids(["1", "2", "A9"])["id"].to_pylist()[:2]

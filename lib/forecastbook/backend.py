@@ -24,6 +24,8 @@ class Warehouse(ABC):
     dialect: str  # of sqlglot
     embedded = False  # True where an empty warehouse may be filled with the sample
 
+    looks_only = False  # a dry run: a source may ask, and must not make anything
+
     def __init__(self, url: str):
         self.url = url
 
@@ -81,19 +83,20 @@ class Warehouse(ABC):
             raise WarehouseError(f"query {name}: the result does not fit its declared schema ({error})") from error
 
     def publish(
-        self, *, job: str, model_id: int, as_of, run_id: str, table: str, rows: pa.Table, model: dict | None = None
+        self, *, job: str, model_id: int, as_of, run_id: str, table: str, rows: pa.Table, model: dict | None = None, among=None
     ) -> dict:
         """Publish a run's forecasts, once and only once: a repeat changes nothing, a kill leaves the old set current.
 
         rows: one row a series and period ahead. FactPriceForecast: forecast_date, horizon (1..H), predicted_price,
         confidence_lower, confidence_upper, optional p_change; FactSalesForecast: forecast_date, horizon, q05 .. q95,
         optional mean. Keyed by variant_id / item_id, or by text ``series_id`` (with optional ``title``): then the key is
-        made by variant_ids and the dimension gets the rows that it lacks. model: model_name, model_version, model_type,
+        made by variant_ids (``among``: all ids of the job, forecast or not) and the dimension gets the rows that it lacks.
+        model: model_name, model_version, model_type,
         training_date, performance_metrics, hyperparameters.
         Returns the receipt: status ('published', 'replaced' or 'already published'), rows, series, content_hash, ...
         Raises WarehouseError, with nothing written, when a row breaks the contract.
         """
-        publication = prepare(job, model_id, as_of, run_id, table, rows, model)
+        publication = prepare(job, model_id, as_of, run_id, table, rows, model, among)
         receipt = self._store(publication)
         log.info(
             "%s: %d rows of %d series for %s as of %s (run %s)",

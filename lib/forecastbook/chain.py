@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -58,32 +59,52 @@ def plan(
     from forecastbook.sources import SOURCES, inside
 
     given = jobs.as_of_date(as_of) if as_of else None
-    home = Path(out) / jobs.job_name(job)
-    winner = tuned(home)
-    params = jobs.load(ROOT / "params" / f"{job}.yaml", overlays, winner)
-    if winner and params.tune.use and not dry:
-        log.info("the last tuning's winner is used: %s", ", ".join(f"{name} {value}" for name, value in winner.items()))
-    source, store = SOURCES[params.source.kind], warehouse.connect(url)
-    if not dry:
+    home, path = Path(out) / jobs.job_name(job), ROOT / "params" / f"{job}.yaml"
+    params, store = jobs.load(path, overlays), warehouse.connect(url)
+    source = SOURCES[params.source.kind]
+    if dry:
+        store.looks_only = True
+        stock = store.query("price_stock").to_pylist()
+        if params.source.kind == "warehouse_prices" and not (stock and stock[0]["facts"]):
+            return given
+    else:
         writable(Path(out))
-    elif params.source.kind == "warehouse_prices" and not store.exists():
-        return given
     span = source.span(params.source, store)
     date = given or span[1]
     inside(date, span, params.source.kind)
-    fingerprint = source.fingerprint(params.source, store, date)
+    winner = _winner(home, date, force)
+    params = jobs.load(path, overlays, winner)
     if dry:
         return date
-    return runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, force=force)
+    fingerprint = source.fingerprint(params.source, store, date)
+    return runs.prepare(
+        Path(out),
+        job,
+        date,
+        params,
+        warehouse=url,
+        fingerprint=fingerprint,
+        tuned=winner if params.tune.use else None,
+        force=force,
+    )
 
 
-def tuned(home: Path) -> dict | None:
-    """The hyperparameters that the job's last tuning chose, None when it was never tuned."""
+def _winner(home: Path, date: dt.date, force: bool) -> dict | None:
+    """The hyperparameters that the job's last tuning chose, if it knew nothing after ``date``; None when there are none.
+
+    A finished run keeps those it was made with: a later tuning counts from the next as-of date on, or when forced.
+    """
+    manifest = home / date.isoformat() / "manifest.json"
+    if manifest.is_file() and not force:
+        made = Run(manifest.parent).manifest
+        if made["status"] == "done":
+            return made["tuned"]
     path = home / "tuned.json"
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["hyper"]
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+        return chosen["hyper"] if chosen["as_of"] <= date.isoformat() else None
     except (ValueError, KeyError) as error:
         raise RunError(f"{path}: cannot be read ({error!r}); remove it, or run make tune again") from error
 
@@ -165,7 +186,9 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
     }
     log.info("%s starts (run %s)", step, run.id)
     started, reason = time.monotonic(), None
-    run.note(status="running", steps={step: "running"})
+    # a search is a step aside: it neither reopens a finished run nor fails one
+    aside = step == "02_tune" and run.manifest["status"] == "done"
+    run.note(steps={step: "running"}, **({} if aside else {"status": "running"}))
     try:
         nb, reason = _papermill(notebook, part, values, run, timeout or CELL_TIMEOUT)
         seconds = round(time.monotonic() - started, 1)
@@ -173,9 +196,8 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
             _keep(nb, part)
             html = report.render_notebook(part)
             os.replace(html, final.with_suffix(".html"))
-            run.note(
-                steps={step: "done"}, seconds={step: seconds}, status="done" if step == STEPS[-1] else "running", failed=None
-            )
+            state = {} if aside else {"status": "done" if step == STEPS[-1] else "running", "failed": None}
+            run.note(steps={step: "done"}, seconds={step: seconds}, **state)
             _reports(run, step == STEPS[-1])
             os.replace(part, final)
             log.info(
@@ -185,9 +207,12 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
     except (KeyboardInterrupt, Stopped):
         reason = "was stopped"
         raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
     finally:
         if reason is not None:
-            run.note(steps={step: "failed"}, status="failed", failed={"step": step, "why": reason})
+            run.note(steps={step: "failed"}, **({} if aside else {"status": "failed", "failed": {"step": step, "why": reason}}))
             if part.is_file():
                 os.replace(part, failed)
                 report.render_notebook(failed)
@@ -205,7 +230,9 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
 
     reason = None
     _sweep(run)  # of a runner that was killed
-    with _console(run.dir / "run.log"), _marked(run):
+    # The kernel's sockets lie in a directory of their own, which no other user may enter and no other run shares. Not under the
+    # run: a socket's path may have 107 characters.
+    with _console(run.dir / "run.log"), _marked(run), tempfile.TemporaryDirectory(prefix="fb-") as private:
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -216,7 +243,7 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
                 cwd=os.getcwd(),
                 execution_timeout=timeout,
                 start_timeout=120,
-                config=Config({"KernelManager": {"transport": "ipc"}}),  # no port that another user could connect to
+                config=Config({"KernelManager": {"transport": "ipc", "connection_file": f"{private}/kernel.json"}}),
             )
         except CellTimeoutError as error:
             reason = f"a cell took longer than {timeout} s: {' '.join(str(error).split())[:300]}"
@@ -225,6 +252,8 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
         except PapermillException as error:
             said = " ".join(str(getattr(error, "evalue", error)).split())[:600]
             reason = f"{getattr(error, 'ename', type(error).__name__)}: {said}"
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:600] or type(error).__name__
         except OSError as error:
             reason = f"cannot write {part.parent} ({error.strerror or error})"
         finally:

@@ -34,6 +34,7 @@ def now(panel: Panel, params: Params, model=None) -> Origin:
         models.scale(panel),
         np.full((len(panel), params.horizon), np.nan),
     )
+    model = None if isinstance(model, models.Baseline) else model  # no network was kept: the baselines speak for themselves
     asked = {name: models.fit(name, panel) for name in models.BASELINES} | (
         {params.model.name: model} if model is not None else {}
     )
@@ -168,6 +169,7 @@ def publish(run: Run, store, forecast: pd.DataFrame, series: pd.DataFrame) -> pd
         table=params.publish.table,
         rows=rows(forecast, series, params.publish.table),
         model=model_record(run, table),
+        among=series["series_id"],
     )
     run.note(receipt=receipt | {"warehouse": run.warehouse})
     return pd.DataFrame({"what": list(receipt), "value": [str(v) for v in receipt.values()]})
@@ -232,6 +234,9 @@ def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
         past.groupby(keys)[names].agg(["mean", "size"]).stack(0, future_stack=True).rename_axis([*keys, "metric"]).reset_index()
     )
     kept = kept.rename(columns={"mean": "value", "size": "n"}).assign(job=run.job, scored_at=pd.Timestamp.now("UTC"))
+    newest = store.ledger().to_pandas().query("job == @run.job")["as_of"].max()
+    if newest > run.as_of:  # a run for a past date has seen fewer actuals: the fuller record stays
+        kept = kept[:0]
     store.append("ForecastScore", pa.Table.from_pandas(kept, preserve_index=False), replacing=("job", "as_of", "run_id"))
     grouped = past.groupby("as_of")
     return grouped[names].mean().assign(n=grouped.size()).reset_index()

@@ -18,6 +18,7 @@ from forecastbook.backtest import SAFE, Origin, point_error, quantile_error
 from forecastbook.models import BASELINES
 from forecastbook.panel import Panel
 from forecastbook.params import Params
+from forecastbook.run import sha256, write_text
 
 
 @dataclass
@@ -123,7 +124,7 @@ def publishable(at: Origin, decided: Gate, params: Params) -> tuple[np.ndarray, 
     """
     out, p = at.q[SAFE].copy(), at.p[SAFE].copy()
     source = np.where(at.status == "excluded", "excluded", "naive").astype(object)
-    if decided.use != SAFE:
+    if decided.use in at.q and decided.use != SAFE:
         use = (at.status == "model") & ~decided.held
         shaped = shape(at.q[decided.use], at, decided.widening, decided.hold_median, params)
         use &= np.isfinite(shaped).all(axis=(1, 2))
@@ -152,8 +153,8 @@ def save(run, decided: Gate, panel: Panel, **said) -> None:
         "reasons": decided.reasons,
         "held": [str(i) for i in panel.ids[decided.held]],
     }
-    path = run.dir / "model" / "calibration.json"
-    path.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    write_text(run.dir / "model" / "calibration.json", json.dumps(text, indent=1) + "\n")
+    run.note(files={f"model/{path.name}": sha256(path) for path in sorted((run.dir / "model").iterdir())})
     run.note(
         gate={
             "use": decided.use,
@@ -170,7 +171,10 @@ def save(run, decided: Gate, panel: Panel, **said) -> None:
 
 
 def load(run, panel: Panel) -> Gate:
-    """The decision that ``save`` kept, for the series of this panel."""
+    """The decision that ``save`` kept, for the series of this panel. Raises RunError when a file of the model changed."""
+    for name in run.manifest["files"]:
+        if name.startswith("model/"):
+            run.verify(name)
     text = json.loads((run.dir / "model" / "calibration.json").read_text(encoding="utf-8"))
     held = np.isin(panel.ids.astype(str), text["held"])
     skill = float("nan") if text["skill"] is None else text["skill"]

@@ -159,7 +159,8 @@ def _train(model: Model, panel: Panel, parent, progress, on_epoch=None) -> Model
     began = time.perf_counter()
     hyper, T = model.hyper, len(panel.dates)
     device = _device(hyper)
-    held = min(hyper["validation_days"], T // 4)  # a short panel keeps most of its days for training
+    # a panel with room for context and targets gives up all of its held-out days; a shorter one keeps most of its days
+    held = min(hyper["validation_days"], max(T - hyper["sequence_length"] - hyper["forecast_length"], T // 4))
     network = forking if hyper["window"] == "all" else plain
     data = network.prepare(model, panel, held, cold=parent is None)
     model.net.to(device)

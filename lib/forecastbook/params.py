@@ -34,7 +34,7 @@ class WarehousePrices(Section):
     kind: Literal["warehouse_prices"] = "warehouse_prices"
     history_days: int = Field(400, ge=40, le=5000)  # days read: context for features, and what a first training sees
     sample_series: int = Field(500, ge=1, le=5000)  # products loaded when an empty embedded warehouse gets the sample
-    positive: StrictBool = True  # a price of 0 or less breaks the contract
+    positive: ClassVar[bool] = True
     past: ClassVar[tuple[str, ...]] = ("list_price",)
     future: ClassVar[tuple[str, ...]] = ()
     static: ClassVar[tuple[str, ...]] = ()
@@ -50,6 +50,25 @@ class Columns(Section):
     title: str | None = None
 
 
+RESERVED = set(
+    [
+        "series_id",
+        "ts",
+        "y",
+        "available",
+        "title",
+        "last_value",
+        "last_ts",
+        "n_obs",
+        "gap",
+        "change_rate",
+        "demand_class",
+        "source",
+        "why",
+    ]
+)
+
+
 class File(Section):
     """Any long CSV or Parquet: one row a series and period."""
 
@@ -61,6 +80,15 @@ class File(Section):
     future: list[str] = []  # columns known ahead
     history_days: int | None = Field(None, ge=40)  # None: all of it
     positive: StrictBool = True
+
+    @model_validator(mode="after")
+    def _covariates(self) -> File:
+        named = [*self.static, *self.past, *self.future]
+        if taken := sorted(set(named) & RESERVED):
+            raise ValueError(f"static, past and future may not name {', '.join(taken)}: forecastbook has columns of that name")
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands in static, past and future more than once; a column is one of them")
+        return self
 
 
 class Eligible(Section):
@@ -177,7 +205,9 @@ class Params(Section):
         return freq
 
     @model_validator(mode="after")
-    def _forecast_length(self) -> Params:
+    def _fits_together(self) -> Params:
+        if self.model.name == "lstm" and not self.source.positive:
+            raise ValueError("source.positive is false, but the lstm forecasts ratios of prices and needs values above 0")
         if self.model.forecast_length is not None and self.model.forecast_length < self.horizon:
             raise ValueError(f"model.forecast_length {self.model.forecast_length} is shorter than horizon {self.horizon}")
         return self

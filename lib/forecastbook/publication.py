@@ -68,7 +68,9 @@ class Publication:
         return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
-def prepare(job: str, model_id: int, as_of, run_id: str, table: str, rows: pa.Table, model: dict | None) -> Publication:
+def prepare(
+    job: str, model_id: int, as_of, run_id: str, table: str, rows: pa.Table, model: dict | None, among=None
+) -> Publication:
     """Check a run's forecasts and complete them with what publish knows. Raises WarehouseError naming column and row."""
     if table not in FORECASTS:
         raise WarehouseError(f"cannot publish to {table!r}: forecasts go to {' or '.join(FORECASTS)}")
@@ -85,7 +87,7 @@ def prepare(job: str, model_id: int, as_of, run_id: str, table: str, rows: pa.Ta
         raise WarehouseError(f"job {job!r} has no forecasts for {as_of}: nothing was published")
     dimension = None
     if "series_id" in rows.column_names:
-        rows, dimension = _with_keys(rows, target)
+        rows, dimension = _with_keys(rows, target, among)
     n = rows.num_rows
     rows = rows.append_column("model_id", pa.array(np.full(n, model_id, dtype=np.int64)))
     rows = rows.append_column("as_of", pa.array([as_of] * n, pa.date32()))
@@ -102,7 +104,7 @@ def prepare(job: str, model_id: int, as_of, run_id: str, table: str, rows: pa.Ta
     return Publication(job, int(model_id), as_of, run_id, table, rows, dimension, _model_row(model_id, model))
 
 
-def _with_keys(rows: pa.Table, target: Forecasts) -> tuple[pa.Table, pa.Table]:
+def _with_keys(rows: pa.Table, target: Forecasts, among) -> tuple[pa.Table, pa.Table]:
     """Rows keyed by text ``series_id`` (and ``title``) -> rows keyed by INT64, and the dimension rows behind them."""
     if target.key in rows.column_names:
         raise WarehouseError(f"rows have both series_id and {target.key}: give one of them")
@@ -114,7 +116,7 @@ def _with_keys(rows: pa.Table, target: Forecasts) -> tuple[pa.Table, pa.Table]:
     if "title" in rows.column_names:
         first = np.unique(codes, return_index=True)[1]
         titles = rows["title"].cast(pa.string()).take(pa.array(first)).to_pylist()
-    keys = variant_ids(encoded.dictionary.to_pylist(), titles)
+    keys = variant_ids(encoded.dictionary.to_pylist(), titles, among)
     rows = rows.drop_columns([c for c in ("series_id", "title") if c in rows.column_names])
     rows = rows.append_column(target.key, keys["id"].take(pa.array(codes)))
     dimension = {target.key: keys["id"], target.title: keys["title"], "source_key": keys["source_key"]}
@@ -210,17 +212,18 @@ def day_of(value) -> date:
 _CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
-def variant_ids(ids, titles=None) -> pa.Table:
+def variant_ids(ids, titles=None, among=None) -> pa.Table:
     """Text ids of series as the INT64 keys of the warehouse: (N,) each -> table (id int64, source_key, title), (N,) rows.
 
     The key is the id itself where every id is a canonical integer in the INT64 range; else the first 63 bits of the id's
     blake2b hash, with the original in ``source_key`` (null in the first case). Titles default to the ids.
+    ``among``: all ids of the job, where ``ids`` are only some: they decide which of the two it is.
     Raises WarehouseError on an empty id, or when two different ids share a hash.
     """
     ids = [str(i) for i in ids]
     if any(not i for i in ids):
         raise WarehouseError("a series id is empty: every series that is published needs one")
-    if all(_CANONICAL.fullmatch(i) and -(2**63) <= int(i) < 2**63 for i in ids):
+    if all(_CANONICAL.fullmatch(i) and -(2**63) <= int(i) < 2**63 for i in (ids if among is None else map(str, among))):
         keys, source = np.array([int(i) for i in ids], dtype=np.int64), [None] * len(ids)
     else:
         keys, source = np.array([_hash63(i) for i in ids], dtype=np.int64), ids

@@ -1,7 +1,7 @@
 """A run: one job at one as-of date, and the directory that is its record.
 
-Whatever a run makes is written under a temporary name, synced and moved, and its SHA-256 goes into ``manifest.json``:
-a reader either finds a whole file with the content that was written, or an error that names it.
+Tables are written under a temporary name, synced and moved, and their SHA-256 goes into ``manifest.json``, as does that of the
+model's files: a reader either finds a whole file with the content that was written, or an error that names it.
 """
 
 from __future__ import annotations
@@ -140,6 +140,9 @@ class Run:
         Only entries of earlier dates count: a run that is resumed, or made for a past date, never starts from its own future.
         """
         entries = [e for e in _champions(self.home)["history"] if e["as_of"] < self.as_of.isoformat()]
+        for entry in [e for e in entries if not (self.home / e["path"] / "model.json").is_file()]:
+            log.warning("the champion of %s is gone (%s): passed over", entry["as_of"], self.home / entry["path"])
+            entries.remove(entry)
         return max(entries, key=lambda e: e["as_of"]) if entries else None
 
     def crown(self, why: str) -> None:
@@ -166,13 +169,21 @@ def _champions(home: Path) -> dict:
 
 
 def prepare(
-    out: Path, job: str, as_of: dt.date, params: Params, *, warehouse: str, fingerprint: str, force: bool = False
+    out: Path,
+    job: str,
+    as_of: dt.date,
+    params: Params,
+    *,
+    warehouse: str,
+    fingerprint: str,
+    force: bool = False,
+    tuned: dict | None = None,
 ) -> Run:
     """Make the directory of a run, or find it again with the same run id.
 
     A run that was not finished takes up new inputs from the first step. A finished one is never rewritten: when its params,
     data or warehouse are not what they were, RunError says what changed; with ``force`` the old directory is kept as
-    ``<as_of>+<run_id>`` and a new run starts.
+    ``<as_of>+<run_id>`` and a new run starts. tuned: the hyperparameters in ``params`` that a tuning chose, for the record.
     """
     directory = Path(out) / job / as_of.isoformat()
     wanted = {"params": params.model_dump(mode="json"), "fingerprint": fingerprint, "warehouse": warehouse}
@@ -182,7 +193,7 @@ def prepare(
         if changed := _changed(directory, wanted):
             if changed != NEW:
                 _make_room(Run(directory), "; ".join(changed), force)
-            _found(directory, job, as_of, params, wanted)
+            _found(directory, job, as_of, params, wanted, tuned)
     return Run(directory)
 
 
@@ -217,7 +228,7 @@ def _make_room(run: Run, changed: str, force: bool) -> None:
         )
 
 
-def _found(directory: Path, job: str, as_of: dt.date, params: Params, wanted: dict) -> None:
+def _found(directory: Path, job: str, as_of: dt.date, params: Params, wanted: dict, tuned: dict | None) -> None:
     """Write the first manifest. The run id comes from what decides the numbers: job, date, params, data and commit."""
     commit, dirty = git_state()
     decides = [job, as_of.isoformat(), wanted["params"], wanted["fingerprint"], commit]
@@ -228,6 +239,7 @@ def _found(directory: Path, job: str, as_of: dt.date, params: Params, wanted: di
         "status": "running",
         **wanted,
         "params_hash": params.hash(),
+        "tuned": tuned,
         "data_hash": wanted["fingerprint"],
         "commit": commit,
         "dirty": dirty,

@@ -16,6 +16,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -133,8 +134,9 @@ class WarehousePrices:
         return len(ids)
 
     def _ready(self, source, warehouse) -> None:
-        warehouse.migrate()
-        ensure_sample(warehouse, source.sample_series)
+        if not warehouse.looks_only:
+            warehouse.migrate()
+            ensure_sample(warehouse, source.sample_series)
 
     @staticmethod
     def _window(source, as_of) -> tuple[date, date]:
@@ -211,9 +213,9 @@ class LongFile:
         return self._span(source, *self._parse(source))
 
     def fingerprint(self, source, warehouse, as_of) -> str:
-        """Hash of the file's bytes, the as-of date and how the file is read."""
-        with _path(source).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        """Hash of the rows that a run as of then reads: rows after it, their order and the file's format do not count."""
+        rows = self.read(source, warehouse, as_of).frame.drop(columns="title")
+        content = hashlib.sha256(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes()).hexdigest()
         return digest(
             {
                 "as_of": as_day(as_of),
