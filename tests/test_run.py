@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import pytest
 from conftest import day, made_run, posted_prices, same, tiny
 from forecastbook import run as runs
 from forecastbook.panel import build
+from forecastbook.params import Params
 from forecastbook.run import Run, RunError, lock, prepare, replacing, write_text
 
 LIB = Path(runs.__file__).parent.parent
@@ -475,3 +477,14 @@ def test_log_lines_go_to_one_file_with_time_level_and_step(tmp_path):
             handler.close()
         log.handlers[:], log.propagate = kept, propagate
         log.setLevel(level)
+
+
+def test_a_run_of_an_earlier_version_is_compared_and_starts_again(tmp_path):
+    """Its params hold a key that is no longer known: an unfinished run starts again, a finished one says what differs."""
+    run = runs.prepare(tmp_path, "prices", dt.date(2024, 3, 1), Params(), warehouse="w", fingerprint="f")
+    run.note(params={"no_longer": 1})
+    again = runs.prepare(tmp_path, "prices", dt.date(2024, 3, 1), Params(), warehouse="w", fingerprint="f")
+    assert again.params == Params()
+    again.note(params={"no_longer": 1}, status="done")
+    with pytest.raises(RunError, match="no_longer: 1 -> None"):
+        runs.prepare(tmp_path, "prices", dt.date(2024, 3, 1), Params(), warehouse="w", fingerprint="f")

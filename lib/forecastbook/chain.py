@@ -98,7 +98,7 @@ def _winner(home: Path, date: dt.date, force: bool) -> dict | None:
     if manifest.is_file() and not force:
         made = Run(manifest.parent).manifest
         if made["status"] == "done":
-            return made["tuned"]
+            return made.get("tuned")
     path = home / "tuned.json"
     if not path.is_file():
         return None

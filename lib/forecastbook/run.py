@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -53,8 +54,12 @@ class Run:
             raise RunError(f"{path}: not valid JSON ({error}); remove {self.dir} and run make forecast again") from error
         self.job, self.id = self.manifest["job"], self.manifest["run_id"]
         self.as_of = dt.date.fromisoformat(self.manifest["as_of"])
-        self.params = Params.model_validate(self.manifest["params"])
         self.warehouse = self.manifest["warehouse"]
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """What the run was asked for. Validated on use: a directory of an earlier version can still be compared and kept."""
+        return Params.model_validate(self.manifest["params"])
 
     @property
     def home(self) -> Path:
@@ -205,7 +210,7 @@ def _changed(directory: Path, wanted: dict) -> list[str]:
     if not (directory / "manifest.json").is_file():
         return NEW
     manifest = Run(directory).manifest
-    return _changes({name: manifest[name] for name in wanted}, wanted)
+    return _changes({name: manifest.get(name) for name in wanted}, wanted)
 
 
 def _make_room(run: Run, changed: str, force: bool) -> None:
