@@ -299,18 +299,13 @@ def _sweep(run: Run) -> None:
     import psutil
 
     mark, found = str(run.dir.resolve()), []
+    spared = {os.getpid(), *(p.pid for p in psutil.Process().parents())}  # a notebook by hand may run earlier steps
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # gone, or another user's: not ours
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark and process.pid not in _ancestors():
+            if process.pid not in spared and process.environ().get(MARK) == mark:
                 process.kill()
                 found.append(process)
     psutil.wait_procs(found, timeout=10)
-
-
-def _ancestors() -> set[int]:
-    import psutil
-
-    return {p.pid for p in psutil.Process().parents()}
 
 
 @contextlib.contextmanager

@@ -235,8 +235,7 @@ def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
     )
     kept = kept.rename(columns={"mean": "value", "size": "n"}).assign(job=run.job, scored_at=pd.Timestamp.now("UTC"))
     newest = store.ledger().to_pandas().query("job == @run.job")["as_of"].max()
-    if newest > run.as_of:  # a run for a past date has seen fewer actuals: the fuller record stays
-        kept = kept[:0]
-    store.append("ForecastScore", pa.Table.from_pandas(kept, preserve_index=False), replacing=("job", "as_of", "run_id"))
+    if newest <= run.as_of:  # a run for a past date has seen fewer actuals: the fuller record stays
+        store.append("ForecastScore", pa.Table.from_pandas(kept, preserve_index=False), replacing=("job", "as_of", "run_id"))
     grouped = past.groupby("as_of")
     return grouped[names].mean().assign(n=grouped.size()).reset_index()

@@ -105,12 +105,12 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
     return Gate(name, bool(hold), widening, held, float(skill), n, said)
 
 
-def shape(q, origin_like, widening, hold_median: bool, params: Params) -> np.ndarray:
+def shape(q, at: Origin, widening, hold_median: bool, params: Params) -> np.ndarray:
     """Calibrated quantiles (N, H, Q): widened, the median held at the last value when asked, in order, not below 0."""
-    out = intervals.widen(q, origin_like.scale, widening, params.quantiles)
+    out = intervals.widen(q, at.scale, widening, params.quantiles)
     if hold_median:
         middle = params.quantiles.index(0.5)
-        last = origin_like.last[:, None]
+        last = at.last[:, None]
         out[..., :middle] = np.minimum(out[..., :middle], last[..., None])
         out[..., middle + 1 :] = np.maximum(out[..., middle + 1 :], last[..., None])
         out[..., middle] = last
@@ -154,8 +154,8 @@ def save(run, decided: Gate, panel: Panel, **said) -> None:
         "held": [str(i) for i in panel.ids[decided.held]],
     }
     write_text(run.dir / "model" / "calibration.json", json.dumps(text, indent=1) + "\n")
-    run.note(files={f"model/{path.name}": sha256(path) for path in sorted((run.dir / "model").iterdir())})
     run.note(
+        files={f"model/{path.name}": sha256(path) for path in sorted((run.dir / "model").iterdir())},
         gate={
             "use": decided.use,
             "published": decided.use,
@@ -166,7 +166,7 @@ def save(run, decided: Gate, panel: Panel, **said) -> None:
             "hold_median": decided.hold_median,
             "series_held": int(decided.held.sum()),
             **said,
-        }
+        },
     )
 
 
