@@ -63,7 +63,7 @@ $(RUN)/04_forecast.ipynb: $(RUN)/03_finetune.ipynb
 $(RUN)/05_evaluate.ipynb: $(RUN)/04_forecast.ipynb
 endif
 
-.PHONY: forecast tune all setup test lab report smoke bench lint lock clean help
+.PHONY: forecast tune all setup test lab report smoke bench pretrain lint lock clean help
 
 forecast: $(if $(RUN),$(RUN)/05_evaluate.ipynb) ## ingest, fine-tune, forecast, evaluate; publish; reports in outputs/
 tune: $(if $(RUN),$(RUN)/02_tune.ipynb) ## search hyperparameters; the winner is used by the next forecasts
@@ -87,6 +87,9 @@ report: ## render the HTML of all runs and outputs/index.html again
 
 bench: ## accuracy and speed against named peers; tables in outputs/bench/
 	$(PY) tests/bench.py --out "$(OUT)/bench"
+
+pretrain: ## make the base network that the package carries, from generated price processes
+	$(PY) -m forecastbook.pretrain
 
 lint: ## ruff on code and notebooks; notebooks stripped of outputs
 	$(PY) -m ruff check lib tests notebooks

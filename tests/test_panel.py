@@ -138,6 +138,14 @@ def test_nothing_on_or_before_the_as_of_date_is_an_error():
         build(long_frame([[1, 2]]).iloc[:0], "D", "2024-01-02")
 
 
+def test_categorical_text_gives_the_same_panel_whatever_its_categories():
+    whole, make = full()
+    names = sorted(whole["series_id"].unique())[::-1]
+    kinds = {"series_id": pd.CategoricalDtype(["never seen", *names]), "store": "category", "title": "category"}
+    same(make(whole.astype(kinds)), make(whole))
+    same(make(whole.astype(kinds).sample(frac=1, random_state=1)), make(whole))
+
+
 # ---- views
 
 

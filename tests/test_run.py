@@ -488,3 +488,34 @@ def test_a_run_of_an_earlier_version_is_compared_and_starts_again(tmp_path):
     again.note(params={"no_longer": 1}, status="done")
     with pytest.raises(RunError, match="no_longer: 1 -> None"):
         runs.prepare(tmp_path, "prices", dt.date(2024, 3, 1), Params(), warehouse="w", fingerprint="f")
+
+
+def test_a_table_written_in_parts_reads_as_one_and_part_by_part(tmp_path):
+    run = made_run(tmp_path, tiny(), posted_prices(3, 40))
+    kind = pd.CategoricalDtype(["a", "b", "never"])
+    pieces = [
+        pd.DataFrame({"model": pd.Series([m] * n, dtype=kind), "y": np.arange(float(n))}) for m, n in (("a", 3), ("b", 2))
+    ]
+    run.write("x.parquet", iter(pieces))
+    whole = run.read("x.parquet")
+    assert whole["model"].tolist() == ["a"] * 3 + ["b"] * 2 and whole["y"].tolist() == [0, 1, 2, 0, 1]
+    assert run.manifest["rows"]["x"] == 5
+    assert [part["y"].tolist() for part in run.parts("x.parquet")] == [[0, 1, 2], [0, 1]]
+    assert run.read("x.parquet", where=[("model", "==", "b")])["y"].tolist() == [0, 1]
+    (run.dir / "x.parquet").write_bytes(b"torn")
+    for reader in (lambda: run.read("x.parquet"), lambda: next(run.parts("x.parquet"))):
+        with pytest.raises(runs.RunError, match="hash mismatch"):
+            reader()
+
+
+def test_parts_that_fail_half_way_leave_the_old_table(tmp_path):
+    run = made_run(tmp_path, tiny(), posted_prices(3, 40))
+    before = (run.dir / "series.parquet").read_bytes()
+
+    def pieces():
+        yield pd.DataFrame({"y": [1.0]})
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        run.write("series.parquet", pieces())
+    assert (run.dir / "series.parquet").read_bytes() == before and not list(run.dir.glob(".*part*"))

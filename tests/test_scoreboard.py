@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from conftest import LEVELS, tiny
-from forecastbook import backtest, scoreboard
+from forecastbook import backtest, points, scoreboard
 
 PARAMS, Q = tiny(), ["q05", "q25", "q50", "q75", "q95"]
 GATE = {"verdict": "The gate said so."}
@@ -179,3 +179,27 @@ def test_a_record_that_met_no_actual_is_said_too():
     back = table_of().assign(y=np.nan)
     scored = scoreboard.score_table(back, PARAMS)
     assert scoreboard.summary(scored).empty and "no record to judge by" in scoreboard.verdict(scored, GATE)
+
+
+@pytest.mark.parametrize("kind", ["category", object])
+def test_a_backtest_is_scored_alike_whole_in_parts_and_from_its_file(tmp_path, back, scored, kind):
+    back = back.astype({"model": kind, "series_id": kind})
+    parts = [part for _, part in back.groupby("model", sort=False, observed=True)]
+    assert_same = pd.testing.assert_frame_equal
+    assert_same(scoreboard.score_table(iter(parts), PARAMS), scored, check_dtype=False, rtol=1e-12)
+    back.to_parquet(tmp_path / "backtest.parquet", row_group_size=100, index=False)
+    kept, errors = points.read(tmp_path / "backtest.parquet")
+    wanted = points.errors(back).reset_index(drop=True)
+    assert_same(errors, wanted.drop(columns="ts"), check_dtype=False, check_categorical=False)
+    mine = back[back["model"].isin(["published", "last_value"]) & back["y"].notna()].reset_index(drop=True)
+    assert_same(kept, mine, check_dtype=False, check_categorical=False)
+    assert_same(scoreboard.skills(errors), scoreboard.skills(back))
+    assert_same(scoreboard.by_series(errors).to_frame(), scoreboard.by_series(back).to_frame())
+    assert_same(scoreboard.by_model(errors), scoreboard.by_model(points.errors(back)), rtol=1e-6)
+
+
+def test_skill_is_over_the_points_that_both_forecast(back):
+    less = back[(back["model"] != "lstm") | (back["series_id"] > "002")]
+    got = scoreboard.skills(less, model="lstm").set_index("baseline")
+    both = back[back["series_id"] > "002"]
+    pd.testing.assert_frame_equal(got, scoreboard.skills(both, model="lstm").set_index("baseline"))

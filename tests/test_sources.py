@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecastbook import panel, sample, sources
+from forecastbook import intake, panel, sample, sources
 from forecastbook.sources import SOURCES, SourceError, ensure_sample
 from forecastbook.warehouse import connect
 
@@ -249,7 +249,7 @@ def test_the_sample_is_loaded_into_an_empty_warehouse_once(tmp_path):
     assert PRICES.span(job(sample_series=60), house)[1] == dt.date(2017, 12, 31)
     intake = PRICES.read(job(sample_series=60), house, dt.date(2017, 12, 31))
     assert intake.counts["series"] == 60 and intake.counts["rows read"] == intake.counts["rows kept"] > 60 * 200
-    assert intake.frame.groupby("series_id")["title"].first().is_unique
+    assert intake.frame.groupby("series_id", observed=True)["title"].first().is_unique
     assert (intake.frame["list_price"] >= intake.frame["y"] - 0.01).mean() > 0.99
     assert ensure_sample(house, 60) is False
 
@@ -679,3 +679,38 @@ def test_the_fingerprint_is_of_what_a_run_reads(tmp_path):
         assert FILE.fingerprint(bare(text(tmp_path, "\n".join(["sku,day,price", *again]))), None, D) == first
     changed = [rows[0], rows[1], f"a,{D},4"]
     assert FILE.fingerprint(bare(text(tmp_path, "\n".join(["sku,day,price", *changed]))), None, D) != first
+
+
+# ---- how rows find their cell ----
+
+
+@given(st.lists(st.integers(0, 30), max_size=30), st.sampled_from([1, 7, 10**15]), st.integers(-(10**9), 10**9))
+def test_numbers_become_codes_into_their_sorted_distinct_values(values, factor, shift):
+    values = np.array(values, dtype=np.int64) * factor + shift
+    column = pa.chunked_array([values[:3], values[3:]])
+    codes, distinct = intake.numbered(column)
+    wanted, inverse = np.unique(values, return_inverse=True)
+    np.testing.assert_array_equal(distinct, wanted)
+    np.testing.assert_array_equal(codes, inverse)
+
+
+def test_keys_that_are_hashes_and_days_a_century_apart_find_their_cells(tmp_path):
+    old, ids = dt.date(1924, 3, 10), (3, 2**62 + 11, 2**61)
+    rows = [(k, v, d, 1.0 + k) for k, (v, d) in enumerate((v, d) for d in (D, old) for v in ids)]
+    house = shop(tmp_path, [*rows, (100, 3, D, 9.0)], variants=[(v, f"t{v}") for v in ids], calendar=[old, D])
+    got = PRICES.read(job(history_days=None), house, D)
+    wanted = sorted((str(v), pd.Timestamp(d), 9.0 if k == 0 else 1.0 + k) for k, v, d, _ in rows)
+    assert list(got.frame[["series_id", "ts", "y"]].itertuples(index=False, name=None)) == wanted
+    assert got.counts["duplicates resolved"] == 1 and (got.counts["series"], got.counts["days"]) == (3, 2) and adds_up(got)
+    # a thousand series, each on two days of 150 years: a grid of all cells would be mostly empty
+    lines = "".join(f"s{i},{d},{i + 1}\n" for i in range(1000) for d in ("1900-01-01", "2024-03-10"))
+    path = text(tmp_path, "sku,day,price\n" + lines)
+    sparse = read(bare(path))
+    assert len(sparse.frame) == 2000 and sparse.counts["days"] == 2
+    assert (sparse.frame["y"] == sparse.frame["series_id"].astype(str).str[1:].astype(int) + 1).all()
+
+
+def test_text_of_a_long_frame_is_categories_in_order(tmp_path):
+    got = PRICES.read(job(), shop(tmp_path, [*steady(2), *steady(1, first=50)], variants=((1, "same"), (2, "same"))), D).frame
+    assert list(got["series_id"].cat.categories) == ["1", "2"] and list(got["title"].cat.categories) == ["same"]
+    assert got["series_id"].cat.codes.is_monotonic_increasing

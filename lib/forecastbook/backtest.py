@@ -1,25 +1,29 @@
 """Rolling origins: the life of the job, replayed.
 
 A model is trained at the first origin on what was known then, fine-tuned along the way, and asked at every origin together
-with the baselines. Whatever is asked gets ``panel.until(origin)`` and nothing else.
+with the baselines. Whatever is asked gets ``panel.until(origin)`` and nothing else. Between and before the origins that are
+scored lie others, on a sample of the series, where only what may be published is asked: evidence for the gate.
 
 Symbols: N series, H periods ahead, Q quantile levels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from forecastbook import models, scores
+from forecastbook import experts, gbm, models, scores
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import status, trainable
 
 SAFE = "last_value"  # what is published where nothing has proven better
+WARM_UP = 8  # origins of evidence before the first that is scored, a horizon apart
+WITNESSES = 500  # series that are asked at an origin of evidence
 
 
 @dataclass
@@ -34,7 +38,8 @@ class Origin:
     y: np.ndarray  # (N, H), NaN where not observed
     q: dict[str, np.ndarray] = field(default_factory=dict)
     p: dict[str, np.ndarray] = field(default_factory=dict)
-    warm_up: bool = False  # evidence from before the first origin; in no score table
+    warm_up: bool = False  # evidence for the gate on a sample of the series; in no score table
+    means: dict[str, tuple] = field(default_factory=dict)  # the gate's scores of each forecast, once known
 
 
 def hyper(params: Params) -> dict:
@@ -73,11 +78,13 @@ def origins(panel: Panel, params: Params) -> list[np.datetime64]:
     return [panel.dates[i] for i in sorted(found) if i + 1 >= params.model.sequence_length]
 
 
-def held_out(panel: Panel, params: Params) -> list[np.datetime64]:
-    """Origins within the periods that training kept away from, a horizon apart, oldest first."""
-    last = len(panel.dates) - 1 - params.horizon
-    count = max(params.finetune.validation_days // params.horizon, 1)
-    return [panel.dates[last - k * params.horizon] for k in reversed(range(count)) if last - k * params.horizon >= 1]
+def evidence(panel: Panel, params: Params, judged: list[np.datetime64]) -> list[np.datetime64]:
+    """Origins of evidence, oldest first: a horizon apart, between the scored ones and ``WARM_UP`` before the first."""
+    if not judged:
+        return []
+    last, first = (int(np.flatnonzero(panel.dates == d)[0]) for d in (judged[-1], judged[0]))
+    found = range(last, first - WARM_UP * params.horizon - 1, -params.horizon)
+    return [panel.dates[i] for i in sorted(found) if i + 1 >= params.model.sequence_length and panel.dates[i] not in judged]
 
 
 def ask(panel: Panel, date, params: Params, asked: dict, warm_up: bool = False) -> Origin:
@@ -92,33 +99,51 @@ def ask(panel: Panel, date, params: Params, asked: dict, warm_up: bool = False) 
         panel.after(date, params.horizon),
         warm_up=warm_up,
     )
-    for name, model in asked.items():
-        at.q[name], at.p[name] = models.forecast(model, view, params.horizon, params.quantiles)
+    for name, (q, p) in models.forecasts(asked, view, params.horizon, params.quantiles).items():
+        at.q[name], at.p[name] = q, p
     return at
 
 
 def rolling(panel: Panel, params: Params, progress: bool = False) -> list[Origin]:
-    """Replay the job over its rolling origins: train at the first, fine-tune ``refits - 1`` times, ask everyone at each.
+    """Replay the job over its rolling origins, oldest first: train before the first, fine-tune ``refits - 1`` times, ask all.
 
-    The held-out origins of the first training come first, marked ``warm_up``: the evidence that the job would have had on its
-    first day.
+    Origins marked ``warm_up`` are the evidence that the gate has beside the scored ones. The first training starts from where a
+    first run of the job would: never from a champion, which has seen the days to come.
     """
-    dates = origins(panel, params)
-    baselines = {name: models.fit(name, panel) for name in models.BASELINES}
-    model, record = None, []
+    judged = origins(panel, params)
+    dates = sorted(judged + evidence(panel, params, judged))
     refit_at = {int(i) for i in np.linspace(0, len(dates), params.backtest.refits, endpoint=False)} if dates else set()
+    witnesses, speaker, record = panel.sample(WITNESSES, params.seed), None, []
     for i, date in enumerate(tqdm(dates, desc="origins", disable=not progress)):
         view = panel.until(date)
-        if (i in refit_at or model is None) and trainable(view, params) is None:
-            if model is None:
-                model = models.fit(params.model.name, view, **hyper(params))
-                record += [
-                    ask(view, d, params, {**baselines, params.model.name: model}, warm_up=True) for d in held_out(view, params)
-                ]
-            else:
-                model = models.finetune(model, view, **finetune_hyper(params))
-        record.append(ask(panel, date, params, {**baselines, **({params.model.name: model} if model else {})}))
+        if (i in refit_at or speaker is None) and trainable(view, params) is None:
+            speaker = train(view, params, speaker.network if speaker else None)
+        spoken = {params.model.name: speaker} if speaker else {}
+        asked, warm_up = (panel, False) if date in judged else (witnesses, True)
+        record.append(ask(asked, date, params, models.baselines(view) | spoken, warm_up))
     return record
+
+
+def train(view: Panel, params: Params, network=None) -> experts.Experts:
+    """Experts as of the view's last day: the network fine-tuned from the given one or trained first, the trees grown anew."""
+    network = models.finetune(network, view, **finetune_hyper(params)) if network else first(view, params)
+    return experts.Experts(network, gbm.fit(view, params.horizon, params.seed))
+
+
+def shipped(params: Params):
+    """The base network that the package carries, None where the job wants another shape of network or a start from nothing."""
+    if params.finetune.base == "none":
+        return None
+    return models.shipped(params.model.name, **hyper(params))
+
+
+def first(view: Panel, params: Params, progress: bool = False):
+    """The network of a first run: the shipped base fine-tuned on all of the history, or one trained from nothing."""
+    base, own = shipped(params), hyper(params)
+    if base is None:
+        return models.fit(params.model.name, view, progress=progress, **own)
+    free = {k: v for k, v in own.items() if k not in models.SHAPE}
+    return models.finetune(base, view, progress=progress, parent="the shipped base", train_days=None, **free)
 
 
 def quantile_error(at: Origin, q, params: Params) -> np.ndarray:
@@ -135,46 +160,38 @@ def level_name(level: float) -> str:
     return "q" + f"{level:.4f}"[2:].rstrip("0").ljust(2, "0")
 
 
+def parts(record: list[Origin], ids: np.ndarray, params: Params) -> Iterator[pd.DataFrame]:
+    """``backtest.parquet`` in parts, one a model: a row a series, origin and horizon, of every series that was forecast there.
+
+    At least one part, which is empty when there is no record. Model and series are categories.
+    """
+    judged = [at for at in record if not at.warm_up]
+    names = ["published", *dict.fromkeys(n for at in record for n in at.q if n != "published")]
+    model, series, H = pd.CategoricalDtype(names), pd.CategoricalDtype(ids), params.horizon
+    for name in [n for n in names if any(n in at.q for at in judged)] or names[:1]:
+        asked = [(at, np.flatnonzero(at.status != "excluded"), at.q[name], at.p[name]) for at in judged if name in at.q]
+
+        def column(values, kind, asked=asked) -> np.ndarray:
+            """``values(origin, series, q, p)`` of all origins, one below the other: anything that broadcasts to (series, H)."""
+            found = [np.broadcast_to(values(at, rows, q, p), (len(rows), H)).ravel() for at, rows, q, p in asked]
+            return np.concatenate(found) if found else np.empty(0, dtype=kind)
+
+        row = column(lambda at, rows, q, p: rows[:, None], int)
+        columns = {
+            "model": pd.Categorical.from_codes(np.full(len(row), names.index(name)), dtype=model),
+            "series_id": pd.Categorical.from_codes(row, dtype=series),
+            "origin": column(lambda at, rows, q, p: np.datetime64(at.date, "ms"), "datetime64[ms]"),
+            "ts": column(lambda at, rows, q, p: at.ts.astype("datetime64[ns]"), "datetime64[ns]"),
+            "horizon": column(lambda at, rows, q, p: np.arange(1, H + 1), int),
+            "y": column(lambda at, rows, q, p: at.y[rows], float),
+        }
+        for k, level in enumerate(params.quantiles):
+            columns[level_name(level)] = column(lambda at, rows, q, p, k=k: q[rows, :, k], float)
+        columns["last_value"] = column(lambda at, rows, q, p: at.last[rows, None], float)
+        columns["p_change"] = column(lambda at, rows, q, p: p[rows], float)
+        yield pd.DataFrame(columns, copy=False)
+
+
 def frame(record: list[Origin], ids: np.ndarray, params: Params) -> pd.DataFrame:
-    """``backtest.parquet``: a row a model, series, origin and horizon, of every series that was forecast at that origin."""
-    names = ["published", *dict.fromkeys(n for o in record for n in o.q if n != "published")]
-    parts = []
-    for name in names:
-        for at in record:
-            if at.warm_up or name not in at.q:
-                continue
-            keep = np.flatnonzero(at.status != "excluded")
-            H = len(at.ts)
-            columns = {
-                "model": name,
-                "series_id": np.repeat(ids[keep], H),
-                "origin": pd.Timestamp(at.date),
-                "ts": np.tile(at.ts.astype("datetime64[ns]"), len(keep)),
-                "horizon": np.tile(np.arange(1, H + 1), len(keep)),
-                "y": at.y[keep].ravel(),
-            }
-            columns |= {level_name(level): at.q[name][keep, :, k].ravel() for k, level in enumerate(params.quantiles)}
-            parts.append(
-                pd.DataFrame(columns | {"last_value": np.repeat(at.last[keep], H), "p_change": at.p[name][keep].ravel()})
-            )
-    if not parts:
-        columns = [
-            "model",
-            "series_id",
-            "origin",
-            "ts",
-            "horizon",
-            "y",
-            *map(level_name, params.quantiles),
-            "last_value",
-            "p_change",
-        ]
-        return pd.DataFrame(
-            {
-                c: pd.Series(
-                    dtype=object if c in ("model", "series_id") else "datetime64[ns]" if c in ("origin", "ts") else float
-                )
-                for c in columns
-            }
-        )
-    return pd.concat(parts, ignore_index=True)
+    """All of ``parts`` in one frame."""
+    return pd.concat(parts(record, ids, params), ignore_index=True)

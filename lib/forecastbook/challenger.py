@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forecastbook import backtest, models
+from forecastbook import backtest, gbm, lstm, models
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import trainable
@@ -22,7 +22,7 @@ log = logging.getLogger("forecastbook")
 
 @dataclass
 class Start:
-    """Where a training starts. kind: 'champion', 'checkpoint', 'cold' or 'none' (too little history for a network).
+    """Where a training starts. kind: 'champion', 'checkpoint', 'shipped', 'cold' or 'none' (too little history for a network).
 
     model: the one to fine-tune, None for a cold start. rival: the model that the result must beat, None when there is none.
     said: the same in a sentence.
@@ -36,10 +36,10 @@ class Start:
 
 
 def start(run: Run, panel: Panel) -> Start:
-    """The champion before this as-of date, the checkpoint that ``finetune.base`` names, or nothing: a cold start.
+    """The champion before this as-of date, the checkpoint that ``finetune.base`` names, the shipped base, or nothing.
 
-    A champion of another architecture than the params ask for cannot be fine-tuned: that is a cold start too, and is said. It
-    stays the rival that the newly trained network must beat.
+    Without a champion that can be fine-tuned, it is the base network that the package carries, where its shape is the one that
+    the params ask for; else a cold start. A champion of another shape stays the rival that the new network must beat.
     Raises the model's own error when a checkpoint is missing or does not fit.
     """
     params, base = run.params, run.params.finetune.base
@@ -50,26 +50,29 @@ def start(run: Run, panel: Panel) -> Start:
         return Start("checkpoint", given, f"Fine-tuned from the checkpoint {base}.", Path(base), given)
     champion = run.champion() if base == "champion" else None
     if champion is None:
-        why = "no champion exists yet" if base == "champion" else "finetune.base is none"
-        return Start(
-            "cold", None, f"Cold start: {why}, so the network was trained from nothing on all {len(panel.dates)} periods."
-        )
+        return _anew(panel, params, "no champion exists yet" if base == "champion" else "finetune.base is none")
     path = run.home / champion["path"]
     model = models.load(path)
     if isinstance(model, models.Baseline):
-        return Start("cold", None, f"Cold start: the champion of {champion['as_of']} is the baseline {model.name}.", path)
-    other = [
-        f"{k} {model.hyper[k]} -> {v}"
-        for k, v in backtest.hyper(params).items()
-        if k in ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")
-        and model.hyper[k] != v
-    ]
+        return _anew(panel, params, f"the champion of {champion['as_of']} is the baseline {model.name}")
+    wanted = backtest.hyper(params)
+    other = [f"{k} {model.hyper[k]} -> {wanted[k]}" for k in models.SHAPE if model.hyper[k] != wanted[k]]
     if other:
-        said = f"Cold start: the champion of {champion['as_of']} has another architecture ({', '.join(other)})."
-        log.warning(said)
-        return Start("cold", None, said, path, model)
+        why = f"the champion of {champion['as_of']} has another architecture ({', '.join(other)})"
+        log.warning("a new network is trained: %s", why)
+        return _anew(panel, params, why, path, model)
     said = f"Fine-tuned from the champion of {champion['as_of']} ({champion['run_id']})."
     return Start("champion", model, said, path, model)
+
+
+def _anew(panel: Panel, params: Params, why: str, path: Path | None = None, rival=None) -> Start:
+    """A start without a champion to go on from: the shipped base, or nothing."""
+    base = backtest.shipped(params)
+    if base is None:
+        said = f"Cold start: {why}, so the network was trained from nothing on all {len(panel.dates)} periods."
+        return Start("cold", None, said, path, rival)
+    said = f"Fine-tuned from the base network that comes with forecastbook on all {len(panel.dates)} periods: {why}."
+    return Start("shipped", base, said, path or lstm.BASE, rival or base)
 
 
 def _checkpoint(path: Path, params: Params):
@@ -86,8 +89,8 @@ def train(origin: Start, panel: Panel, params: Params, progress: bool = False):
     """The challenger: fine-tuned from where it starts, trained from nothing on a cold start; None when none can be trained."""
     if origin.kind == "none":
         return None
-    if origin.model is None:
-        return models.fit(params.model.name, panel, progress=progress, **backtest.hyper(params))
+    if origin.kind in ("cold", "shipped"):
+        return backtest.first(panel, params, progress=progress)
     return models.finetune(origin.model, panel, progress=progress, parent=origin.said, **backtest.finetune_hyper(params))
 
 
@@ -122,8 +125,20 @@ def settle(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     """Put the better of challenger and champion into ``model/``, enter a new champion; returns the verdict in a sentence.
 
     A challenger that is not better than the model it started from on held-out time is rolled back, and so is one that nothing
-    could be compared on. A network whose error is not a number is never kept.
+    could be compared on. A network whose error is not a number is never kept. Beside a network, trees are grown anew.
     """
+    said = _settled(run, origin, challenger, outcome)
+    target = run.dir / "model"
+    (target / gbm.FILE).unlink(missing_ok=True)  # of the run whose network forecasts again
+    network = models.load(target)
+    if not isinstance(network, models.Baseline):
+        trees = gbm.fit(run.panel(), run.params.horizon, run.params.seed)
+        if trees is not None:
+            gbm.save(trees, target)
+    return said
+
+
+def _settled(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     means = outcome.groupby("model")["rel_ql"].mean()
     target = run.dir / "model"
     if challenger is None:
@@ -131,7 +146,9 @@ def settle(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
         return origin.said
     mine, safe, before = (means.get(name, np.nan) for name in ("challenger", backtest.SAFE, "champion"))
     against = f"{1 - mine / safe:+.1%} against the last value" if safe > 0 else "no error to compare with"
-    rival = "champion" if origin.kind == "cold" else origin.kind
+    rival = {"checkpoint": "checkpoint", "shipped": "base network"}.get(origin.kind, "champion")
+    if origin.kind == "shipped" and origin.path != lstm.BASE:
+        rival = "champion"
     if origin.rival is not None and not (mine < before or (np.isnan(before) and np.isfinite(mine))):
         if origin.path.is_dir():
             copy_model(origin.path, target)

@@ -87,6 +87,18 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None) -> Html:
     return cards(items) if items else Html("")
 
 
+def standings(gate: dict) -> Html | None:
+    """The gate's candidates, best first, as a table; None where the gate has not decided."""
+    rows = pd.DataFrame(gate.get("standings") or [])
+    if rows.empty:
+        return None
+    rows = rows.assign(model=[figures.name(m) + (" (published)" if m == gate.get("use") else "") for m in rows["model"]])
+    heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
+    forms = {"quantile score": share2, "saves": change, "expected to save": change}
+    caption = f"What might have been published, on {gate.get('origins', 0)} finished origins, best first"
+    return table(rows[list(heads)].rename(columns=heads), forms, caption=caption)
+
+
 def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict) -> dict:
     """Errors against the baselines and by horizon: text, figures and tables."""
     models = scoreboard.by_model(scored).merge(skill.rename(columns={"baseline": "model"}), on="model", how="left")
@@ -104,6 +116,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict) -> dict:
     }
     forms = {"error": share2, "on_changed": share1, "loss": share2, "inside90": percent, "skill": change, "interval": right}
     by = scored.groupby(["horizon", "model"], observed=True)["error"].mean().unstack("model").sort_index()
+    by.columns = by.columns.astype(str)
     shown = [m for m in ("published", "last_value") if m in by]
     ahead = by[shown].rename(columns=figures.NAMES).reset_index()
     if len(shown) == 2:
@@ -154,7 +167,7 @@ def fans(run: Record, scored: pd.DataFrame | None) -> dict | None:
         labels = [f"{w}, error {share1(by.loc[i, 'error'])}".lstrip(", ") for w, i in zip(words, ids, strict=True)]
         among = " whose price moved in the backtest" if len(moved) >= 4 else ""
         text = f"The two items with the smallest and the two with the largest error, of {len(by):,}{among}."
-    shown = panel[panel["series_id"].isin(ids)]
+    shown = panel[panel["series_id"].isin(ids)].astype({"series_id": str})
     shown = shown.assign(title=run.title(shown["series_id"]))
     return {"text": text, "figure": figures.fans(shown, forecast[forecast["series_id"].isin(ids)], ids, labels)}
 

@@ -71,8 +71,11 @@ STYLE = {
 NAMES = {
     "published": "published",
     "lstm": "LSTM",
+    "lstm_table": "LSTM + table",
+    "blend": "LSTM + trees + table",
+    "gbm": "boosted trees",
     "tide": "TiDE",
-    "gbm": "boosting",
+    "table": "counting table",
     "challenger": "challenger",
     "champion": "champion",
     "last_value": "last value",
@@ -80,7 +83,7 @@ NAMES = {
     "moving_average": "moving average",
     "historical_quantiles": "historical quantiles",
 }
-COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "champion": GREEN, "last_value": ORANGE}
+COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "blend": BLUE, "champion": GREEN, "last_value": ORANGE}
 
 
 class Figure(_Figure):
@@ -200,8 +203,8 @@ def _means(frame: pd.DataFrame, metric: str, *by: str) -> pd.Series:
     """Mean of a metric by the given columns, from a backtest frame, scored or not, or one aggregated (with `value`)."""
     if not len(frame):
         return pd.Series(dtype=float)
-    values = frame if "value" in frame else errors(frame)[[*by, metric]].rename(columns={metric: "value"})
-    return values.dropna(subset=["value"]).groupby(list(by), observed=True)["value"].mean()
+    scored, metric = (frame, "value") if "value" in frame else (errors(frame), metric)
+    return scored.groupby(list(by), observed=True)[metric].mean().dropna().rename("value")
 
 
 def _by(frame: pd.DataFrame, metric: str, column: str) -> pd.DataFrame:
@@ -569,6 +572,29 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
     ax.set_xlim(0, 1)
     _percent_axis(ax.xaxis)
     ax.set_xlabel("probability that the price has changed by the last day")
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+def looks(importance: pd.DataFrame, weights) -> Figure:
+    """What the experts look at: ``attention`` where there are weights, else ``importance``."""
+    return attention(weights) if np.size(weights) else features(importance)
+
+
+@_figure_function
+def features(importance: pd.DataFrame, top: int = 10) -> Figure:
+    """Which features the trees split on. importance: feature, share of the loss saved (fractions), most first."""
+    if importance.empty:
+        return nothing("No trees were grown")
+    first = importance.head(top)
+    lead = ", ".join(str(f).replace("_", " ") for f in first["feature"].head(3))
+    fig, axes = _figure(f"The trees look first at {lead}", size=(8.2, 0.9 + 0.27 * len(first)))
+    ax = axes[0, 0]
+    ax.barh(range(len(first)), first["share"], color=[BLUE] * 3 + [PALE] * (len(first) - 3), height=0.66)
+    ax.set_yticks(range(len(first)), [str(f).replace("_", " ") for f in first["feature"]])
+    ax.invert_yaxis()
+    _percent_axis(ax.xaxis)
+    ax.set_xlabel("share of the loss that its splits saved")
     ax.grid(axis="y", visible=False)
     return fig
 

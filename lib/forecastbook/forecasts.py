@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from forecastbook import backtest, gate, models, roster, scores
 from forecastbook.backtest import Origin
+from forecastbook.experts import Experts
 from forecastbook.gate import Gate
 from forecastbook.panel import Panel
 from forecastbook.params import Params
@@ -23,23 +24,19 @@ FORMATS = {  # how the columns of these tables are shown
 }
 
 
-def now(panel: Panel, params: Params, model=None) -> Origin:
-    """Every forecast from the as-of date itself: nothing has come yet, so ``y`` is NaN. ``model`` None: only baselines."""
-    ahead = panel.horizon_dates(params.horizon)
+def now(panel: Panel, params: Params, speaker: Experts | None = None) -> Origin:
+    """Every forecast from the as-of date itself: nothing has come yet, so ``y`` is NaN. ``speaker`` None: only baselines."""
     at = Origin(
         panel.as_of,
-        ahead,
+        panel.horizon_dates(params.horizon),
         roster.status(panel, params),
         panel.last_value,
         models.scale(panel),
         np.full((len(panel), params.horizon), np.nan),
     )
-    model = None if isinstance(model, models.Baseline) else model  # no network was kept: the baselines speak for themselves
-    asked = {name: models.fit(name, panel) for name in models.BASELINES} | (
-        {params.model.name: model} if model is not None else {}
-    )
-    for name, each in asked.items():
-        at.q[name], at.p[name] = models.forecast(each, panel, params.horizon, params.quantiles)
+    asked = models.baselines(panel) | ({params.model.name: speaker} if speaker else {})
+    for name, (q, p) in models.forecasts(asked, panel, params.horizon, params.quantiles).items():
+        at.q[name], at.p[name] = q, p
     return at
 
 

@@ -7,12 +7,14 @@ series and day, and the hundredfold slips of the unit that only the rest of a se
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 UNIT_FACTOR = 100.0  # a price this many times the series' median, or 1/this, is a slip of the unit
 UNIT_EVIDENCE = 3  # ... when there are at least so many prices to tell by
@@ -45,9 +47,12 @@ class Intake:
 
 
 class Sieve:
-    """Takes rows out, rule by rule, and remembers each: a row falls to the first rule that it breaks."""
+    """Takes rows out, rule by rule, and remembers each: a row falls to the first rule that it breaks.
 
-    def __init__(self, file: str, rows: np.ndarray):
+    rows: (n,) the numbers under which the quarantine names them, as numpy or Arrow.
+    """
+
+    def __init__(self, file: str, rows: np.ndarray | pa.ChunkedArray):
         self.file, self.rows = file, rows
         self.ok = np.ones(len(rows), dtype=bool)
         self.parts: list[pd.DataFrame] = []
@@ -70,7 +75,7 @@ class Sieve:
                     {
                         "file": self.file,
                         "sheet": None,
-                        "row": pd.array(self.rows[at], dtype="Int64"),
+                        "row": pd.array(taken(self.rows, at), dtype="Int64"),
                         "column": column,
                         "value": [shown(v) for v in cells],
                         "reason": reason,
@@ -118,92 +123,174 @@ def as_day(value) -> date:
     return day
 
 
+def chunks(column: pa.ChunkedArray) -> Iterator[tuple[slice, np.ndarray]]:
+    """An Arrow column piece by piece, as (rows, numpy array): what is made of a piece stays in the processor's cache."""
+    start = 0
+    for chunk in column.chunks:
+        yield slice(start, start + len(chunk)), chunk.to_numpy(zero_copy_only=False)
+        start += len(chunk)
+
+
+def numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers (n,) as codes (n,) int32 into their distinct values (N,), which rise.
+
+    Numbers that lie close together, as keys and dates do, are looked up in a table: nothing is sorted and nothing is hashed.
+    """
+    codes, ends = np.empty(len(column), dtype=np.int32), pc.min_max(column).as_py()
+    low, width = ends["min"] or 0, (ends["max"] or 0) - (ends["min"] or 0) + 1
+    if width > 4 * len(column) + 1_000_000:
+        own, distinct = pd.factorize(column.to_numpy(), sort=True)
+        return own.astype(np.int32), distinct
+    table = np.zeros(width, dtype=np.int32)
+    for _, values in chunks(column):
+        table[values - low] = 1
+    distinct = np.flatnonzero(table) if len(column) else np.empty(0, dtype=np.int64)
+    table[distinct] = np.arange(len(distinct))
+    for rows, values in chunks(column):
+        codes[rows] = table[values - low]
+    return codes, distinct + low
+
+
 def unit_errors(codes: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which prices are UNIT_FACTOR times their series' median or more, or as far below. codes, y: (n,) -> (n,) bool.
 
     The median is of log prices over the series, so half of the prices would have to be wrong to hide one. NaN is left out.
     """
     out = np.zeros(len(y), dtype=bool)
-    seen = np.flatnonzero(np.isfinite(y) & (y > 0))
-    if not len(seen):
+    if not len(y):
         return out
     n = int(codes.max()) + 1
-    level, code = np.log(y[seen]), codes[seen]
     low, high = np.full(n, np.inf), np.full(n, -np.inf)
-    np.minimum.at(low, code, level)
-    np.maximum.at(high, code, level)
-    bound = math.log(UNIT_FACTOR) - 1e-9
-    suspects = (high - low >= bound)[code]  # most series never come near: skip their sort
-    level, code, seen = level[suspects], code[suspects], seen[suspects]
+    np.fmin.at(low, codes, y)
+    np.fmax.at(high, codes, y)
+    wide = high >= low * (UNIT_FACTOR * (1 - 1e-6))  # most series never come near: spare them the sort
+    if not wide.any():
+        return out
+    seen = np.flatnonzero(wide[codes])
+    seen = seen[np.isfinite(y[seen]) & (y[seen] > 0)]
+    level, code = np.log(y[seen]), codes[seen]
     order = np.lexsort((level, code))
     count = np.bincount(code, minlength=n)
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
     ranked = np.append(level[order], np.nan)
     middle = np.minimum(start + (count - 1) // 2, len(level)), np.minimum(start + count // 2, len(level))
     median = (ranked[middle[0]] + ranked[middle[1]]) / 2  # (n,)
+    bound = math.log(UNIT_FACTOR) - 1e-9
     out[seen] = (np.abs(level - median[code]) >= bound) & (count[code] >= UNIT_EVIDENCE)
     return out
 
 
 class Cells:
-    """Where each row belongs: one cell a series and day, numbered by series (in the order of their ids) and then by day.
+    """One cell a series and day, and the row that fills it. Cells are in the order of the series' ids, then of the days.
 
-    ids: (N,) text. codes: (n,) into ids. day: (n,) datetime64[D]. rows: (m,) the rows that count, all with a day.
-    Numbers are dense wherever the grid is not much larger than the rows: then nothing needs to be sorted or hashed.
+    ids: (N,) text, each once. codes: (n,) into ids. day: (n,) int32, days since 1970. ok: (n,) bool, the rows that count, all
+    with a series and a day. Rows are thrown into an array of all cells, so nothing is sorted; where that would be mostly empty,
+    the M cells that have a row are numbered first.
     """
 
-    def __init__(self, ids: np.ndarray, codes: np.ndarray, day: np.ndarray, rows: np.ndarray):
-        self.rows = rows
-        by_id = sorted(range(len(ids)), key=ids.__getitem__)
-        rank = np.empty(len(ids), dtype=np.int64)
-        rank[by_id] = np.arange(len(ids))
-        when = day[rows].astype(np.int64)
-        self.first, last = (int(when.min()), int(when.max())) if len(rows) else (0, 0)
-        self.width = last - self.first + 1
-        self.cell = rank[codes[rows]]  # (m,)
-        self.cell *= self.width
-        self.cell += when
+    def __init__(self, ids: np.ndarray, codes: np.ndarray, day: np.ndarray, ok: np.ndarray):
+        by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+        self.ids, self.by_id = ids[by_id], by_id  # (N,)
+        when = day if ok.all() else day[ok]
+        self.first, last = (int(when.min()), int(when.max())) if len(when) else (0, 0)
+        self.days = last - self.first + 1
+        size = len(ids) * self.days
+        kind = np.int32 if size < 2**31 - 1 else np.int64
+        place = np.empty(len(ids), dtype=kind)  # the first cell of each series
+        place[by_id] = np.arange(len(ids)) * self.days
+        self.cell = place[codes]  # (n,)
+        self.cell += day
         self.cell -= self.first
-        self.size = len(ids) * self.width
-        self.dense = self.size <= 4 * len(rows) + 1_000_000
+        self.numbers = None
+        if size > 4 * len(ok) + 1_000_000:
+            numbers, self.numbers = pd.factorize(self.cell[ok], sort=True)
+            self.cell, size = np.empty(len(ok), dtype=np.int32), len(self.numbers)
+            self.cell[ok] = numbers
+        self.size = size
+        self.cell[~ok] = size  # one cell more, for what falls out
+        self.filled = np.zeros(size + 1, dtype=bool)
+        self.filled[self.cell] = True
+        self.filled[size] = False
+        self.kept = int(np.count_nonzero(ok))
 
-    def beaten(self, *rank: np.ndarray) -> np.ndarray:
-        """Rows that share their cell with a better one: lower by ``rank`` (first key first, each (n,)), else earlier. (k,)"""
-        if self.dense:
-            shared = np.flatnonzero((np.bincount(self.cell, minlength=self.size) > 1)[self.cell])
-        else:
-            shared = np.flatnonzero(pd.Series(self.cell).duplicated(keep=False).to_numpy())
-        order = shared[np.lexsort((*[r[self.rows[shared]] for r in reversed(rank)], self.cell[shared]))]
-        return self.rows[order[:-1][self.cell[order[1:]] == self.cell[order[:-1]]]]
+    def resolve(self, rank=lambda rows: ()) -> np.ndarray:
+        """Of rows that share a cell the best stays: highest by ``rank``, then the latest. Returns the others: (k,) row numbers.
 
-    def ordered(self, kept: np.ndarray) -> np.ndarray:
-        """The rows that are ``kept`` (n,) bool, one a cell, in the order of their cells."""
-        mine = kept[self.rows]
-        if not self.dense:
-            return self.rows[mine][np.argsort(self.cell[mine], kind="stable")]
-        slot = np.full(self.size, -1, dtype=np.int64)
-        slot[self.cell[mine]] = self.rows[mine]
-        return slot[slot >= 0]
+        rank: row numbers (m,) -> keys, the first one first, each (m,). Asked only of rows that share their cell.
+        """
+        if np.count_nonzero(self.filled) == self.kept:
+            return np.empty(0, dtype=np.int64)
+        shared = np.bincount(self.cell, minlength=self.size + 1) > 1
+        shared[self.size] = False
+        rows = np.flatnonzero(shared[self.cell])
+        cell = self.cell[rows]
+        order = np.lexsort((*reversed(rank(rows)), cell))
+        beaten = rows[order[:-1][cell[order[1:]] == cell[order[:-1]]]]
+        self.cell[beaten] = self.size
+        self.kept -= len(beaten)
+        return beaten
+
+    def column(self, values: np.ndarray) -> np.ndarray:
+        """What the rows hold (n,), in the order of the cells: (M,), one row a filled cell. Only after ``resolve``."""
+        grid = np.empty(self.size + 1, dtype=values.dtype)
+        grid[self.cell] = values
+        return grid[:-1] if self.kept == self.size else grid[self.filled]
+
+    def axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The series (a number of ``self.ids``) and the day (counted from ``self.first``) of each filled cell: (M,) each."""
+        at = np.flatnonzero(self.filled)
+        at = at.astype(self.cell.dtype) if self.numbers is None else self.numbers[at]
+        series = at // self.days
+        return series, at - series * self.days
 
 
-def long_frame(ids, codes, day, columns: dict, rows: np.ndarray, sieve: Sieve, read: int, notes: dict[str, int]) -> Intake:
-    """The long frame of ``rows`` and the counts. columns: name -> (n,), or (codes (n,), texts (N,)) for text."""
-    data = {"series_id": ids[codes[rows]], "ts": day[rows].astype("datetime64[ns]")}
+def taken(values: np.ndarray | pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
+    """Some rows of a numpy array or of an Arrow column."""
+    return values.take(pa.array(rows)).to_numpy() if isinstance(values, pa.ChunkedArray) else values[rows]
+
+
+def texts(codes: np.ndarray, values: np.ndarray) -> pd.Categorical:
+    """Text (n,) as codes into values (N,), which may repeat: a category for each that occurs, in the order of the alphabet.
+
+    Millions of rows then cost a small number each, nobody hashes them again, and a parquet file still holds plain text.
+    """
+    used = np.zeros(len(values), dtype=bool)
+    used[codes] = True
+    number = np.zeros(len(values), dtype=np.int32)
+    number[used], categories = pd.factorize(values[used], sort=True)
+    if not np.array_equal(number, np.arange(len(number))):  # else they are these numbers already
+        codes = number[codes]
+    return pd.Categorical.from_codes(codes, categories=categories, validate=False)
+
+
+def long_frame(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict[str, int]) -> Intake:
+    """The long frame of the cells and the counts.
+
+    columns: name -> (n,), or for text (codes (n,), texts (M,)), or (None, texts (N,)): one a series, in the order of its codes.
+    """
+    series, day = cells.axes()
+    calendar = (cells.first + np.arange(cells.days)).astype("datetime64[D]").astype("datetime64[ns]")
+    data = {"series_id": texts(series, cells.ids), "ts": calendar[day]}
+    seen = np.zeros(cells.days, dtype=bool)
+    seen[day] = True
+    del day
     for name in list(columns):
         column = columns.pop(name)  # one at a time: a source can be large
-        data[name] = column[1][column[0][rows]] if isinstance(column, tuple) else column[rows]
-    frame = pd.DataFrame(data, copy=False)
-    seen = np.bincount(codes[rows], minlength=1) > 0
+        if isinstance(column, tuple):
+            codes, values = column
+            data[name] = texts(series, values[cells.by_id]) if codes is None else texts(cells.column(codes), values)
+        else:
+            data[name] = cells.column(column)
     counts = {
         "rows read": read,
         **sieve.counts,
-        "rows kept": len(rows),
+        "rows kept": cells.kept,
         **notes,
         "observed": int(np.isfinite(data["y"]).sum()),
-        "series": int(seen.sum()),
-        "days": len(pd.unique(frame["ts"])),
+        "series": len(data["series_id"].categories),
+        "days": int(seen.sum()),
     }
-    return Intake(frame, sieve.quarantine(), counts)
+    return Intake(pd.DataFrame(data, copy=False), sieve.quarantine(), counts)
 
 
 def mask(rows: np.ndarray, n: int) -> np.ndarray:

@@ -109,10 +109,12 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Text as codes (n,) into its distinct values; -1 for null."""
-    encoded = column.cast(pa.large_string()).combine_chunks()
-    encoded = (encoded if isinstance(encoded, pa.Array) else pa.concat_arrays(encoded.chunks)).dictionary_encode()
-    return encoded.indices.fill_null(-1).to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    """Text as codes (n,) into its distinct values; -1 for null. Each distinct value is written as text once."""
+    column = column.cast(pa.string()) if pa.types.is_null(column.type) else column
+    encoded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).unify_dictionaries()
+    texts = encoded.chunk(0).dictionary.cast(pa.large_string()).to_pylist() if encoded.num_chunks else []
+    codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
+    return np.concatenate(codes).astype(np.int64) if codes else np.empty(0, dtype=np.int64), texts
 
 
 def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,8 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from . import forking, plain, sticky
-from .forking import CHUNK, Forking, autocast
+from . import forking, grid, plain, sticky
+from .forking import Forking, autocast
+from .grid import Grid
 from .panel import Panel
 from .plain import Plain
 
@@ -37,12 +38,12 @@ log = logging.getLogger(__name__)
 DEFAULTS = dict(
     sequence_length=30,  # days that the decoder looks back over
     forecast_length=7,  # days ahead that are trained for: the most that can be forecast
-    hidden_size=128,
-    num_layers=2,
+    hidden_size=64,
+    num_layers=1,  # of the encoder; 0: no recurrence, a network on the features of the day alone
     batch_size=64,  # crops a step: oneDNN is fastest at 64 to 256
     learning_rate=1e-3,  # peak of the one-cycle schedule
     epochs=10,
-    attention=True,
+    attention=False,  # of the decoder on the encoder's states: half as much again in time, no gain measured
     window="all",
     dropout=0.1,
     weight_decay=1e-4,
@@ -53,7 +54,8 @@ DEFAULTS = dict(
     seed=0,
     device="auto",
 )
-FINETUNE = dict(learning_rate=1.5e-3, train_days=60, validation_days=14, max_steps=200)
+BASE = Path(__file__).parent / "base"  # the directory of the network that the package carries
+FINETUNE = dict(learning_rate=5e-4, train_days=60, validation_days=14, max_steps=200)
 
 
 class LSTMError(ValueError):
@@ -87,8 +89,11 @@ def _settings(given: dict, base: dict = DEFAULTS) -> dict:
     hyper = {**base, **given}
     whole = ("sequence_length", "forecast_length", "hidden_size", "num_layers", "batch_size", "epochs", "max_steps", "patience")
     for name in whole:
-        if not isinstance(hyper[name], int) or hyper[name] < 1:
-            raise LSTMError(f"lstm: {name} must be a whole number of at least 1, got {hyper[name]!r}")
+        least = 0 if name == "num_layers" and hyper["window"] == "all" else 1
+        if not isinstance(hyper[name], int) or hyper[name] < least:
+            raise LSTMError(f"lstm: {name} must be a whole number of at least {least}, got {hyper[name]!r}")
+    if not hyper["num_layers"] and hyper["attention"]:
+        raise LSTMError("lstm: attention looks back on the states of a recurrence: with num_layers 0 it must be false")
     if hyper["window"] not in ("all", "single"):
         raise LSTMError(f"lstm: window must be 'all' or 'single', got {hyper['window']!r}")
     return hyper
@@ -141,8 +146,7 @@ def finetune(model: Model, panel: Panel, *, parent: str | None = None, progress:
     The epoch with the best loss on the held-out last ``validation_days`` (default 14) is kept; when none is better than the
     start, the start's weights are. Scaling stays as it was. ``model`` is left as it is. Shape settings cannot be changed here.
     """
-    shape = ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")
-    for name in shape:
+    for name in ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length"):
         if name in hyper and hyper[name] != model.hyper[name]:
             was, wanted = model.hyper[name], hyper[name]
             raise LSTMError(f"lstm: {name} is {was!r} in the model to fine-tune and cannot become {wanted!r}")
@@ -195,7 +199,7 @@ def _loop(model: Model, data, device, progress, on_epoch) -> dict:
     if not steps:
         log.warning("lstm: no origin to train on; the model stays as it was")
         return best
-    optimizer = torch.optim.AdamW(net.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
+    optimizer = torch.optim.AdamW(net.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"], fused=True)
     total = steps * hyper["epochs"]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, hyper["learning_rate"], total_steps=total + 1, pct_start=0.1)
     waited = 0
@@ -268,19 +272,33 @@ def p_change(model: Model, panel: Panel, horizon: int) -> np.ndarray:
 @one_thread()
 def forecast(model: Model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
     """Quantiles (N, H, Q) and probability of a change (N, H) in one pass, by chunks of series."""
+    _reach(model, horizon)
+    q = np.full((len(panel), horizon, len(quantiles)), np.nan)
+    p, device, steps = np.full((len(panel), horizon), np.nan), _device(model.hyper), grid.of(panel)
+    for rows, part in panel.seen():
+        if model.hyper["window"] == "all":
+            _, said = mixture(model, part, horizon, steps)
+            q[rows], p[rows] = said.quantiles(quantiles), said.hazard
+        else:
+            q[rows] = plain.forecast(model, part, horizon, device)[:, :, None]
+    return q, p
+
+
+@one_thread()
+def mixture(model: Model, panel: Panel, horizon: int, grid: Grid | None = None) -> tuple[sticky.Posted, sticky.Mixture]:
+    """What was read of a panel of series that have all been seen, and the network's two-part forecast from its last day."""
+    _reach(model, horizon)
+    posted, hazard, kinds, _ = forking.decode(model, panel, horizon, _device(model.hyper))
+    ladder = sticky.Ladder.of(posted.price[:, -1], posted.levels[:, -1], model.scaling["atoms"], grid)
+    return posted, sticky.Mixture.of(ladder, hazard, kinds)
+
+
+def _reach(model: Model, horizon: int) -> None:
     if not 1 <= horizon <= model.hyper["forecast_length"]:
         raise LSTMError(
             f"lstm: the model was trained for {model.hyper['forecast_length']} periods ahead and cannot forecast "
             f"{horizon}: train it with forecast_length={horizon}"
         )
-    q = np.full((len(panel), horizon, len(quantiles)), np.nan)
-    p, device = np.full((len(panel), horizon), np.nan), _device(model.hyper)
-    for rows, part in _seen(panel):
-        if model.hyper["window"] == "all":
-            q[rows], p[rows] = forking.forecast(model, part, horizon, quantiles, device)
-        else:
-            q[rows] = plain.forecast(model, part, horizon, device)[:, :, None]
-    return q, p
 
 
 @one_thread()
@@ -290,17 +308,9 @@ def attention(model: Model, panel: Panel) -> np.ndarray:
         raise LSTMError("lstm: this model has no attention over days: train it with attention=True, window='all'")
     L, H = model.hyper["sequence_length"], model.hyper["forecast_length"]
     out, device = np.full((len(panel), H, L), np.nan), _device(model.hyper)
-    for rows, part in _seen(panel):
-        out[rows] = forking.decode(model, part, H, device)[3][:, :, -L:]
+    for rows, part in panel.seen():
+        out[rows] = forking.decode(model, part, H, device)[3]
     return out
-
-
-def _seen(panel: Panel):
-    """The series with any observation, by chunks: their rows, and a panel of them."""
-    begun = np.flatnonzero(panel.n_obs > 0)
-    for i in range(0, len(begun), CHUNK):
-        rows = begun[i : i + CHUNK]
-        yield rows, panel.take(rows)
 
 
 # -------------------------------------------------------------------------------------------------------------- on disk
@@ -347,6 +357,11 @@ def load(directory) -> Model:
     _fill(net, state, weights)
     scaling = {k: np.asarray(v) for k, v in text["scaling"].items()}
     return Model(net=net.eval(), hyper=hyper, scaling=scaling, history=text["history"], info=text["info"])
+
+
+def shipped() -> Model:
+    """The base network that the package carries, made by ``make pretrain`` from generated price processes alone."""
+    return load(BASE)
 
 
 def load_checkpoint(path, **hyper) -> nn.Module:

@@ -17,11 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from forecastbook import intervals, scores
+from forecastbook import grid, intervals, scores, table
 from forecastbook.panel import Panel
 
 MODELS = {"lstm": "forecastbook.lstm"}
-BASELINES = ("last_value", "seasonal_naive", "moving_average", "historical_quantiles")
+BASELINES = ("last_value", "table", "seasonal_naive", "moving_average", "historical_quantiles")
+
+
+SHAPE = ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")  # fixed once trained
 
 
 class ModelError(ValueError):
@@ -51,16 +54,25 @@ def forecast(model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, 
     return intervals.tidy(q, floor(panel)), p_change
 
 
+def forecasts(asked: dict, panel: Panel, horizon: int, quantiles) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """``forecast`` of several models, by name; experts answer under the names of all their candidates."""
+    out = {}
+    for name, model in asked.items():
+        several = getattr(model, "forecasts", None)
+        found = several(panel, horizon, quantiles) if several else {name: forecast(model, panel, horizon, quantiles)}
+        out |= {each: (intervals.tidy(q, floor(panel)), p) for each, (q, p) in found.items()}
+    return out
+
+
+def baselines(panel: Panel) -> dict:
+    """Every baseline that suits the panel, by name: the counting table speaks of positive prices only."""
+    positive = not (panel.y[panel.observed] <= 0).any()
+    return {name: Baseline(name) for name in BASELINES if positive or name != "table"}
+
+
 def predict(model, panel: Panel, horizon: int, quantiles) -> np.ndarray:
     """The quantiles of ``forecast``: (N, H, Q)."""
     return forecast(model, panel, horizon, quantiles)[0]
-
-
-def attention(model, panel: Panel) -> np.ndarray:
-    """Where the model looks: weights (H, L), mean over the series, oldest period first; empty where there is no attention."""
-    if isinstance(model, Baseline) or not model.hyper.get("attention"):
-        return np.empty((0, 0))
-    return _home(model).attention(model, panel).mean(axis=0)
 
 
 def save(model, directory: Path) -> None:
@@ -87,6 +99,12 @@ def load(directory: Path):
 def checkpoint(name: str, path: Path, **hyper):
     """A model from a foreign file of weights. Raises the model's own error naming path, key and both shapes."""
     return _module(name).from_checkpoint(path, **hyper)
+
+
+def shipped(name: str, **hyper):
+    """The trained base model that the package carries, None where it has none or one of another shape than ``hyper`` asks."""
+    base = _module(name).shipped()
+    return base if all(base.hyper[k] == hyper.get(k, base.hyper[k]) for k in SHAPE) else None
 
 
 def _module(name: str):
@@ -129,6 +147,7 @@ class Baseline:
     - ``last_value``: the last observed value.
     - ``seasonal_naive``: the value carried at the same place of the last season (7 days, 52 weeks, 12 months).
     - ``moving_average``: mean of the observations of the last 28 periods (the last value where there is none).
+    - ``table``: the counting table of posted prices, counted anew on the panel that is asked.
     - ``historical_quantiles``: quantiles of the observations of the last 90 periods, the same for each horizon.
 
     Errors are relative to the last value at their origin, taken over the last 365 periods at each horizon. Half of the
@@ -140,6 +159,8 @@ class Baseline:
 
     def forecast(self, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
         """(quantiles (N, H, Q), p_change (N, H)); p_change is the rate of change by h, half own and half pooled."""
+        if self.name == "table":
+            return _counted(panel, horizon, quantiles)
         if self.name == "historical_quantiles":
             values = _row_quantiles(panel.last(QUANTILE_WINDOW).y, quantiles)  # (N, Q)
             values = np.where(np.isnan(values), panel.last_value[:, None], values)
@@ -180,6 +201,15 @@ class Baseline:
             counts[:, MEAN_WINDOW:] - counts[:, :-MEAN_WINDOW],
         )
         return np.where(counts > 0, sums / np.maximum(counts, 1), filled)
+
+
+def _counted(panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
+    q, p = np.full((len(panel), horizon, len(quantiles)), np.nan), np.full((len(panel), horizon), np.nan)
+    counted, steps = table.count(panel, horizon), grid.of(panel)
+    for rows, part in panel.seen():
+        said = counted.mixture(part, steps)
+        q[rows], p[rows] = said.quantiles(quantiles), said.hazard
+    return q, p
 
 
 def change_rate(panel: Panel, horizon: int) -> np.ndarray:

@@ -98,6 +98,19 @@ class Panel:
             static=self.static[rows],
         )
 
+    def sample(self, most: int, seed: int) -> Panel:
+        """At most so many of the series, drawn by the seed, in their order."""
+        if len(self) <= most:
+            return self
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), max(most, 1), replace=False)))
+
+    def seen(self, chunk: int = 1024):
+        """The series with any observation, some at a time, which bounds memory: their rows, and a panel of them."""
+        begun = np.flatnonzero(self.n_obs > 0)
+        for i in range(0, len(begun), chunk):
+            rows = begun[i : i + chunk]
+            yield rows, self.take(rows)
+
     @cached_property
     def observed(self) -> np.ndarray:
         """(N, T) bool: where there is an observation."""
@@ -163,66 +176,96 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
     """Scatter a long frame into a panel: any row order, gaps kept, no pivot.
 
     frame: one row a series and period, columns series_id, ts (datetime64), y, available, then optional title, ``past``,
-    ``future`` and ``static`` columns. Rows after ``as_of`` are used only for ``future`` columns (at most ``horizon``
-    periods ahead) of series that were seen by then. Series are sorted by id, so that the row order of the source does not
-    matter. Where several rows share a series and period the last one wins: sources resolve duplicates by their own rule
-    before they come here.
+    ``future`` and ``static`` columns. Text may be categorical: then no row is hashed. Rows after ``as_of`` are used only for
+    ``future`` columns (at most ``horizon`` periods ahead) of series that were seen by then. Series are sorted by id, so that
+    the row order of the source does not matter. Where several rows share a series and period the last one wins: sources
+    resolve duplicates by their own rule before they come here.
 
     Raises ValueError on an empty frame, or when a date does not lie on the grid of ``freq``.
     """
     as_of = np.datetime64(as_of, "D")
-    ts = frame["ts"].to_numpy().astype("datetime64[D]")
-    known = ts <= as_of
+    day = frame["ts"].to_numpy().astype("datetime64[D]")
+    known = day <= as_of
     if not known.any():
         raise ValueError(f"no rows on or before {as_of}: there is nothing to build a panel from")
-    first = pd.Timestamp(ts[known].min())
-    dates = pd.date_range(first, pd.Timestamp(as_of), freq=freq).values.astype("datetime64[D]")
+    first = day.min()
+    dates = pd.date_range(pd.Timestamp(first), pd.Timestamp(as_of), freq=freq).values.astype("datetime64[D]")
     if not len(dates) or dates[-1] != as_of:
-        raise ValueError(f"as-of date {as_of} is not on the grid of freq {freq!r} that starts at {first.date()}")
-    T = len(dates)
+        raise ValueError(f"as-of date {as_of} is not on the grid of freq {freq!r} that starts at {first}")
     grid = np.concatenate([dates, periods(as_of, horizon + 1, freq)[1:]])
+    codes, ids = _series(frame["series_id"])
     inside = known  # what comes later is nobody's to know, be it only that a series will begin
     if len(future):
-        inside = (ts <= grid[-1]) & frame["series_id"].isin(frame.loc[known, "series_id"].unique()).to_numpy()
-    frame, ts = frame[inside], ts[inside]
-    column = np.searchsorted(grid, ts)
-    off = grid[column] != ts
-    if off.any():
-        raise ValueError(f"{int(off.sum())} dates are not on the grid of freq {freq!r}, the first is {ts[off][0]}")
-    codes, ids = pd.factorize(frame["series_id"], sort=True)
-    ids = np.asarray(ids, dtype=object)
-    N, seen = len(ids), column < T
+        begun = np.zeros(len(ids), dtype=bool)
+        begun[codes[known]] = True
+        inside = (day <= grid[-1]) & begun[codes]
+    rows = slice(None)  # all of them, as a rule: then nothing is copied
+    if not inside.all():
+        rows = np.flatnonzero(inside)
+        codes, ids = _used(codes[rows], ids)
+    place = np.full(int((grid[-1] - first).astype(int)) + 1, -1, dtype=np.int32)  # day since the first -> column
+    place[(grid - first).astype(int)] = np.arange(len(grid))
+    column = place[(day[rows] - first).astype(np.int64)]  # (n,)
+    if (off := column < 0).any():
+        bad = day[rows][off]
+        raise ValueError(f"{len(bad)} dates are not on the grid of freq {freq!r}, the first is {bad[0]}")
+    del day, known, inside
+    N, T = len(ids), len(dates)
+    seen, rows_seen = slice(None), rows
+    if (ahead := column >= T).any():
+        seen = np.flatnonzero(~ahead)
+        rows_seen = seen if isinstance(rows, slice) else rows[seen]
+    cell = codes[seen].astype(np.int32 if N * T < 2**31 else np.int64) * T + column[seen]  # of (N, T)
 
-    def scatter(names, width, rows):
-        out = np.full((N, width, len(names)), np.nan)
+    def scatter(names, width, cell, rows) -> np.ndarray:
+        out = np.full((N * width, len(names)), np.nan)
         for k, name in enumerate(names):
-            out[codes[rows], column[rows], k] = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)[rows]
-        return out
+            out[:, k][cell] = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)[rows]
+        return out.reshape(N, width, len(names))
 
-    y = scatter(["y"], T, seen)[:, :, 0]  # (N, T)
-    available = np.zeros((N, T), dtype=bool)
-    available[codes[seen], column[seen]] = frame["available"].to_numpy(dtype=bool)[seen]
-    last_row = np.zeros(N, dtype=int)
-    np.maximum.at(last_row, codes[seen], np.flatnonzero(seen))  # newest title and static attributes win
-    order = np.lexsort((column[seen], codes[seen]))
-    last_row[codes[seen][order]] = np.flatnonzero(seen)[order]
-    titles = frame["title"].to_numpy(dtype=object)[last_row] if "title" in frame else ids
-    attributes = (
-        np.column_stack([frame[s].astype(str).to_numpy(dtype=object)[last_row] for s in static])
-        if len(static)
-        else np.empty((N, 0), dtype=object)
-    )
+    available = np.zeros(N * T, dtype=bool)
+    available[cell] = frame["available"].to_numpy(dtype=bool)[rows_seen]
+    newest = np.zeros(N, dtype=column.dtype)
+    np.maximum.at(newest, codes[seen], column[seen])
+    at = np.flatnonzero(column[seen] == newest[codes[seen]])
+    last_row = np.zeros(N, dtype=np.int64)  # the newest title and static attributes win
+    last_row[codes[seen][at]] = at if isinstance(rows_seen, slice) else rows_seen[at]
+
+    def newest_of(name) -> np.ndarray:
+        return frame[name].iloc[last_row].astype(object).to_numpy()
+
     return Panel(
         ids=ids,
-        titles=titles,
+        titles=newest_of("title") if "title" in frame else ids,
         dates=dates,
         freq=freq,
-        y=y,
-        available=available,
-        past=scatter(list(past), T, seen),
-        future=scatter(list(future), len(grid), slice(None)),
-        static=attributes,
+        y=scatter(["y"], T, cell, rows_seen)[:, :, 0],
+        available=available.reshape(N, T),
+        past=scatter(list(past), T, cell, rows_seen),
+        future=scatter(list(future), len(grid), codes.astype(np.int64) * len(grid) + column if len(future) else None, rows),
+        static=np.column_stack([newest_of(s).astype(str).astype(object) for s in static])
+        if len(static)
+        else np.empty((N, 0), dtype=object),
         past_names=tuple(past),
         future_names=tuple(future),
         static_names=tuple(static),
     )
+
+
+def _series(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """A column of ids as codes (n,) into the ids that occur (N,), sorted."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return _used(column.cat.codes.to_numpy(), column.cat.categories.to_numpy(dtype=object))
+    codes, ids = pd.factorize(column, sort=True)
+    return codes, np.asarray(ids, dtype=object)
+
+
+def _used(codes: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (n,) into ids, as codes into those that occur, sorted."""
+    used = np.zeros(len(ids), dtype=bool)
+    used[codes] = True
+    number = np.zeros(len(used), dtype=np.int32)
+    number[used], ids = pd.factorize(ids[used], sort=True)
+    if not np.array_equal(number, np.arange(len(number))):  # else they are these numbers already
+        codes = number[codes]
+    return codes, ids

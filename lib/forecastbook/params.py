@@ -104,23 +104,23 @@ class Model(Section):
     name: Literal["lstm"] = "lstm"
     sequence_length: int = Field(30, ge=2, le=400)  # periods of context a forecast needs and attention looks back on
     forecast_length: int | None = Field(None, ge=1)  # periods ahead it is trained for; None: the horizon
-    hidden_size: int = Field(128, ge=2, le=1024)
-    num_layers: int = Field(2, ge=1, le=6)
+    hidden_size: int = Field(64, ge=2, le=1024)
+    num_layers: int = Field(1, ge=0, le=6)  # of the recurrence; 0: none, a network on the features of the day alone
     batch_size: int = Field(64, ge=1, le=4096)  # series in a step
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     epochs: int = Field(10, ge=1, le=1000)  # of a first training (no checkpoint to start from)
     max_steps: int = Field(300, ge=1)  # of all epochs together: bounds a first training on any amount of data
     dropout: float = Field(0.1, ge=0, lt=1)
-    attention: StrictBool = True
+    attention: StrictBool = False  # of the decoder on the days before; make bench shows its price and its gain
     window: Literal["all", "single"] = "all"  # all origins at once, or the plain one-window network
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class Finetune(Section):
-    base: str = "champion"  # champion | none | path of a checkpoint
+    base: str = "champion"  # champion (else the shipped base) | none: from nothing | path of a checkpoint
     days: int = Field(60, ge=10)  # origins of the last so many periods are trained on
     epochs: int = Field(10, ge=1, le=1000)
-    learning_rate: float = Field(1.5e-3, gt=0, lt=1)
+    learning_rate: float = Field(5e-4, gt=0, lt=1)
     patience: int = Field(5, ge=1)  # epochs without progress on held-out origins before it stops
     validation_days: int = Field(14, ge=1)  # last periods kept from training, for early stopping and the gate
 
@@ -128,12 +128,11 @@ class Finetune(Section):
 class Backtest(Section):
     origins: int = Field(8, ge=1, le=400)  # rolling origins, the last one a horizon before the as-of date
     stride: int = Field(21, ge=1)  # periods between origins
-    refits: int = Field(2, ge=1, le=50)  # how often the model is trained again along the origins
+    refits: int = Field(5, ge=1, le=50)  # how often the model is trained again along the origins
 
 
 class Gate(Section):
-    handicap: float = Field(0.05, ge=0, le=1)  # a model starts with one origin lost by this share of the baseline's error
-    shrink: float = Field(10.0, gt=0)  # scored points of the pool that a series' own record is mixed with
+    doubt: float = Field(4.0, ge=0, le=1000)  # origins at its credit alone that a candidate's record is mixed with
     refuse_above: float | None = Field(None, gt=0)  # refuse to publish when the published relative MAE exceeds this
 
 
@@ -151,7 +150,7 @@ class Tune(Section):
     series: int = Field(300, ge=1)  # series a trial is trained on
     space: dict[str, list[Any]] = {
         "hidden_size": [32, 64, 128],
-        "num_layers": [1, 2],
+        "num_layers": [0, 1, 2],
         "learning_rate": [3e-4, 3e-3],
         "dropout": [0.0, 0.3],
         "batch_size": [32, 64, 128],

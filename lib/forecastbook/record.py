@@ -33,12 +33,12 @@ class Record:
             path, frame = self.dir / f"{name}.parquet", None
             if path.is_file():
                 try:
-                    found = pd.read_parquet(path, columns=["series_id", "ts", "y"] if name == "panel" else None)
+                    found = _panel(path) if name == "panel" else pd.read_parquet(path)
                     if lacking := COLUMNS.get(name, set()) - set(found.columns):
                         raise ValueError(f"it lacks the column {', '.join(sorted(lacking))}")
                     for column in {"ts", "origin", "as_of", "last_ts"} & set(found.columns):
                         found[column] = pd.to_datetime(found[column])
-                    if "series_id" in found:
+                    if "series_id" in found and not isinstance(found["series_id"].dtype, pd.CategoricalDtype):
                         found["series_id"] = found["series_id"].astype(str)
                     frame = found
                 except (OSError, ValueError) as error:  # pyarrow's errors are these two
@@ -56,22 +56,13 @@ class Record:
         path = self.dir / "backtest.parquet"
         if not path.is_file():
             return None, None
-        kept, parts = [], []
         try:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=1 << 18):
-                rows = batch.to_pandas()
-                rows["origin"] = pd.to_datetime(rows["origin"])
-                kept.append(rows[rows["model"].isin(["published", "last_value"]) & rows["y"].notna()])
-                part = points.errors(rows).drop(columns="ts", errors="ignore")
-                parts.append(part.astype({c: "float32" for c in ("inside90", "inside50") if c in part}))
+            kept, scored = points.read(path)
         except (OSError, ValueError, KeyError) as error:
             text = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
             self.problems.append({"title": f"{path.name} cannot be read", "text": plain_line(text, 300), "link": ""})
-        scored = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model"])
-        if not (scored["model"] == "published").any():
             return None, None
-        scored["model"], scored["series_id"] = scored["model"].astype(str), scored["series_id"].astype(str).astype("category")
-        return pd.concat(kept, ignore_index=True), scored
+        return (kept, scored) if (scored["model"] == "published").any() else (None, None)
 
     @property
     def titles(self) -> pd.Series:
@@ -85,6 +76,12 @@ class Record:
     def title(self, ids: pd.Series) -> pd.Series:
         """Titles of ids, the id itself where there is none."""
         return ids.map(self.titles).fillna(ids) if len(self.titles) else ids
+
+
+def _panel(path: Path) -> pd.DataFrame:
+    """The observations of a panel: series_id as categories, ts, y. Its days never become Python objects: there are millions."""
+    table = pq.read_table(path, columns=["series_id", "ts", "y"], read_dictionary=["series_id"])
+    return table.to_pandas(date_as_object=False, ignore_metadata=True)
 
 
 def manifest_of(directory: Path) -> dict:

@@ -18,11 +18,14 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from forecastbook import panel as panels
 from forecastbook.params import Params, digest
@@ -78,18 +81,42 @@ class Run:
         self.manifest = current
         write_text(path, json.dumps(_finite(current), indent=1, ensure_ascii=False, default=_plain) + "\n")
 
-    def write(self, name: str, frame: pd.DataFrame) -> None:
-        """Write a frame as parquet, whole or not at all, and note its hash and row count."""
-        path = self.dir / name
-        with replacing(path) as part:
-            frame.to_parquet(part, index=False)
-        self.note(files={name: sha256(path)}, rows={name.removesuffix(".parquet"): len(frame)})
+    def write(self, name: str, frame: pd.DataFrame | Iterable[pd.DataFrame]) -> None:
+        """Write a frame as parquet, whole or not at all, and note its hash and row count.
 
-    def read(self, name: str) -> pd.DataFrame:
-        """Read what an earlier step wrote. Raises RunError when it is missing or is not what was written."""
-        path = self.dir / name
+        A large one may come in parts of the same columns, which are then never in memory together. Each becomes a row group.
+        """
+        path, rows = self.dir / name, 0
+        with replacing(path) as part:
+            if isinstance(frame, pd.DataFrame):
+                frame.to_parquet(part, index=False)
+                rows = len(frame)
+            else:
+                with contextlib.ExitStack() as opened:
+                    writer = None
+                    for piece in frame:
+                        table = pa.Table.from_pandas(piece, preserve_index=False)
+                        writer = writer or opened.enter_context(pq.ParquetWriter(part, table.schema))
+                        writer.write_table(table, row_group_size=max(len(piece), 1))
+                        rows += len(piece)
+        self.note(files={name: sha256(path)}, rows={name.removesuffix(".parquet"): rows})
+
+    def read(self, name: str, where=None) -> pd.DataFrame:
+        """Read what an earlier step wrote; ``where``: only some rows, [(column, "==", value)].
+
+        Raises RunError when it is missing or is not what was written.
+        """
         self.verify(name)
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(self.dir / name, filters=where)
+        pa.default_memory_pool().release_unused()  # Arrow keeps what it has freed; what comes next will want it
+        return frame
+
+    def parts(self, name: str) -> Iterator[pd.DataFrame]:
+        """The same, part by part as it was written, for what is too large to hold."""
+        self.verify(name)
+        with pq.ParquetFile(self.dir / name) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group).to_pandas(split_blocks=True, self_destruct=True)
 
     def verify(self, name: str) -> None:
         """Raise RunError, naming the file, unless ``name`` holds the bytes that its step wrote."""
@@ -114,11 +141,21 @@ class Run:
 
     def panel(self) -> panels.Panel:
         """The panel of this run, from the files that ingest wrote: what was known at the as-of date."""
-        frame, series, source = self.read("panel.parquet"), self.read("series.parquet"), self.params.source
-        if source.future:
-            frame = pd.concat([frame, self.read("future.parquet")], ignore_index=True)
-        frame["ts"] = pd.to_datetime(frame["ts"])
-        return self.build(frame.merge(series[["series_id", "title", *source.static]], on="series_id", how="left"))
+        series, source = self.read("series.parquet").set_index("series_id"), self.params.source
+        tables = []
+        for name in ("panel.parquet", *(["future.parquet"] if source.future else [])):
+            self.verify(name)
+            tables.append(pq.read_table(self.dir / name))
+        table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+        del tables
+        frame = table.to_pandas(date_as_object=False, ignore_metadata=True, self_destruct=True)
+        del table
+        for name in ("title", *source.static):
+            frame[name] = frame["series_id"].map(series[name])
+        panel = self.build(frame)
+        del frame
+        pa.default_memory_pool().release_unused()
+        return panel
 
     def keep(self, intake, panel: panels.Panel, roster: pd.DataFrame) -> None:
         """Write what ingest found: ``panel.parquet``, ``series.parquet`` and ``quarantine.parquet``.
@@ -126,12 +163,16 @@ class Run:
         The panel holds observed rows and rows that say "not available", up to the as-of date; values known ahead go to
         ``future.parquet``.
         """
-        frame = intake.frame.sort_values(["series_id", "ts"], kind="stable").reset_index(drop=True)
-        frame = frame[frame["series_id"].isin(set(panel.ids))]
+        text = ["title", *panel.static_names]  # once a series, in series.parquet
+        frame = intake.frame.drop(columns=[c for c in text if c in intake.frame])
+        frame["series_id"] = frame["series_id"].astype(pd.CategoricalDtype(panel.ids))  # none for series that are not wanted
+        if frame["series_id"].isna().any():
+            frame = frame[frame["series_id"].notna()]
+        if not _in_order(frame):
+            frame = frame.sort_values(["series_id", "ts"], kind="stable")
         known = frame["ts"] <= pd.Timestamp(self.as_of)
-        static = [c for c in panel.static_names if c in frame]
-        frame = frame.drop(columns=["title", *static]).assign(ts=frame["ts"].dt.date)
-        self.write("panel.parquet", frame[known])
+        frame = frame.assign(ts=frame["ts"].astype(pd.ArrowDtype(pa.date32())))
+        self.write("panel.parquet", frame if known.all() else frame[known])
         if panel.future_names:
             self.write("future.parquet", frame.loc[~known, ["series_id", "ts", "available", *panel.future_names]])
         self.write("series.parquet", roster)
@@ -158,6 +199,12 @@ class Run:
             history = [e for e in _champions(self.home)["history"] if e["as_of"] != entry["as_of"]] + [entry]
             history.sort(key=lambda e: e["as_of"])
             write_text(path, json.dumps({"champion": history[-1], "history": history}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _in_order(frame: pd.DataFrame) -> bool:
+    """Whether the rows of a long frame with categorical ids are sorted by series and day, as sources return them."""
+    series, ts = frame["series_id"].cat.codes.to_numpy(), frame["ts"].to_numpy()
+    return bool(((series[1:] > series[:-1]) | ((series[1:] == series[:-1]) & (ts[1:] >= ts[:-1]))).all())
 
 
 def _champions(home: Path) -> dict:

@@ -94,7 +94,7 @@ def render_run(directory: str | Path) -> Path:
         problems=run.problems,
         warnings=warnings,
         verdict=_verdict(run, head),
-        reasons=[str(r) for r in gate.get("reasons") or []],
+        standings=evidence.standings(gate),
         missing={"accuracy": why, "fans": "There is no forecast to show.", "forecast": "There is no forecast to show."},
         sticky=forecast is not None and "p_change" in forecast,
         nav=nav,

@@ -70,12 +70,9 @@ def results() -> dict[str, pa.Schema]:
     faults = _nullable(("faults", pa.int64()))
     counts = ("facts", "newest", "ids", "variants", "prices", "list_prices", "available")
     return {
-        "price_facts": _mixed(
-            "price_fact_id variant_id date_id current_price original_price is_available full_date",
-            "FactProductPrice",
-            "DimDate",
-        ),
-        "price_variants": _nullable(("variant_id", pa.int64()), ("variant_title", pa.string()), ("known", pa.bool_())),
+        "price_facts": _mixed("price_fact_id variant_id date_id current_price original_price is_available", "FactProductPrice"),
+        "price_days": _mixed("date_id full_date", "DimDate"),
+        "price_variants": _mixed("variant_id variant_title", "DimVariant"),
         "price_span": _nullable(("first_date", pa.date32()), ("last_date", pa.date32())),
         "price_strays": _mixed("price_fact_id variant_id date_id", "FactProductPrice"),
         "price_fingerprint": _nullable(*[(name, pa.int64()) for name in counts]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -22,62 +24,75 @@ FORMATS = {  # how the columns of these tables are shown
 }
 
 
-def score_table(backtest: pd.DataFrame, params: Params) -> pd.DataFrame:
+def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params) -> pd.DataFrame:
     """``scores.parquet``: model, metric, slice, value, n. Metrics over all points, changed and unchanged, and each horizon.
 
     rel_mae and rel_ql are divided by the last price before averaging; coverage50 and coverage90 are shares of actuals inside
     the central bands; winkler90 is relative too; brier and ap_ratio judge p_change (ap_ratio: average precision / base rate);
-    wql is not relative. Points without an observation are left out.
+    wql is not relative. Points without an observation are left out. A large backtest may come in parts, all rows of a model
+    in the same one.
     """
-    seen = backtest[backtest["y"].notna()]
-    q = seen[[level_name(level) for level in params.quantiles]].to_numpy()
-    y, last = seen["y"].to_numpy(), seen["last_value"].to_numpy()
+    parts = [backtest] if isinstance(backtest, pd.DataFrame) else backtest
+    found = [
+        (name, *row)
+        for part in parts
+        for name in part["model"].unique()
+        for row in _scores(part, ((part["model"] == name) & part["y"].notna()).to_numpy(), params)
+    ]
+    table = pd.DataFrame(found, columns=["model", "metric", "slice", "value", "n"])
+    order = {label: k for k, label in enumerate(["all", "changed", "unchanged"])}
+    rank = [order[s] if s in order else len(order) + int(s[2:]) for s in table["slice"]]
+    return table.iloc[np.argsort(rank, kind="stable")].reset_index(drop=True)
+
+
+def _scores(frame: pd.DataFrame, rows: np.ndarray, params: Params) -> Iterator[tuple[str, str, float, int]]:
+    """(metric, slice, value, n) of some rows (bool) of a backtest: those of one model that have an actual."""
+
+    def column(name: str) -> np.ndarray:
+        return frame[name].to_numpy(float)[rows]
+
+    y, last, p = (column(name) for name in ("y", "last_value", "p_change"))
     size = np.where(np.abs(last) > 0, np.abs(last), np.nan)
-    at = {level: q[:, k] for k, level in enumerate(params.quantiles)}
-    pinball = scores.pinball(y, q, params.quantiles).mean(axis=1)
+    at = {level: column(level_name(level)) for level in params.quantiles}
+    pinball = sum(scores.pinball(y, q[:, None], [level])[:, 0] for level, q in at.items()) / len(at)
     event = scores.changed(y[:, None], last)[:, 0]
     per_point = pd.DataFrame(
         {
-            "model": seen["model"].to_numpy(),
-            "horizon": seen["horizon"].to_numpy(),
-            "event": event,
-            "p": seen["p_change"].to_numpy(),
             "rel_mae": np.abs(y - at[0.5]) / size,
             "rel_ql": pinball / size,
             "rel_bias": (at[0.5] - y) / size,
             "coverage90": scores.covered(y, at[0.05], at[0.95]),
             "winkler90": scores.winkler(y, at[0.05], at[0.95]) / size,
-            "brier": (event - seen["p_change"].to_numpy()) ** 2,
+            "brier": (event - p) ** 2,
             "mae": np.abs(y - at[0.5]),
-            "pinball": pinball,
-            "size": np.abs(y),
         }
     )
     if 0.25 in at and 0.75 in at:
         per_point["coverage50"] = scores.covered(y, at[0.25], at[0.75])
-    slices = {
-        "all": slice(None),
-        "changed": event == 1,
-        "unchanged": event == 0,
-        **{f"h={h}": per_point["horizon"].to_numpy() == h for h in sorted(set(per_point["horizon"]))},
-    }
-    rows = []
+    horizon = frame["horizon"].to_numpy()[rows]
+    slices = {"all": np.ones(len(y), bool), "changed": event == 1, "unchanged": event == 0}
+    slices |= {f"h={h}": horizon == h for h in np.unique(horizon)}
     for label, mask in slices.items():
-        for name, group in (
-            per_point[mask].groupby("model", sort=False) if label != "all" else per_point.groupby("model", sort=False)
-        ):
-            means = group.drop(columns=["model", "horizon", "event", "p", "pinball", "size"]).mean()
-            values = {**means, "wql": 2 * group["pinball"].sum() / group["size"].sum() if group["size"].sum() > 0 else np.nan}
-            if label == "all" or label.startswith("h="):
-                rate = group["event"].mean()
-                precision = scores.average_precision(group["event"], group["p"])
-                values |= {
-                    "change_rate": rate,
-                    "ap_ratio": precision / rate if rate > 0 else np.nan,
-                    "brier_skill": 1 - means["brier"] / (rate * (1 - rate)) if 0 < rate < 1 else np.nan,
-                }
-            rows += [(name, metric, label, float(value), len(group)) for metric, value in values.items()]
-    return pd.DataFrame(rows, columns=["model", "metric", "slice", "value", "n"])
+        if not mask.any():
+            continue
+        means, total = per_point[mask].mean(), np.abs(y[mask]).sum()
+        values = {**means, "wql": 2 * pinball[mask].sum() / total if total > 0 else np.nan}
+        if label == "all" or label.startswith("h="):
+            rate = event[mask].mean()
+            precision = scores.average_precision(event[mask], p[mask])
+            values |= {
+                "change_rate": rate,
+                "ap_ratio": precision / rate if rate > 0 else np.nan,
+                "brier_skill": 1 - means["brier"] / (rate * (1 - rate)) if 0 < rate < 1 else np.nan,
+            }
+        for metric, value in values.items():
+            yield metric, label, float(value), int(mask.sum())
+
+
+def read(run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The record of a run: the published and last-value rows of its ``backtest.parquet``, and the scores of all rows."""
+    run.verify("backtest.parquet")
+    return points.read(run.dir / "backtest.parquet")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +118,7 @@ def by_model(scored: pd.DataFrame) -> pd.DataFrame:
     """One row a model of what ``points.errors`` made: error, error on changed prices, quantile score, coverage; best first."""
     scored = scored.assign(on_changed=scored["error"].where(scored["changed"]))
     columns = [c for c in ("error", "on_changed", "loss", "inside90", "inside50") if c in scored]
-    return scored.groupby("model", observed=True)[columns].mean().sort_values("error").reset_index()
+    return scored.groupby("model", observed=True)[columns].mean().sort_values("error").reset_index().astype({"model": str})
 
 
 def skills(
@@ -120,13 +135,15 @@ def skills(
     rng, columns = np.random.default_rng(seed), ["baseline", "skill", "low", "high", "n_origins"]
     origin, origins = pd.factorize(scored["origin"], sort=True)
     point = (pd.factorize(scored["series_id"])[0] * len(origins) + origin) * 10_000 + scored["horizon"].to_numpy()
-    loss, models = scored["loss"].to_numpy(), scored["model"].to_numpy()
-    mine, rows = models == model, []
+    loss, rows = scored["loss"].to_numpy(), []
+    mine = np.flatnonzero(scored["model"] == model)
     for name in sorted(set(scored["model"].unique()) - set(points.OURS)):
-        theirs = models == name
-        _, i, j = np.intersect1d(point[mine], point[theirs], return_indices=True)
-        at = origin[mine][i]
-        sums = np.stack([np.bincount(at, loss[mine][i], len(origins)), np.bincount(at, loss[theirs][j], len(origins))], axis=1)
+        ours, theirs = mine, np.flatnonzero(scored["model"] == name)
+        if not np.array_equal(point[ours], point[theirs]):  # as a rule both forecast the same points, in the same order
+            _, i, j = np.intersect1d(point[ours], point[theirs], return_indices=True)
+            ours, theirs = ours[i], theirs[j]
+        at = origin[ours]
+        sums = np.stack([np.bincount(at, loss[ours], len(origins)), np.bincount(at, loss[theirs], len(origins))], axis=1)
         sums = sums[np.bincount(at, minlength=len(origins)) > 0]  # (origins, 2)
         if not len(sums) or not sums[:, 1].sum() > 0:
             continue
@@ -144,7 +161,7 @@ def skills(
 def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Three forecast series by their published error over rolling origins: (ids, labels). Without a record the first ones."""
     error = by_series(backtest)
-    error = error[error.index.isin(set(forecast["series_id"]))].sort_values(kind="stable")
+    error = error[error.index.isin(forecast["series_id"].unique())].sort_values(kind="stable")
     if not len(error):
         ids = sorted(forecast["series_id"].unique())[:3]
         return ids, ["no record yet"] * len(ids)
@@ -156,7 +173,9 @@ def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[l
 def by_series(backtest: pd.DataFrame) -> pd.Series:
     """Mean relative absolute error of what was published, by series."""
     mine = points.errors(backtest[backtest["model"] == "published"])
-    return mine["error"].groupby(mine["series_id"]).mean()
+    error = mine.groupby("series_id", observed=True)["error"].mean()
+    error.index = error.index.astype(object)
+    return error
 
 
 def worst(backtest: pd.DataFrame, series: pd.DataFrame, count: int = 10) -> pd.DataFrame:

@@ -18,10 +18,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forecastbook import longfile
-from forecastbook.intake import Cells, Intake, Sieve, SourceError, as_day, long_frame, mask, reasons, today, unit_errors
+from forecastbook.intake import (
+    Cells,
+    Intake,
+    Sieve,
+    SourceError,
+    as_day,
+    chunks,
+    long_frame,
+    mask,
+    numbered,
+    reasons,
+    taken,
+    today,
+    unit_errors,
+)
 from forecastbook.params import digest
 
 log = logging.getLogger(__name__)
@@ -55,70 +68,74 @@ class WarehousePrices:
         return digest({"as_of": as_of, "history_days": source.history_days, "facts": found.to_pylist()})
 
     def read(self, source, warehouse, as_of) -> Intake:
-        """The facts of the last ``history_days`` days up to ``as_of``. Past covariate: list_price, NaN where not shown."""
+        """The facts of the last ``history_days`` days up to ``as_of``. Past covariate: list_price, NaN where not shown.
+
+        There may be 10^7 facts: keys become small codes at once, and what a variant or a day is, is looked up once each.
+        """
         self._ready(source, warehouse)
         start, as_of = self._window(source, as_of)
-        inside(as_of, self.span(source, warehouse), warehouse.url)
         window = {"from_date_id": _date_id(start), "to_date_id": _date_id(as_of)}
-        variants = warehouse.query("price_variants", window)
+        variants, calendar = warehouse.query("price_variants"), warehouse.query("price_days", window)
         facts = warehouse.query("price_facts", window)
+        n, sieve = facts.num_rows, Sieve("FactProductPrice", facts["price_fact_id"])
 
-        def column(name: str) -> np.ndarray:
-            nonlocal facts  # let go of each as it is taken: n may be 10^7
-            taken, facts = facts[name], facts.drop_columns([name])
-            return taken.to_numpy()
+        codes, variant = numbered(facts["variant_id"])
+        at = _found(variant, variants["variant_id"].to_numpy())  # -1 takes the last of what is appended below: nothing
+        titles = np.append(variants["variant_title"].to_numpy(zero_copy_only=False), None)[at]
+        if (at < 0).any():
+            sieve.reject((at < 0)[codes], "variant_id", facts["variant_id"], "missing variant: not in DimVariant")
+        date_codes, date_id = numbered(facts["date_id"])
+        at = _found(date_id, calendar["date_id"].to_numpy())
+        day = np.append(longfile.arrow_days(calendar["full_date"]), np.datetime64("NaT"))[at]
+        wrong = np.isnat(day) | (_date_ids(day) != date_id)
+        if wrong.any():
+            sieve.reject(wrong[date_codes], "date_id", facts["date_id"], "impossible date: no such day in DimDate")
+        flag = facts["is_available"]
+        sieve.reject(flag.is_null().to_numpy(), "is_available", flag, "missing: neither available nor not")
+        available = flag.fill_null(False).to_numpy()
 
-        day, flags = longfile.arrow_days(facts["full_date"]), pc.cast(facts["is_available"], pa.int8()).fill_null(-1).to_numpy()
-        facts = facts.drop_columns(["full_date", "is_available"])
-        fact = column("price_fact_id")
-        sieve, available = Sieve("FactProductPrice", fact), flags == 1
-        known, variant = variants["variant_id"].to_numpy(), column("variant_id")
-        codes = np.searchsorted(known, variant).astype(np.int32)  # (n,) the query returns them sorted
-        sieve.reject(
-            ~variants["known"].to_numpy(zero_copy_only=False)[codes],
-            "variant_id",
-            variant,
-            "missing variant: not in DimVariant",
-        )
-        del variant
-        date_id = column("date_id")
-        sieve.reject(np.isnat(day) | (_date_ids(day) != date_id), "date_id", date_id, "impossible date: no such day in DimDate")
-        del date_id
-        sieve.reject(flags < 0, "is_available", np.full(len(flags), None), "missing: neither available nor not")
-        price = column("current_price")
-        self._price_rules(sieve, price, available)
-        y = np.where(sieve.ok & available, price, np.nan)
-        sieve.reject(unit_errors(codes, y), "current_price", price, "unit error?")
-        del price
-        ids = np.array([str(v) for v in known.tolist()], dtype=object)
-        cells = Cells(ids, codes, day, np.flatnonzero(sieve.ok))
-        sieve.drop(mask(cells.beaten(fact, available, np.nan_to_num(y, nan=-1.0)), len(y)), "duplicates resolved")
+        y = np.empty(n)
+        for rows, price in chunks(facts["current_price"]):
+            y[rows] = price
+        self._price_rules(sieve, y, available, facts["current_price"])
+        np.copyto(y, np.nan, where=~(sieve.ok & available))
+        wrong = unit_errors(codes, y)
+        sieve.reject(wrong, "current_price", facts["current_price"], "unit error?")
+        y[wrong] = np.nan
+        if as_of > today() or np.isnan(y[(day == as_of)[date_codes]]).all():  # else the day needs no further proof
+            inside(as_of, self.span(source, warehouse), warehouse.url)
 
-        rows, n = cells.ordered(sieve.ok), len(y)
-        del cells, fact
-        listed = column("original_price")
-        listed = np.where(np.isfinite(listed) & (listed > 0), listed, np.nan)
-        titles = np.array(
-            [i if t is None else t for i, t in zip(ids, variants["variant_title"].to_pylist(), strict=True)], dtype=object
-        )
+        ids = np.array([str(v) for v in variant.tolist()], dtype=object)
+        cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32)[date_codes], sieve.ok)
+
+        def newest(rows, fact=facts["price_fact_id"], y=y):  # ids may repeat: then what is available, then the higher price
+            return taken(fact, rows), available[rows], np.nan_to_num(y[rows], nan=-1.0)
+
+        sieve.drop(mask(cells.resolve(newest), n), "duplicates resolved")
+        listed = np.full(n, np.nan)
+        for rows, price in chunks(facts["original_price"]):
+            np.copyto(listed[rows], price, where=(price > 0) & (price < np.inf))
+        titles = np.array([i if t is None else t for i, t in zip(ids, titles, strict=True)], dtype=object)
         n += self._strays(sieve, warehouse)
-        if not np.isfinite(y[rows]).any():
+        if not (np.isfinite(y) & sieve.ok).any():
             raise SourceError(
                 f"FactProductPrice in {warehouse.url} has no usable price from {start} to {as_of}: "
                 f"{n} facts, {reasons(sieve.counts)}"
             )
-        notes = {"unavailable": int((~available[rows]).sum())}
-        data = {"y": y, "available": available, "title": (codes, titles), "list_price": listed}
-        del y, listed
-        return long_frame(ids, codes, day, data, rows, sieve, n, notes)
+        notes = {"unavailable": int((~available & sieve.ok).sum())}
+        data = {"y": y, "available": available, "title": (None, titles), "list_price": listed}
+        del y, listed, facts, newest
+        return long_frame(cells, data, sieve, n, notes)
 
     @staticmethod
-    def _price_rules(sieve: Sieve, price: np.ndarray, available: np.ndarray) -> None:
+    def _price_rules(sieve: Sieve, price: np.ndarray, available: np.ndarray, shown: pa.ChunkedArray) -> None:
         """What a price must be. Of an item that is not available, a missing or zero price claims nothing."""
-        sieve.reject(np.isnan(price) & available, "current_price", price, "not a number")
-        sieve.reject(np.isinf(price), "current_price", price, "not finite")
-        sieve.reject(price < 0, "current_price", price, "negative")
-        sieve.reject((price == 0) & available, "current_price", price, "zero price")
+        odd = np.flatnonzero(~((price > 0) & (price < np.inf)))  # few: no rule need look at the ordinary ones
+        price, offered, n = price[odd], available[odd], len(price)
+        sieve.reject(mask(odd[np.isnan(price) & offered], n), "current_price", shown, "not a number")
+        sieve.reject(mask(odd[np.isinf(price)], n), "current_price", shown, "not finite")
+        sieve.reject(mask(odd[price < 0], n), "current_price", shown, "negative")
+        sieve.reject(mask(odd[(price == 0) & offered], n), "current_price", shown, "zero price")
 
     @staticmethod
     def _strays(sieve: Sieve, warehouse) -> int:
@@ -187,6 +204,14 @@ def ensure_sample(warehouse, sample_series: int) -> bool:
     return loaded
 
 
+def _found(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Where each of ``values`` (n,) stands in ``known`` (m,), which rise: (n,) places, -1 for what is not there."""
+    at = np.searchsorted(known, values)
+    there = at < len(known)
+    there[there] = known[at[there]] == values[there]
+    return np.where(there, at, -1)
+
+
 def _date_id(day: date) -> int:
     return day.year * 10_000 + day.month * 100 + day.day
 
@@ -248,10 +273,8 @@ class LongFile:
                 "unit error?",
             )
         ids = parsed["ids"]
-        cells = Cells(ids, codes, day, np.flatnonzero(sieve.ok))
-        sieve.drop(mask(cells.beaten(), len(codes)), "duplicates resolved")
-
-        rows = cells.ordered(sieve.ok)
+        cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
+        sieve.drop(mask(cells.resolve(), len(codes)), "duplicates resolved")
         observed = ~np.isnan(y)
         hidden = (flag == 0) & observed if _positive(source) else np.zeros(len(y), dtype=bool)
         y = np.where(later | hidden, np.nan, y)
@@ -264,14 +287,14 @@ class LongFile:
             value, missing, bad = longfile.as_numbers(table[name], parsed["comma"])
             sieve.note((bad | np.isinf(value)) & sieve.ok, name, table[name], "not a number", "covariate left empty")
             data[name] = np.where(np.isfinite(value), value, np.nan)
-        if not np.isfinite(y[rows]).any():
+        if not (np.isfinite(y) & sieve.ok).any():
             raise SourceError(f"{_path(source)} has no usable value in the window up to {as_of}: {reasons(sieve.counts)}")
-        now = rows[~later[rows]]
+        now = sieve.ok & ~later
         notes = {
-            "unavailable": int((flag[now] == 0).sum()),
-            "available without a value": int(((flag[now] == 1) & ~observed[now]).sum()),
+            "unavailable": int((now & (flag == 0)).sum()),
+            "available without a value": int((now & (flag == 1) & ~observed).sum()),
         }
-        return long_frame(ids, codes, day, data, rows, sieve, len(codes) + parsed["torn"], notes)
+        return long_frame(cells, data, sieve, len(codes) + parsed["torn"], notes)
 
     @staticmethod
     def _parse(source) -> tuple[pa.Table, Sieve, dict]:
@@ -333,10 +356,10 @@ class LongFile:
         return day.min().astype(date), day.max().astype(date)
 
     @staticmethod
-    def _titles(table: pa.Table, columns: dict[str, str], ids: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Titles as codes (n,) into texts; the id where there is none."""
+    def _titles(table: pa.Table, columns: dict[str, str], ids: np.ndarray, codes: np.ndarray) -> tuple:
+        """Titles as ``long_frame`` takes text; the id where there is none."""
         if "title" not in columns:
-            return codes, ids
+            return None, ids
         title_codes, titles = longfile.as_text(table[columns["title"]])
         return np.where(title_codes >= 0, title_codes, codes + len(titles)), np.concatenate([titles, ids])
 

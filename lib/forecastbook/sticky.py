@@ -16,11 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
+from .grid import Grid
+from .panel import Panel
+
 CHANGE = 0.005  # two log prices nearer than this are the same posted price
 EDGES = np.array([CHANGE, 0.03, 0.07, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 6.0])  # of |log ratio|: 10 bins a side
 LEVELS = ("previous", "mode90", "max90", "previous2", "min90")  # candidate levels, by precedence
 J, BINS = len(LEVELS), len(EDGES) - 1
 CLASSES = J + 2 * BINS  # of a change; class id 0 is "unchanged", so ids run from 0 to CLASSES
+LIFE, GAP = 20, 14  # a forecast is learnt from when its series is this old and was seen this lately
+CHUNK = 1024  # series read at a time
 FEATURES = (
     "age",
     "observations",
@@ -72,6 +77,47 @@ class Posted:
     def ratios(self) -> np.ndarray:
         """(N, C, J) float64: log ratio of each candidate level to the price, NaN where it is masked."""
         return np.log(self.levels / self.price[:, :, None])
+
+
+def of(panel: Panel, keep: int | None = None) -> Posted:
+    """``read`` of a panel by chunks of series, which bounds memory; the list price is its past covariate ``list_price``."""
+    listed = panel.past[:, :, panel.past_names.index("list_price")] if "list_price" in panel.past_names else None
+    parts = [
+        read(panel.y[i : i + CHUNK], None if listed is None else listed[i : i + CHUNK], keep)
+        for i in range(0, max(len(panel), 1), CHUNK)
+    ]
+    names = ("price", "features", "levels", "life", "gap")
+    return parts[0] if len(parts) == 1 else Posted(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+
+
+def targets(panel: Panel, posted: Posted, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log ratios (N, C, H) float32 and classes (N, C, H) int8 of what came after each day; -1 where not to be learnt from."""
+    N, C = posted.price.shape
+    start = len(panel.dates) - C
+    ratio = np.full((N, C, horizon), np.nan, dtype=np.float32)
+    classes = np.full((N, C, horizon), -1, dtype=np.int8)
+    eligible, candidates = (posted.life >= LIFE) & (posted.gap <= GAP), posted.ratios
+    for h in range(1, min(horizon, C - 1) + 1):
+        with np.errstate(invalid="ignore"):
+            ahead = np.log(panel.y[:, start + h :] / posted.price[:, :-h])  # (N, C - h)
+        ahead[~eligible[:, :-h]] = np.nan
+        ratio[:, :-h, h - 1] = ahead
+        classes[:, :-h, h - 1] = classify(ahead, candidates[:, :-h])
+    return ratio, classes
+
+
+CALENDAR = ("ahead", "mondays_passed", "on_monday", "on_weekend", "on_friday")
+
+
+def calendar(panel: Panel, keep: int, horizon: int) -> np.ndarray:
+    """(keep, H, 5) float32 of the last days and their horizons: h, Mondays in (t, t + h], target a Monday, weekend, Friday."""
+    weekday = (np.concatenate([panel.dates, panel.horizon_dates(horizon)]).astype("datetime64[D]").astype(int) + 3) % 7
+    target = np.arange(len(panel.dates) - keep, len(panel.dates))[:, None] + np.arange(1, horizon + 1)  # (keep, H)
+    monday = np.cumsum(weekday == 0)
+    passed = monday[target] - monday[target[:, 0] - 1][:, None]
+    day = weekday[target]
+    h = np.broadcast_to(np.arange(1, horizon + 1) / 7, target.shape)
+    return np.stack([h, passed, day == 0, day >= 5, day == 4], axis=2).astype(np.float32)
 
 
 def read(y: np.ndarray, list_price: np.ndarray | None = None, keep: int | None = None) -> Posted:
@@ -230,30 +276,82 @@ def atoms(ratio: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return out
 
 
-def quantiles(price, levels, p_change, classes, atoms, at) -> np.ndarray:
-    """Quantiles of the mixture: sort its atoms by price, add up their probability, read off.
+@dataclass(frozen=True)
+class Ladder:
+    """Where the prices of N series may stand: the present one, its candidate levels and two atoms a bin, in rising order.
 
-    price: (M,) now. levels: (M, J) candidate prices, NaN where masked. p_change: (M,) probability that the price differs.
-    classes: (M, A) probabilities of the kinds of change, summing to 1. atoms: (2 * BINS, 2). at: (Q,) levels in (0, 1).
-    Returns (M, Q) float64. A quantile that lies on a known level is that posted price to the last bit; the median stays at the
-    present price unless more than half of the probability lies on one side of it. Never negative, never crossing.
+    values: (N, M) prices. order: (N, M) which place is which: 0 the present price, 1..J a level, then the atoms. A masked level
+    stands at the present price and gets no probability. M = 1 + J + 4 * BINS.
     """
-    M = len(price)
-    masked = np.isnan(levels)
-    bins = price[:, None] * np.exp(atoms.reshape(1, -1))  # (M, 4 * BINS)
-    values = np.concatenate([price[:, None], np.where(masked, price[:, None], levels), bins], axis=1)
-    kind = np.where(np.concatenate([masked, np.zeros((M, 2 * BINS), dtype=bool)], axis=1), 0.0, classes)
-    kind = p_change[:, None] * kind / np.maximum(kind.sum(axis=1, keepdims=True), 1e-300)
-    mass = np.concatenate([1 - p_change[:, None], kind[:, :J], np.repeat(kind[:, J:] / 2, 2, axis=1)], axis=1)
-    order = np.argsort(values, axis=1, kind="stable")
-    values, mass = np.take_along_axis(values, order, axis=1), np.take_along_axis(mass, order, axis=1)
-    total = np.cumsum(mass, axis=1)
-    out = np.empty((M, len(at)))
-    for q, level in enumerate(at):
-        reached = total >= level - 1e-9
-        index = np.where(reached.any(axis=1), reached.argmax(axis=1), values.shape[1] - 1)
-        out[:, q] = values[np.arange(M), index]
-    return out
+
+    values: np.ndarray
+    order: np.ndarray
+    masked: np.ndarray  # (N, J)
+
+    @classmethod
+    def of(cls, price, levels, atoms, grid: Grid | None = None) -> Ladder:
+        """price: (N,) now. levels: (N, J) candidate prices, NaN where masked. atoms: (2 * BINS, 2) log ratios.
+
+        With a ``grid`` the atoms are prices that the shop could post, where such a one differs from the present price.
+        """
+        masked = np.isnan(levels)
+        bins = price[:, None] * np.exp(atoms.reshape(1, -1))  # (N, 4 * BINS)
+        if grid is not None:
+            posted = grid.snap(bins)
+            with np.errstate(divide="ignore"):
+                bins = np.where(np.abs(np.log(posted / price[:, None])) > CHANGE, posted, bins)
+        values = np.concatenate([price[:, None], np.where(masked, price[:, None], levels), bins], axis=1)
+        order = np.argsort(values, axis=1, kind="stable")
+        return cls(np.take_along_axis(values, order, axis=1), order, masked)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A two-part forecast of N series.
+
+    hazard: (N, H) probability that the price differs h days on. climb: (N, H, M) if it does, the probability that it then
+    stands at this place of the ladder or lower.
+    """
+
+    ladder: Ladder
+    hazard: np.ndarray
+    climb: np.ndarray
+
+    @classmethod
+    def of(cls, ladder: Ladder, hazard, kinds) -> Mixture:
+        """kinds: (N, H, A) probabilities of the kinds of change; those of masked levels are dropped, the others sum to 1."""
+        kinds = np.array(kinds, dtype=np.float64)
+        kinds[..., :J][np.broadcast_to(ladder.masked[:, None], (*kinds.shape[:2], J))] = 0.0
+        kinds /= np.maximum(kinds.sum(axis=2, keepdims=True), 1e-300)
+        stay = np.zeros((*kinds.shape[:2], 1))
+        mass = np.concatenate([stay, kinds[..., :J], np.repeat(kinds[..., J:] / 2, 2, axis=2)], axis=2)  # (N, H, M)
+        return cls(
+            ladder, np.asarray(hazard, dtype=np.float64), np.take_along_axis(mass, ladder.order[:, None], axis=2).cumsum(axis=2)
+        )
+
+    def quantiles(self, at) -> np.ndarray:
+        """(N, H, Q) float64: the lowest place of the ladder below or at which at least so much probability lies.
+
+        A quantile on a known level is that posted price to the last bit; the median stays at the present price unless more than
+        half of the probability lies on one side of it. Never negative, never crossing.
+        """
+        N, H = self.hazard.shape
+        here = self.ladder.order.argmin(axis=1)[:, None] <= np.arange(
+            self.ladder.order.shape[1]
+        )  # (N, M) at or above the price
+        total = self.hazard[..., None] * self.climb + (1 - self.hazard)[..., None] * here[:, None]  # (N, H, M)
+        out = np.empty((N, H, len(at)))
+        for q, level in enumerate(at):
+            place = (total < level - 1e-9).sum(axis=2).clip(max=total.shape[2] - 1)  # (N, H)
+            out[..., q] = np.take_along_axis(self.ladder.values, place, axis=1)
+        return out
+
+
+def mean_odds(hazards: list[np.ndarray]) -> np.ndarray:
+    """The probability whose log odds are the mean of theirs; of one alone, itself."""
+    if len(hazards) == 1:
+        return hazards[0]
+    return 1 / (1 + np.exp(-sum(np.log(p) - np.log1p(-p) for p in hazards) / len(hazards)))
 
 
 def _at(a, column):

@@ -1,0 +1,67 @@
+"""The experts on a posted price: the network, the boosted trees and the counting table, alone and together.
+
+All of them say how likely it is that a price differs by then; the network also says where it goes. So the ways to combine them
+differ in the hazard alone, and each is a candidate of the gate:
+
+- ``lstm``: the network. ``lstm_table``: mean of the log odds of network and table, the cheapest insurance.
+- ``gbm``: the trees' hazard. ``blend``: mean of the log odds of all three.
+
+Symbols: N series, H days ahead, Q quantiles.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import gbm, grid, lstm, sticky, table
+from .panel import Panel
+
+NAMES = ("lstm", "lstm_table", "gbm", "blend")
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A trained network, and trees grown beside it (None: too little to learn from)."""
+
+    network: lstm.Model
+    trees: gbm.Trees | None = None
+
+    def forecasts(self, panel: Panel, horizon: int, quantiles) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Name -> (quantiles (N, H, Q), p_change (N, H)) of every candidate; NaN for a series never observed."""
+        if self.network.hyper["window"] == "single":
+            return {"lstm": lstm.forecast(self.network, panel, horizon, quantiles)}
+        names = [n for n in NAMES if self.trees is not None or n in ("lstm", "lstm_table")]
+        out = {
+            n: (np.full((len(panel), horizon, len(quantiles)), np.nan), np.full((len(panel), horizon), np.nan)) for n in names
+        }
+        counted, steps = table.count(panel, horizon), grid.of(panel)
+        for rows, part in panel.seen():
+            posted, said = lstm.mixture(self.network, part, horizon, steps)
+            ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, counted.hazard(posted.features[:, -1])]}
+            if self.trees is not None:
+                ways["gbm"] = [self.trees.hazard(part, horizon)]
+                ways["blend"] = ways["lstm_table"] + ways["gbm"]
+            for name, hazards in ways.items():
+                mixed = replace(said, hazard=sticky.mean_odds(hazards))
+                out[name][0][rows], out[name][1][rows] = mixed.quantiles(quantiles), mixed.hazard
+        return out
+
+
+def looks(speaker: Experts | None, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:
+    """What the experts look at: feature importance of the trees, mean attention (H, L) of the network; each may be empty."""
+    trees = speaker.trees if speaker else None
+    importance = trees.importance() if trees else pd.DataFrame(columns=["feature", "share"])
+    if speaker is None or not speaker.network.hyper["attention"]:
+        return importance, np.empty((0, 0))
+    return importance, lstm.attention(speaker.network, panel).mean(axis=0)
+
+
+def load(directory) -> Experts | None:
+    """The network and the trees of a model directory; None where it holds a baseline, so that no expert was kept."""
+    described = json.loads((Path(directory) / "model.json").read_text(encoding="utf-8"))
+    return Experts(lstm.load(directory), gbm.load(directory)) if described["model"] == "lstm" else None

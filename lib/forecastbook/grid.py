@@ -1,0 +1,58 @@
+"""The prices that a shop could post: its own grid, such as every price ending in .99, or whole hundreds.
+
+A grid is a modulus and the endings that prices have within it: (1, [.99]), (1000, [0, 500, 900]), (0.01, [0]) for plain cents.
+Symbols: N series, T days.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .panel import Panel
+
+MODULI = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 50, 100, 500, 1000, 5000, 10000)
+ENDINGS = 5  # more than so many endings within a modulus are no habit
+SHARE = 0.95  # of posted prices that must lie on a grid
+COARSE = 0.25  # of the usual price: wider than this, endings are those of a few items, not of a shop
+DAYS, SERIES = 90, 2000  # the last days and a seeded sample of the series are looked at
+LEAST = 30  # posted prices, fewer tell nothing
+
+
+@dataclass(frozen=True)
+class Grid:
+    """modulus > 0; endings (E,) rising, in [0, modulus)."""
+
+    modulus: float
+    endings: np.ndarray
+
+    def snap(self, price: np.ndarray) -> np.ndarray:
+        """The nearest price on the grid, never 0 or less: where that would be, the price as it is. Any shape."""
+        around = np.concatenate([self.endings[-1:] - self.modulus, self.endings, self.endings[:1] + self.modulus])
+        whole = np.floor(price / self.modulus) * self.modulus
+        nearest = np.searchsorted((around[1:] + around[:-1]) / 2, price - whole)
+        out = np.round(whole + around[nearest], 6)  # 3.99, not 3.9900000000000002
+        return np.where(out > 0, out, price)
+
+
+def of(panel: Panel) -> Grid | None:
+    """The widest-spaced grid that holds the prices posted of late up to the panel's as-of date; None where there is none."""
+    recent = panel.last(DAYS).sample(SERIES, seed=0)
+    filled = recent.filled
+    began = np.isfinite(filled)
+    began[:, 1:] &= filled[:, 1:] != filled[:, :-1]
+    price = filled[began]  # once a spell
+    if len(price) < LEAST:
+        return None
+    best = None
+    for modulus in MODULI:
+        ending = np.round(np.mod(np.round(price, 6), modulus), 6)
+        ending[np.isclose(ending, modulus)] = 0.0  # 0.07 mod 0.01 is 0.00999...
+        found, count = np.unique(ending, return_counts=True)
+        often = np.argsort(-count, kind="stable")[:ENDINGS]
+        needed = int(np.searchsorted(np.cumsum(count[often]), SHARE * len(price))) + 1
+        spacing = modulus / needed
+        if needed <= len(often) and spacing <= COARSE * np.median(price) and (best is None or spacing > best[0]):
+            best = spacing, Grid(modulus, np.sort(found[often[:needed]]))
+    return None if best is None else best[1]
