@@ -25,7 +25,6 @@ DRAWING = {
     "panel": "",
     "scores": "",
     "intervals": "",
-    "sticky": "",
     "wording": "",
     "schema": "",
     "intake": "",
@@ -38,18 +37,25 @@ DRAWING = {
     "sources": "intake longfile params sample",
     "run": "panel params",
     # models, and what they are worth
+    "grid": "panel",
+    "sticky": "grid panel",
+    "table": "grid panel sticky",
+    "gbm": "panel sticky",
     "forking": "panel sticky",
     "plain": "panel",
-    "lstm": "forking panel plain sticky",
-    "models": "intervals lstm panel scores",
+    "lstm": "forking grid panel plain sticky",
+    "experts": "gbm grid lstm panel sticky table",
+    "models": "grid intervals lstm panel scores table",
     "roster": "panel params scores",
-    "backtest": "models panel params roster scores",
-    "gate": "backtest intervals models panel params run",
-    "challenger": "backtest models panel params roster run",
+    "backtest": "experts gbm models panel params roster scores table",
+    "gate": "backtest intervals models params run",
+    "challenger": "backtest gbm lstm models panel params roster run",
     "points": "scores",
     "scoreboard": "backtest params points scores",
-    "forecasts": "backtest gate models panel params publication roster run scores",
+    "forecasts": "backtest experts gate models panel params publication roster run scores",
     "tuning": "backtest models panel params run",
+    "processes": "panel",
+    "pretrain": "lstm models panel processes",
     # what a reader sees
     "figures": "points wording",
     "tables": "wording",
@@ -63,17 +69,26 @@ DRAWING = {
     # the runner
     "chain": "params report run sources warehouse",
 }
-LAZY = {("models", "lstm"), ("sources", "sample"), ("chain", "report"), ("chain", "sources"), ("chain", "warehouse")}
+LAZY = {
+    ("models", "lstm"),
+    ("backtest", "experts"),
+    ("backtest", "gbm"),
+    ("sources", "sample"),
+    ("chain", "report"),
+    ("chain", "sources"),
+    ("chain", "warehouse"),
+}
 ONLY_IN = {  # a package from outside -> the modules that may import it
     "duckdb": {"warehouse"},
     "google": {"warehouse"},
     "ray": {"tuning"},
     "darts": {"tide"},
+    "lightgbm": {"gbm"},
     "torch": {"forking", "lstm", "plain", "tuning"},
     "lightning": set(),
     "pytorch_lightning": set(),
 }
-HEAVY = ("torch", "ray", "darts", "pytorch_lightning")
+HEAVY = ("torch", "ray", "darts", "lightgbm", "pytorch_lightning")
 
 
 def imports(tree: ast.AST) -> set[str]:

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
-from forecastbook import backtest, gate, models
+from forecastbook import backtest, experts, gate, lstm, models
 
 COLUMNS = ["model", "series_id", "origin", "ts", "horizon", "y", "q05", "q25", "q50", "q75", "q95", "last_value", "p_change"]
-OPEN = {"gate": {"handicap": 0.0}}
+OPEN = {"gate": {"doubt": 0.0}}
+ALL = {*models.BASELINES, *experts.NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +45,51 @@ def test_origins_without_context_are_left_out(panel):
     assert backtest.origins(panel.last(20), tiny()) == [] == backtest.origins(panel.last(3), tiny())
 
 
-def test_held_out_origins_have_all_their_targets_in_the_held_out_days(panel):
-    for days, count in ((14, 2), (21, 3), (7, 1), (3, 1)):
-        dates = backtest.held_out(panel, tiny(finetune={"validation_days": days}))
-        at = [int(np.flatnonzero(panel.dates == d)[0]) for d in dates]
-        assert at == [102 - 7 * k for k in reversed(range(count))]
-        assert days < 7 or at[0] + 1 >= 110 - days
+def test_evidence_lies_a_horizon_apart_between_the_scored_origins_and_before_them(panel):
+    def days(dates):
+        return [int(np.flatnonzero(panel.dates == d)[0]) for d in dates]
+
+    params = tiny(backtest={"stride": 17, "origins": 3})
+    judged = backtest.origins(panel, params)
+    assert days(judged) == [68, 85, 102]
+    # back from 102 by sevens to 8 horizons before the first, but for those that are scored and those without context
+    assert days(backtest.evidence(panel, params, judged)) == [18, 25, 32, 39, 46, 53, 60, 67, 74, 81, 88, 95]
+    params = tiny()  # scored origins a horizon apart: none lies between
+    judged = backtest.origins(panel, params)
+    assert days(backtest.evidence(panel, params, judged)) == [18, 25, 32, 39, 46, 53, 60, 67]
+    assert backtest.evidence(panel, params, []) == []
 
 
 # ---- the replay
 
 
 def test_the_warm_up_comes_first_and_is_in_no_table(panel, record):
-    assert [o.warm_up for o in record] == [True, True] + [False] * 5
-    assert record[1].ts[-1] == record[2].date
+    assert [o.warm_up for o in record] == [True] * 8 + [False] * 5
+    assert record[7].ts[-1] == record[8].date
     table = backtest.frame(record, panel.ids, tiny())
-    assert table["origin"].min() == pd.Timestamp(record[2].date)
+    assert table["origin"].min() == pd.Timestamp(record[8].date)
+
+
+def test_evidence_is_asked_of_a_sample_of_the_series_alone(panel, monkeypatch):
+    monkeypatch.setattr(backtest, "WITNESSES", 5)
+    params = tiny(backtest={"origins": 2}, model={"epochs": 1})
+    record = gate.replay(backtest.rolling(panel, params), params)
+    witnesses = panel.sample(5, params.seed)
+    assert len(witnesses) == 5 and {len(o.y) for o in record if o.warm_up} == {5}
+    assert {len(o.y) for o in record if not o.warm_up} == {14}
+    at = next(o for o in record if o.warm_up)
+    np.testing.assert_array_equal(at.last, witnesses.until(at.date).last_value)
+    assert all("published" not in o.q for o in record if o.warm_up)
+    table = backtest.frame(record, panel.ids, params)
+    assert set(table["series_id"]) > set(witnesses.ids) - {"0005"} and table["origin"].nunique() == 2
 
 
 def test_every_origin_asks_everyone_and_scores_with_what_came(panel, record):
+    spoken = [o for o in record if "lstm" in o.q]
+    assert len(spoken) == len(record) - 3, "too little to train on before the first 35 days"
     for at in record:
-        assert set(at.q) == {*models.BASELINES, "lstm", "published"} == set(at.p)
+        wanted = (ALL if at in spoken else {*models.BASELINES}) | (set() if at.warm_up else {"published"})
+        assert set(at.q) == wanted == set(at.p)
         t = int(np.flatnonzero(panel.dates == at.date)[0])
         np.testing.assert_array_equal(at.y, panel.y[:, t + 1 : t + 8])
         np.testing.assert_array_equal(at.ts, panel.dates[t + 1 : t + 8])
@@ -72,6 +97,7 @@ def test_every_origin_asks_everyone_and_scores_with_what_came(panel, record):
         for name, q in at.q.items():
             scored = at.status != "excluded"
             assert np.isfinite(q[scored]).all() and (np.diff(q[scored], axis=-1) >= 0).all() and (q[scored] >= 0).all(), name
+            assert ((at.p[name][scored] >= 0) & (at.p[name][scored] <= 1)).all(), name
 
 
 def test_the_baselines_of_the_record_are_those_of_the_view(panel, record):
@@ -89,7 +115,7 @@ def test_the_same_replay_twice_gives_the_same_bits(panel, record):
 
 @pytest.mark.parametrize("k", [0, 2, 3])
 def test_nothing_made_up_to_an_origin_depends_on_what_came_after_it(panel, record, k):
-    """Every price after origin k is rewritten and the whole life of the job replayed: training, calibration, gate and all.
+    """Every price after origin k is rewritten and the whole life of the job replayed: network, trees, table, grid, gate and all.
 
     What was forecast and published from origin k and before stays the same to the bit; what came later does not.
     """
@@ -103,13 +129,14 @@ def test_nothing_made_up_to_an_origin_depends_on_what_came_after_it(panel, recor
     for a, b in zip(record, other, strict=True):
         if a.date > rolled[k].date:
             continue
-        assert a.q.keys() == b.q.keys()
+        assert a.q.keys() == b.q.keys() and (a.date < rolled[0].date or a.q.keys() == ALL | {"published"})
         for name in a.q:
             assert np.array_equal(a.q[name], b.q[name], equal_nan=True), (name, a.date)
             assert np.array_equal(a.p[name], b.p[name], equal_nan=True), (name, a.date)
         for name in ("status", "last", "scale", "ts"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    assert not np.array_equal(record[-1].q["published"], other[-1].q["published"], equal_nan=True)
+    for name in ALL | {"published"}:
+        assert not np.array_equal(record[-1].q[name], other[-1].q[name], equal_nan=True), name
 
 
 def test_the_replay_is_worth_testing(record):
@@ -118,8 +145,26 @@ def test_the_replay_is_worth_testing(record):
 
 
 def test_without_enough_history_only_baselines_answer():
-    record = backtest.rolling(posted_panel(4, 36), tiny())
-    assert [set(o.q) for o in record] == [set(models.BASELINES)] * len(record) and len(record) == 3
+    record = backtest.rolling(posted_panel(4, 34), tiny())
+    assert [set(o.q) for o in record] == [set(models.BASELINES)] * len(record)
+    assert [o.warm_up for o in record] == [False, False]
+
+
+def test_the_first_training_starts_from_the_shipped_base_where_the_shape_is_its_own_and_never_from_a_champion(panel):
+    view, base = panel.until(panel.dates[80]), lstm.shipped()
+    theirs = tiny(model={"hidden_size": 64, "sequence_length": 30, "epochs": 1, "max_steps": 2})
+    assert backtest.shipped(theirs).info["id"] == "the shipped base" and backtest.shipped(tiny()) is None
+    from_base = backtest.first(view, theirs)
+    assert from_base.info["parent"] == "the shipped base" and from_base.hyper["train_days"] is None
+    assert from_base.hyper["max_steps"] == 2 and from_base.hyper["learning_rate"] == theirs.model.learning_rate
+    assert all(np.array_equal(from_base.scaling[k], base.scaling[k]) for k in base.scaling)
+    nothing = theirs.model_copy(update={"finetune": theirs.finetune.model_copy(update={"base": "none"})})
+    for params in (nothing, tiny()):
+        assert backtest.first(view, params).info["parent"] is None
+    speaker = backtest.train(view, theirs)
+    assert speaker.network.info["parent"] == "the shipped base" and speaker.trees is not None
+    again = backtest.train(view, theirs, speaker.network)
+    assert again.network.hyper["train_days"] == 30 and again.network is not speaker.network
 
 
 # ---- the table
@@ -128,21 +173,27 @@ def test_without_enough_history_only_baselines_answer():
 def test_the_table_has_its_columns_and_a_row_for_every_forecast(panel, record):
     table = backtest.frame(record, panel.ids, tiny())
     assert list(table.columns) == COLUMNS
-    assert list(dict.fromkeys(table["model"])) == ["published", *models.BASELINES, "lstm"]
+    assert list(dict.fromkeys(table["model"])) == ["published", *models.BASELINES, *experts.NAMES]
     rolled = [o for o in record if not o.warm_up]
-    assert len(table) == 6 * 7 * sum(int((o.status != "excluded").sum()) for o in rolled)
+    assert len(table) == 10 * 7 * sum(int((o.status != "excluded").sum()) for o in rolled)
     assert not table.duplicated(["model", "series_id", "origin", "horizon"]).any()
     assert (table["ts"] == table["origin"] + pd.to_timedelta(table["horizon"], "D")).all()
     assert not (table["series_id"] == "0005").any()
 
 
 def test_a_row_of_the_table_is_the_forecast_it_names(panel, record):
-    at = record[3]
+    at = record[9]
     table = backtest.frame(record, panel.ids, tiny())
     row = table[(table.model == "lstm") & (table.series_id == "0002") & (table.origin == pd.Timestamp(at.date))].iloc[4]
     assert row["horizon"] == 5 and row["last_value"] == at.last[2] and row["p_change"] == at.p["lstm"][2, 4]
     np.testing.assert_array_equal(row[["q05", "q25", "q50", "q75", "q95"]].to_numpy(float), at.q["lstm"][2, 4])
     assert row["y"] == at.y[2, 4] or (np.isnan(row["y"]) and np.isnan(at.y[2, 4]))
+
+
+def test_the_table_in_parts_is_the_table(panel, record):
+    parts = list(backtest.parts(record, panel.ids, tiny()))
+    assert [list(part["model"].unique()) for part in parts] == [["published"], *([n] for n in [*models.BASELINES, *experts.NAMES])]
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), backtest.frame(record, panel.ids, tiny()))
 
 
 def test_a_record_without_an_origin_is_an_empty_table_with_its_columns(tmp_path):
@@ -171,6 +222,4 @@ def test_hyperparameters_reach_the_model_under_its_own_names():
     assert hyper["seed"] == 11 and hyper["forecast_length"] == 7 and hyper["validation_days"] == 14 and hyper["patience"] == 2
     assert backtest.hyper(tiny(model={"forecast_length": 9}))["forecast_length"] == 9
     assert backtest.finetune_hyper(params)["train_days"] == 30 and backtest.finetune_hyper(params)["seed"] == 11
-    from forecastbook import lstm
-
     assert set(hyper) | set(backtest.finetune_hyper(params)) <= set(lstm.DEFAULTS)

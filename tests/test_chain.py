@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from forecastbook import chain
+from forecastbook.params import Params
 from forecastbook.warehouse import connect
 
 pytestmark = pytest.mark.timeout(600)
@@ -238,11 +239,11 @@ def test_a_wrong_variable_is_refused_before_anything_is_made(finished, given, sa
 
 
 def test_params_edited_after_a_finished_run(finished, tmp_path):
-    (tmp_path / "more.yaml").write_text("gate: {shrink: 20.0}\n")
+    (tmp_path / "more.yaml").write_text("gate: {doubt: 2.0}\n")
     command = [c if not c.startswith("PARAMS=") else f"{c} {tmp_path}/more.yaml" for c in finished.command()]
     digest, first = finished.digest(), finished.manifest["run_id"]
     refused = subprocess.run(command, cwd=chain.ROOT, capture_output=True, text=True, timeout=300)
-    assert refused.returncode != 0 and "gate.shrink: 10.0 -> 20.0" in refused.stderr and "FORCE=1" in refused.stderr
+    assert refused.returncode != 0 and f"gate.doubt: {Params().gate.doubt} -> 2.0" in refused.stderr and "FORCE=1" in refused.stderr
     assert finished.digest() == digest
     forced = subprocess.run([*command, "FORCE=1"], cwd=chain.ROOT, capture_output=True, text=True, timeout=300)
     assert forced.returncode == 0, forced.stderr

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from conftest import LEVELS, day, made_run, posted_prices, tiny
-from forecastbook import backtest, challenger, lstm, models, roster
+from forecastbook import backtest, challenger, experts, gbm, lstm, models, roster
 
 PLAIN = {"attention": False, "window": "single"}
+BASE = {"model": {"hidden_size": 64, "sequence_length": 30}}  # the shape of the network that the package carries
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +84,14 @@ def test_base_none_is_a_cold_start_whoever_is_champion(runs_at):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("hidden_size", 16), ("num_layers", 2), ("attention", False), ("sequence_length", 10)]
+    ("name", "value"),
+    [("hidden_size", 16), ("num_layers", 2), ("num_layers", 0), ("attention", True), ("sequence_length", 10), ("forecast_length", 9)],
 )
 def test_a_champion_of_another_architecture_is_a_cold_start(runs_at, name, value, lines):
     crowned(runs_at("2024-03-10"))
     run = runs_at("2024-03-15", model={name: value})
     start = challenger.start(run, run.panel())
-    assert start.kind == "cold" and start.model is None and "another architecture" in start.said
+    assert start.kind == "cold" and start.model is None and start.rival is not None and "another architecture" in start.said
     assert f"{name} " in start.said and f"-> {value}" in start.said and any("another architecture" in line for line in lines)
     assert challenger.train(start, run.panel(), run.params).hyper[name] == value
 
@@ -115,6 +117,103 @@ def test_too_little_history_trains_nothing_and_the_last_value_is_the_model(runs_
     assert said == start.said and models.load(run.dir / "model") == models.fit("last_value", None) and run.champion() is None
     assert not (run.home / "champion.json").exists()
     assert challenger.history(None) == [] and challenger.summary(None) == "No network was trained."
+
+
+# ---- the base network that the package carries
+
+
+def test_a_first_run_of_the_shipped_shape_starts_from_it_on_all_of_the_history(runs_at):
+    run = runs_at("2024-03-10", **BASE)
+    panel = run.panel()
+    start = challenger.start(run, panel)
+    assert start.kind == "shipped" and start.rival is start.model and start.model.info["id"] == models.SHIPPED
+    assert start.said == (
+        f"Fine-tuned from the base network that comes with forecastbook on all {len(panel.dates)} periods: no champion exists yet."
+    )
+    child = challenger.train(start, panel, run.params)
+    assert child.info["parent"] == models.SHIPPED and child.info["trained_from"] == str(panel.dates[0])
+    assert challenger.start(runs_at("2024-03-10", **BASE, finetune={"base": "none"}), panel).kind == "cold"
+
+
+def test_a_first_network_that_does_not_better_the_base_is_rolled_back_to_it_and_crowns_nobody(runs_at):
+    run = runs_at("2024-03-10", **BASE)
+    start = challenger.start(run, run.panel())
+    child = challenger.train(start, run.panel(), run.params)
+    said = challenger.settle(run, start, child, outcome(challenger=0.2, champion=0.2, last_value=0.3))
+    assert said.startswith("Rolled back") and "of the base network), so the base network's weights forecast again" in said
+    kept = files(run.dir / "model")
+    assert kept["weights.safetensors"] == (lstm.BASE / "weights.safetensors").read_bytes()
+    assert json.loads(kept["model.json"])["rolled_back"] is True
+    assert "rolled_back" not in (lstm.BASE / "model.json").read_text() and not (run.home / "champion.json").exists()
+    assert challenger.start(runs_at("2024-03-15", **BASE), run.panel()).kind == "shipped"
+
+
+def test_a_first_network_that_betters_the_base_is_the_champion(runs_at):
+    run = runs_at("2024-03-10", **BASE)
+    start = challenger.start(run, run.panel())
+    child = challenger.train(start, run.panel(), run.params)
+    said = challenger.settle(run, start, child, outcome(challenger=0.15, champion=0.2, last_value=0.3))
+    assert "becomes the champion" in said and "25.0% lower than the base network's" in said
+    later = challenger.start(runs_at("2024-03-15", **BASE), run.panel())
+    assert later.kind == "champion" and later.path == run.dir / "model"
+
+
+def test_a_champion_of_another_shape_is_the_rival_of_a_network_that_starts_from_the_base(runs_at):
+    first, run = runs_at("2024-03-10"), runs_at("2024-03-15", **BASE)
+    champion = crowned(first)
+    start = challenger.start(run, run.panel())
+    assert start.kind == "shipped" and start.model.info["id"] == models.SHIPPED and start.path == first.dir / "model"
+    assert start.rival.hyper == champion.hyper and "has another architecture" in start.said
+    child = challenger.train(start, run.panel(), run.params)
+    said = challenger.settle(run, start, child, outcome(challenger=0.2, champion=0.1, last_value=0.3))
+    assert "of the champion), so the champion's weights forecast again" in said
+    assert files(run.dir / "model")["weights.safetensors"] == files(first.dir / "model")["weights.safetensors"]
+
+
+def test_with_too_little_history_the_base_speaks_as_it_is(runs_at):
+    run = runs_at("2024-01-20", **BASE)
+    panel = run.panel()
+    start = challenger.start(run, panel)
+    assert start.kind == "none" and "speaks as it is" in start.said and challenger.train(start, panel, run.params) is None
+    said = challenger.settle(run, start, None, challenger.duel(panel, run.params, {"challenger": None, "champion": start.rival}))
+    assert said == start.said and not (run.home / "champion.json").exists()
+    kept = experts.load(run.dir / "model")
+    assert all(torch.equal(v, kept.network.net.state_dict()[k]) for k, v in lstm.shipped().net.state_dict().items())
+
+
+# ---- the trees beside a network
+
+
+def test_trees_are_grown_beside_whatever_network_is_kept(runs_at):
+    first, run = runs_at("2024-03-05"), runs_at("2024-03-10")
+    crowned(first)
+    start = challenger.start(run, run.panel())
+    child = challenger.train(start, run.panel(), run.params)
+    for mine, rolled_back in ((0.05, False), (0.3, True)):
+        said = challenger.settle(run, start, child, outcome(challenger=mine, champion=0.1, last_value=0.2))
+        assert said.startswith("Rolled back") is rolled_back
+        kept, own = experts.load(run.dir / "model"), gbm.fit(run.panel(), 7, run.params.seed)
+        assert kept.trees.booster.model_to_string() == own.booster.model_to_string(), "of this run's day, not of the champion's"
+    older = experts.load(first.dir / "model").trees.booster.model_to_string()
+    assert older != own.booster.model_to_string()
+
+
+def test_where_nothing_changed_no_old_trees_are_left(runs_at, tmp_path):
+    crowned(runs_at("2024-03-05"))
+    calm = posted_prices(8, 80).assign(y=4.99)
+    run = made_run(tmp_path, tiny(), calm[calm["ts"] <= "2024-03-10"], day("2024-03-10"))
+    start = challenger.start(run, run.panel())
+    child = challenger.train(start, run.panel(), run.params)
+    assert (start.path / gbm.FILE).is_file()
+    challenger.settle(run, start, child, outcome(challenger=0.3, champion=0.1, last_value=0.2))
+    assert not (run.dir / "model" / gbm.FILE).exists() and experts.load(run.dir / "model").trees is None
+
+
+def test_no_trees_are_grown_beside_a_baseline(runs_at):
+    run = runs_at("2024-03-10")
+    start = challenger.start(run, run.panel())
+    challenger.settle(run, start, challenger.train(start, run.panel(), run.params), outcome(challenger=np.nan, last_value=0.2))
+    assert not (run.dir / "model" / gbm.FILE).exists() and experts.load(run.dir / "model") is None
 
 
 # ---- a foreign checkpoint
@@ -196,6 +295,14 @@ def test_a_duel_is_fought_on_the_held_out_days_only(runs_at):
     assert fought[(fought.model == "challenger") & (fought.origin == "2024-03-08")]["rel_mae"].item() == wanted
     best = challenger.means(fought)
     assert best.iloc[:, 1].is_monotonic_increasing and len(best) == 2
+
+
+def test_a_duel_of_a_large_panel_is_fought_over_a_sample(runs_at, monkeypatch):
+    monkeypatch.setattr(challenger, "SECONDS", 3)
+    run = runs_at("2024-03-19")
+    panel = run.panel()
+    small = panel.sample(3, run.params.seed)
+    assert len(small) == 3 and challenger.duel(panel, run.params, {}).equals(challenger.duel(small, run.params, {}))
 
 
 def test_a_duel_on_a_short_panel_has_no_rows(runs_at):

@@ -239,7 +239,7 @@ HOSTILE = {
 
 def chained(tmp_path, columns: dict[str, list], **rows) -> tuple[Run, pd.DataFrame]:
     """Ingest to publication on a CSV of these prices, in this process, by the same functions that the notebooks call."""
-    from forecastbook import backtest, challenger, forecasts, gate, models, roster, scoreboard
+    from forecastbook import backtest, challenger, experts, forecasts, gate, roster, scoreboard
     from forecastbook.warehouse import connect
 
     parts = [
@@ -267,11 +267,12 @@ def chained(tmp_path, columns: dict[str, list], **rows) -> tuple[Run, pd.DataFra
     outcome = challenger.duel(panel, params, {"challenger": model, "champion": start.rival})
     verdict = challenger.settle(run, start, model, outcome)
     record = gate.replay(backtest.rolling(panel, params), params)
-    run.write("backtest.parquet", backtest.frame(record, panel.ids, params))
-    run.write("scores.parquet", scoreboard.score_table(run.read("backtest.parquet"), params))
-    gate.save(run, gate.decide(record, params), panel, model=verdict, start=start.said, cold_start=start.kind == "cold")
-    now = forecasts.now(panel, params, models.load(run.dir / "model"))
-    forecast = forecasts.frame(now, gate.load(run, panel), panel, params, run)
+    run.write("backtest.parquet", backtest.parts(record, backtest.judges(panel, params).ids, params))
+    run.write("scores.parquet", scoreboard.score_table(run.parts("backtest.parquet"), params))
+    gate.save(run, gate.decide(record, params), model=verdict, start=start.said, cold_start=start.kind == "cold")
+    speaker, decided = experts.load(run.dir / "model"), gate.load(run)
+    now = forecasts.now(panel, params, decided, speaker)
+    forecast = forecasts.frame(now, decided, panel, params, run)
     run.write("forecast.parquet", forecast)
     forecasts.publish(run, store, forecast, series)
     assert all(ok for _, ok, _ in store.checks())

@@ -114,6 +114,12 @@ def backtest(panel):
     return rolling_backtest(panel)
 
 
+def importance() -> pd.DataFrame:
+    """What trees look at, as ``gbm.Trees.importance`` says it: most first."""
+    share = np.array([0.4, 0.3, 0.1, 0.1, *[0.01] * 10])
+    return pd.DataFrame({"feature": ["age", "to_mode90", *(f"feature_{k}" for k in range(12))], "share": share})
+
+
 def every_figure(panel, forecast, backtest) -> dict[str, figures.Figure]:
     """Each public figure once, on the given frames."""
     rng = np.random.default_rng(3)
@@ -167,6 +173,7 @@ def every_figure(panel, forecast, backtest) -> dict[str, figures.Figure]:
         "fans_three": figures.fans(panel, forecast, list(HOSTILE)[4:7]),
         "moves": figures.moves(forecast),
         "attention": figures.attention(np.empty((0, 0)) if few else rng.gamma(1, np.linspace(0.1, 1, 30), (7, 30))),
+        "features": figures.features(importance()[: 0 if few else None]),
         "error_by_horizon": figures.error_by_horizon(backtest),
         "accuracy": figures.accuracy(backtest),
         "calibration": figures.calibration(backtest),
@@ -271,6 +278,16 @@ def test_dollars_are_never_maths_and_titles_are_cut_for_display(panel, forecast)
     assert any(t.get_text().startswith("$x_1$") for t in texts)
     assert max(len(line) for t in texts for line in t.get_text().split("\n")) < 100
     assert figures.plain("a\x00b\n\tc") == "a□b c" and len(figures.plain("x" * 10_000)) == 38
+
+
+def test_what_the_experts_look_at_is_attention_where_there_is_some_else_the_trees_features():
+    weights = np.full((7, 30), 1 / 30)
+    trees, none = figures.looks(importance(), np.empty((0, 0))), figures.looks(importance()[:0], np.empty((0, 0)))
+    assert trees._suptitle.get_text() == "The trees look first at age, to mode90, feature 0"
+    assert [t.get_text() for t in trees.axes[0].get_yticklabels()][:2] == ["age", "to mode90"]
+    assert [bar.get_width() for bar in trees.axes[0].patches] == list(importance()["share"][:10]), "the ten that matter most"
+    assert figures.looks(importance(), weights).png(50) == figures.attention(weights).png(50)
+    assert "No trees were grown" in words(none)
 
 
 def test_a_notebook_gets_a_picture_with_its_alt_text(panel):

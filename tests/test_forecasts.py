@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from conftest import day, made_run, posted_prices, tiny
-from forecastbook import backtest, challenger, forecasts, gate, models, scoreboard
+from forecastbook import backtest, challenger, experts, forecasts, gate, models, scoreboard
 from forecastbook.forecasts import PublishError
 from forecastbook.params import merge
 from forecastbook.warehouse import WarehouseError, connect, variant_ids
@@ -30,23 +30,21 @@ def prices():
 
 
 class Job:
-    """One run with a trained network, a gate that lets it out, and an empty warehouse."""
+    """One run with a trained network and trees, a gate that lets the blend out, and an empty warehouse."""
 
     def __init__(self, out, as_of=AS_OF, **over):
         frame = prices()
-        self.params = tiny(**merge({"gate": {"handicap": 0.0}}, over))
+        self.params = tiny(**merge({"gate": {"doubt": 0.0}}, over))
         self.run = made_run(out, self.params, frame[frame["ts"] <= pd.Timestamp(as_of)], as_of)
         self.panel, self.series = self.run.panel(), self.run.read("series.parquet")
-        self.model = models.fit("lstm", self.panel, **backtest.hyper(self.params))
+        self.speaker = backtest.train(self.panel, self.params)
         (self.run.dir / "model").mkdir(exist_ok=True)
         record = gate.replay(backtest.rolling(self.panel, self.params), self.params)
         table = backtest.frame(record, self.panel.ids, self.params)
         self.run.write("scores.parquet", scoreboard.score_table(table, self.params))
-        held = np.zeros(len(self.panel), bool)
-        held[2] = True
-        self.decided = gate.Gate("lstm", False, np.full((7, 2), 0.01), held, 0.2, 4, ["by hand"])
-        gate.save(self.run, self.decided, self.panel)
-        self.at = forecasts.now(self.panel, self.params, self.model)
+        self.decided = gate.Gate("blend", False, np.full((7, 2), 0.01), 0.2, 4, [])
+        gate.save(self.run, self.decided)
+        self.at = forecasts.now(self.panel, self.params, self.decided, self.speaker)
         self.table = forecasts.frame(self.at, self.decided, self.panel, self.params, self.run)
         self.store = connect(self.run.warehouse)
 
@@ -94,7 +92,7 @@ def test_what_is_written_is_what_the_gate_lets_out(job):
         np.testing.assert_array_equal(rows["p_change"], p[n])
         assert set(rows["source"]) == {source[n]} and set(rows["last_value"]) == {job.panel.last_value[n]}
     kinds = job.table.drop_duplicates("series_id").set_index("series_id")["source"]
-    assert kinds["new"] == "naive" == kinds["0002"] and (kinds.drop(["new", "0002"]) == "model").all()
+    assert kinds["new"] == "naive" and (kinds.drop("new") == "model").all()
 
 
 def test_quantiles_are_in_order_and_sane(job):
@@ -104,12 +102,44 @@ def test_quantiles_are_in_order_and_sane(job):
 
 
 def test_nothing_has_come_yet_for_a_forecast_from_now(job):
-    assert np.isnan(job.at.y).all() and set(job.at.q) == {*models.BASELINES, "lstm"}
-    alone = forecasts.now(job.panel, job.params)
-    assert set(alone.q) == set(models.BASELINES)
-    table = forecasts.frame(alone, gate.decide([], job.params), job.panel, job.params, job.run)
-    assert set(table["source"]) == {"naive"} and len(table) == 9 * 7
-    np.testing.assert_array_equal(table["q50"], table["last_value"])
+    assert np.isnan(job.at.y).all() and set(job.at.q) == {backtest.SAFE, *experts.NAMES} == set(job.at.p)
+    for name, (q, p) in job.speaker.forecasts(job.panel, 7, job.params.quantiles).items():
+        np.testing.assert_array_equal(job.at.q[name], models.intervals.tidy(q, 0.0))
+        np.testing.assert_array_equal(job.at.p[name], p)
+
+
+@pytest.mark.parametrize("use", ["last_value", "table", "moving_average"])
+def test_only_what_may_be_published_is_asked(job, use):
+    decided = gate.Gate(use, False, np.zeros((7, 2)), 0.2, 4, [])
+    at = forecasts.now(job.panel, job.params, decided, job.speaker)
+    assert set(at.q) == {backtest.SAFE, use}
+    table = forecasts.frame(at, decided, job.panel, job.params, job.run)
+    long = table[table["series_id"] != "new"]
+    assert set(long["source"]) == {"naive" if use == backtest.SAFE else use} and len(table) == 9 * 7
+    wanted = models.predict(models.fit(use, job.panel), job.panel, 7, job.params.quantiles)
+    n = list(job.panel.ids).index("0003")
+    np.testing.assert_array_equal(table.loc[table["series_id"] == "0003", ["q05", "q25", "q50", "q75", "q95"]], wanted[n])
+
+
+def test_without_a_speaker_the_last_value_is_published(job):
+    alone = forecasts.now(job.panel, job.params, job.decided)
+    assert set(alone.q) == {backtest.SAFE}
+    for decided in (job.decided, gate.decide([], job.params)):
+        table = forecasts.frame(alone, decided, job.panel, job.params, job.run)
+        assert set(table["source"]) == {"naive"} and len(table) == 9 * 7
+        np.testing.assert_array_equal(table["q50"], table["last_value"])
+
+
+def test_each_expert_can_be_what_is_published(job):
+    seen = {}
+    for use in experts.NAMES:
+        decided = gate.Gate(use, False, np.zeros((7, 2)), 0.2, 4, [])
+        table = forecasts.frame(job.at, decided, job.panel, job.params, job.run)
+        assert set(table.loc[table["series_id"] != "new", "source"]) == {"model"}
+        n = list(job.panel.ids).index("0003")
+        np.testing.assert_array_equal(table.loc[table["series_id"] == "0003", "p_change"], job.at.p[use][n])
+        seen[use] = tuple(table["p_change"])
+    assert len(set(seen.values())) == 4
 
 
 def test_the_same_inputs_give_the_same_bytes(job, tmp_path):
@@ -268,7 +298,7 @@ def test_the_models_row_has_real_metrics_and_every_hyperparameter(job):
     row = forecasts.model_record(job.run, scored)
     assert (row["model_name"], row["model_type"]) == ("LSTM_Price_Forecaster", "LSTM_Seq2Seq")
     mine = scored[(scored.model == "published") & (scored["slice"] == "all")].set_index("metric")["value"]
-    assert row["performance_metrics"]["rel_mae"] == mine["rel_mae"] and row["performance_metrics"]["published"] == "lstm"
+    assert row["performance_metrics"]["rel_mae"] == mine["rel_mae"] and row["performance_metrics"]["published"] == "blend"
     assert all(not isinstance(v, float) or math.isfinite(v) for v in row["performance_metrics"].values())
     assert row["hyperparameters"]["hidden_size"] == 8 and row["hyperparameters"]["finetune"]["days"] == 30
     assert row["training_date"] == AS_OF and row["model_version"] == job.run.id
@@ -325,10 +355,9 @@ def test_the_baseline_of_a_job_without_a_network_publishes_too(tmp_path):
     record = gate.replay(backtest.rolling(panel, run.params), run.params)
     run.write("scores.parquet", scoreboard.score_table(backtest.frame(record, panel.ids, run.params), run.params))
     decided = gate.decide(record, run.params)
-    gate.save(run, decided, panel)
-    model = models.load(run.dir / "model")
-    at = forecasts.now(panel, run.params, model)
-    table = forecasts.frame(at, gate.load(run, panel), panel, run.params, run)
+    gate.save(run, decided)
+    at = forecasts.now(panel, run.params, decided, experts.load(run.dir / "model"))
+    table = forecasts.frame(at, gate.load(run), panel, run.params, run)
     seen = int((panel.n_obs > 0).sum())
     store = connect(run.warehouse)
     forecasts.publish(run, store, table, series)

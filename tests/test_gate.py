@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from conftest import LEVELS, made_run, posted_prices, tiny
 from forecastbook import gate, intervals, scores
 from forecastbook.backtest import SAFE, Origin
+from forecastbook.run import Run, RunError
 
 nan = np.nan
 H, STEPS = 2, np.array([-2.0, -1, 0, 1, 2])
@@ -45,20 +46,34 @@ def test_without_a_record_the_last_value_is_published():
     for empty in ([], record(3, {SAFE: 1.0, "lstm": nan}, y=nan), record(3, {SAFE: 2.0, "lstm": 1.0}, status="naive")):
         decided = gate.decide(empty, PARAMS)
         assert (decided.use, decided.origins, decided.hold_median) == (SAFE, 0, False) and math.isnan(decided.skill)
-        assert decided.held.all() and (decided.widening == 0).all()
-        assert "no finished origin" in decided.verdict()
+        assert decided.standings == [] and (decided.widening == 0).all()
+        assert "no finished origin" in decided.verdict() and gate.standings(decided).empty
 
 
 def test_a_clearly_better_model_is_published():
     decided = gate.decide(record(4, {SAFE: 1.0, "seasonal_naive": 0.9, "lstm": 0.6}), PARAMS)
-    assert decided.use == "lstm" and decided.origins == 4 and not decided.held.any()
+    assert decided.use == "lstm" and decided.origins == 4
     assert decided.skill == pytest.approx(0.4)
-    assert "The model is published: its quantile error was 40.0% lower" in decided.verdict()
+    assert "The network is published: its quantile error was 40.0% lower" in decided.verdict()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lstm_table", "The network with the counting table is"),
+        ("gbm", "The boosted trees' model is"),
+        ("blend", "The blend of network, trees and table is"),
+        ("table", "The counting table is"),
+    ],
+)
+def test_every_candidate_can_win_and_is_named(name, words):
+    decided = gate.decide(record(4, {SAFE: 1.0, "lstm": 0.9} | {name: 0.6}), PARAMS)
+    assert decided.use == name and decided.verdict().startswith(words)
 
 
 def test_a_worse_model_is_not():
     decided = gate.decide(record(4, {SAFE: 1.0, "lstm": 1.1}), PARAMS)
-    assert decided.use == SAFE and decided.held.all() and decided.skill == pytest.approx(-0.1)
+    assert decided.use == SAFE and decided.skill == pytest.approx(-0.1) and not decided.hold_median
     assert "was no lower than the last value's" in decided.verdict()
 
 
@@ -67,34 +82,89 @@ def test_a_baseline_can_win_and_is_named():
     assert decided.use == "moving_average" and decided.verdict().startswith("moving_average is published")
 
 
-@pytest.mark.parametrize(("width", "use"), [(0.59, "lstm"), (0.5, "moving_average")])
-def test_a_baseline_takes_the_models_place_only_by_more_than_the_handicap(width, use):
-    assert gate.decide(record(4, {SAFE: 1.0, "moving_average": width, "lstm": 0.6}), PARAMS).use == use
-
-
 @pytest.mark.parametrize("order", [("seasonal_naive", "lstm"), ("lstm", "seasonal_naive")])
 def test_a_loss_that_is_not_a_number_is_never_published(order):
     widths = {SAFE: 1.0} | dict.fromkeys(order, 1.2) | {"lstm": nan}
     decided = gate.decide(record(3, widths), PARAMS)
     assert decided.use == SAFE and decided.skill == pytest.approx(-0.2)
-    assert "nan" not in decided.verdict()
+    assert "nan" not in decided.verdict() and decided.standings[-1]["model"] == "lstm"
     alone = gate.decide(record(3, {SAFE: 1.0, "lstm": nan}), PARAMS)
     assert alone.use == SAFE and "nan" not in alone.verdict() and "The last value is published" in alone.verdict()
+    better = gate.decide(record(3, {"lstm": nan, SAFE: 1.0, "blend": 0.5}), PARAMS)
+    assert better.use == "blend"
 
 
 def test_prices_that_never_change_keep_the_last_value():
-    decided = gate.decide(record(3, {SAFE: 0.0, "lstm": 0.0}), PARAMS)
+    decided = gate.decide(record(3, {"blend": 0.0, SAFE: 0.0, "lstm": 0.0}), PARAMS)
     assert decided.use == SAFE and decided.skill == 0
+    worse = gate.decide(record(3, {"blend": 0.5, SAFE: 0.0, "lstm": 0.2}), PARAMS)
+    assert worse.use == SAFE and not worse.skill > 0 and "nan" not in worse.verdict()
 
 
-@pytest.mark.parametrize(("n", "use"), [(1, SAFE), (2, "lstm")])
-def test_the_handicap_is_one_origin_lost(n, use):
-    """3 % better: not enough against one origin lost by 5 % after one origin, enough after two."""
+def posterior(gains, credit) -> tuple[float, float]:
+    """Mean and standard deviation of a candidate's gain, by summing over a fine grid of what it might be.
+
+    Its credit is a normal prior; the gains scatter around it, by as much as they are seen to and as is presumed together.
+    """
+    x, n = np.linspace(-1.5, 1.5, 300_001), len(gains)
+    scatter = (np.sum((gains - np.mean(gains)) ** 2) + gate.WEIGHT * gate.SCATTER**2) / (n + gate.WEIGHT - 1)
+    log = -((x - credit) ** 2) / (2 * gate.OFF**2) - sum((g - x) ** 2 for g in gains) / (2 * scatter)
+    weight = np.exp(log - log.max())
+    mean = (weight * x).sum() / weight.sum()
+    return mean, float(np.sqrt((weight * (x - mean) ** 2).sum() / weight.sum()))
+
+
+@given(st.integers(1, 9), st.integers(0, 10**6), st.sampled_from([0.0, 0.5, 3.0]))
+def test_a_credit_is_met_with_the_gains_that_were_seen(n, seed, doubt):
+    draw, names = np.random.default_rng(seed), ["moving_average", "table", "lstm", "lstm_table", "gbm", "blend"]
+    widths = [{SAFE: draw.uniform(0.5, 2)} | {m: draw.uniform(0.3, 1.7) for m in names} for _ in range(n)]
+    decided = gate.decide([origin(i, w) for i, w in enumerate(widths)], tiny(horizon=H, gate={"doubt": doubt}))
+    base = np.mean([w[SAFE] for w in widths])
+    rows = {row["model"]: row for row in decided.standings}
+    assert set(rows) == {SAFE, *names} and (rows[SAFE]["expected"], rows[SAFE]["skill"], rows[SAFE]["doubt"]) == (0, 0, 0)
+    for name in names:
+        gains = np.array([(w[SAFE] - w[name]) / base for w in widths])
+        mean, deviation = posterior(gains, gate.CREDIT.get(name, gate.OTHERS))
+        assert rows[name]["skill"] == pytest.approx(gains.mean())
+        assert rows[name]["expected"] == pytest.approx(mean, abs=1e-6)
+        assert rows[name]["doubt"] == pytest.approx(doubt * deviation, abs=1e-6)
+    expected = [row["expected"] for row in decided.standings]
+    assert expected == sorted(expected, reverse=True)
+    best = decided.standings[0]
+    assert decided.use == (best["model"] if best["expected"] > best["doubt"] else SAFE)
+
+
+@pytest.mark.parametrize(("n", "use"), [(1, "blend"), (40, SAFE)])
+def test_credit_is_used_up_by_losses(n, use):
+    """Without any doubt a loss of 1 % is forgiven a candidate of credit, once, and never one of none."""
+    open_ = tiny(horizon=H, gate={"doubt": 0.0})
+    assert gate.decide(record(n, {SAFE: 1.0, "blend": 1.01}), open_).use == use
+    assert gate.decide(record(n, {SAFE: 1.0, "lstm": 1.01}), open_).use == SAFE
+
+
+@pytest.mark.parametrize(("n", "use"), [(1, SAFE), (40, "moving_average")])
+def test_a_baseline_that_is_no_price_model_has_to_make_up_for_a_loss(n, use):
+    open_ = tiny(horizon=H, gate={"doubt": 0.0})
+    assert gate.decide(record(n, {SAFE: 1.0, "moving_average": 0.97}), open_).use == use
+    assert gate.decide(record(n, {SAFE: 1.0, "lstm": 0.97}), open_).use == "lstm"
+
+
+@pytest.mark.parametrize(("n", "use"), [(2, SAFE), (40, "lstm")])
+def test_a_gain_must_be_clear_of_the_doubt(n, use):
+    """3 % better: not clear of nothing on two origins, clear on forty."""
     decided = gate.decide(record(n, {SAFE: 1.0, "lstm": 0.97}), PARAMS)
     assert decided.use == use and decided.skill == pytest.approx(0.03)
-    if use == SAFE:
-        assert "3.0% lower, which is within the handicap" in decided.verdict()
-    assert gate.decide(record(n, {SAFE: 1.0, "lstm": 0.97}), tiny(horizon=H, gate={"handicap": 0.0})).use == "lstm"
+    assert ("3.0% lower, which is within the doubt" in decided.verdict()) is (use == SAFE)
+
+
+def test_gains_that_scatter_count_for_less():
+    steady, erratic = (
+        gate.decide([origin(i, {SAFE: 1.0, "lstm": w}) for i, w in enumerate(widths)], PARAMS).standings
+        for widths in ([0.8] * 6, [0.1, 1.5] * 3)
+    )
+    steady, erratic = (next(r for r in rows if r["model"] == "lstm") for rows in (steady, erratic))
+    assert steady["skill"] == pytest.approx(erratic["skill"]) == pytest.approx(0.2)
+    assert steady["expected"] > 1.5 * erratic["expected"] > 0 and steady["doubt"] < erratic["doubt"]
 
 
 def test_each_origin_weighs_the_same_however_many_points_it_has():
@@ -112,23 +182,35 @@ def test_short_and_excluded_series_and_missing_days_are_not_scored():
     assert gate.decide(at, PARAMS).skill == pytest.approx(0.5)
 
 
-# ---- by series
+def test_origins_of_evidence_count_like_the_others():
+    at = record(3, {SAFE: 1.0, "lstm": 0.5}) + [origin(3, {SAFE: np.ones(4), "lstm": np.full(4, 1.3)})]
+    for o in at[:3]:
+        o.warm_up = True
+    decided = gate.decide(at, PARAMS)
+    assert decided.origins == 4 and decided.skill == pytest.approx(1 - (3 * 0.5 + 1.3) / 4)
+    gate.replay(at, PARAMS)
+    assert [("published" in o.q) for o in at] == [False, False, False, True], "nothing is published where nobody reads"
+    np.testing.assert_array_equal(at[3].q["published"], at[3].q["lstm"])
 
 
-@given(st.lists(st.floats(0.1, 3.0), min_size=2, max_size=6), st.floats(0.5, 40))
-def test_a_series_is_held_when_its_own_record_mixed_with_the_pools_shows_no_gain(widths, shrink):
-    params, n = tiny(horizon=H, gate={"shrink": shrink, "handicap": 0.0}), 3
-    decided = gate.decide(record(n, {SAFE: 1.0, "lstm": np.array(widths)}), params)
-    gain = [0.14 / 100 * (1 - w) for w in widths]
-    pool = sum(gain) / len(gain)
-    if decided.use == SAFE:
-        assert pool <= 1e-12 and decided.held.all()
-    else:
-        mixed = [(n * H * g + shrink * pool) / (n * H + shrink) for g in gain]
-        clear = [abs(m) > 1e-12 for m in mixed]
-        assert [bool(h) for h, c in zip(decided.held, clear, strict=True) if c] == [
-            m <= 0 for m, c in zip(mixed, clear, strict=True) if c
-        ]
+def test_what_was_published_is_no_candidate_and_scores_are_taken_once(monkeypatch):
+    at = gate.replay(record(4, {SAFE: 1.0, "lstm": 0.5}), PARAMS)
+    decided = gate.decide(at, PARAMS)
+    assert {row["model"] for row in decided.standings} == {SAFE, "lstm"}
+    assert all({SAFE, "lstm"} <= set(o.means) for o in at)
+    seen = [o.means["lstm"] for o in at]
+    monkeypatch.setattr(gate, "quantile_error", lambda *_: 1 / 0)
+    assert gate.decide(at, PARAMS).standings == decided.standings and [o.means["lstm"] for o in at] == seen
+
+
+def test_a_candidate_that_did_not_stand_on_every_origin_does_not_stand():
+    at = record(4, {SAFE: 1.0, "lstm": 0.9, "gbm": 0.2})
+    del at[1].q["gbm"]
+    decided = gate.decide(at, PARAMS)
+    assert decided.use == "lstm" and {row["model"] for row in decided.standings} == {SAFE, "lstm"}
+
+
+# ---- what is let out
 
 
 def test_what_is_let_out_series_by_series():
@@ -137,23 +219,27 @@ def test_what_is_let_out_series_by_series():
     at.q["lstm"][4] = nan
     at.p[SAFE] = np.full((5, H), 0.1)
     at.p["lstm"][0, 0] = nan
-    decided = gate.Gate("lstm", False, np.zeros((H, 2)), np.array([False, True, False, False, False]), 0.5, 3, [])
+    decided = gate.Gate("lstm", False, np.zeros((H, 2)), 0.5, 3, [])
     q, p, source = gate.publishable(at, decided, PARAMS)
-    assert source.tolist() == ["model", "naive", "naive", "excluded", "naive"]
-    np.testing.assert_array_equal(q[0], at.q["lstm"][0])
-    for n in (1, 2, 4):
+    assert source.tolist() == ["model", "model", "naive", "excluded", "naive"]
+    for n in (0, 1):
+        np.testing.assert_array_equal(q[n], at.q["lstm"][n])
+    for n in (2, 4):
         np.testing.assert_array_equal(q[n], at.q[SAFE][n])
     assert np.isnan(q[3]).all() and np.isnan(p[3]).all()
-    np.testing.assert_array_equal(p[:2], [[0.1, 0.3], [0.1, 0.1]])
+    np.testing.assert_array_equal(p[[0, 1, 2, 4]], [[0.1, 0.3], [0.3, 0.3], [0.1, 0.1], [0.1, 0.1]])
     q, _, source = gate.publishable(at, gate.decide([], PARAMS), PARAMS)
     assert source.tolist() == ["naive", "naive", "naive", "excluded", "naive"]
     np.testing.assert_array_equal(q[:3], at.q[SAFE][:3])
+    gone = gate.Gate("blend", False, np.zeros((H, 2)), 0.5, 3, [])  # a candidate that nobody spoke for at this date
+    assert gate.publishable(at, gone, PARAMS)[2].tolist() == ["naive", "naive", "naive", "excluded", "naive"]
 
 
-def test_a_published_baseline_is_named_as_the_source():
-    at = origin(0, {SAFE: 1.0, "moving_average": 0.5})
-    decided = gate.Gate("moving_average", False, np.zeros((H, 2)), np.array([False]), 0.5, 3, [])
-    assert gate.publishable(at, decided, PARAMS)[2].tolist() == ["moving_average"]
+@pytest.mark.parametrize(("name", "said"), [("moving_average", "moving_average"), ("table", "table"), ("blend", "model"), ("gbm", "model")])
+def test_a_published_baseline_is_named_as_the_source_an_expert_is_the_model(name, said):
+    at = origin(0, {SAFE: 1.0, name: 0.5})
+    decided = gate.Gate(name, False, np.zeros((H, 2)), 0.5, 3, [])
+    assert gate.publishable(at, decided, PARAMS)[2].tolist() == [said]
 
 
 # ---- the point and the band
@@ -168,6 +254,27 @@ def test_the_point_moves_only_when_it_has_been_nearer(median, hold):
     q = gate.publishable(origin(9, {SAFE: 9.0, "lstm": 2.0}, medians={"lstm": median}), decided, PARAMS)[0]
     np.testing.assert_allclose(q[..., 2], 100.0 if hold else median)
     assert ("Points stay at the last value" in decided.verdict()) is hold
+
+
+def test_a_candidate_whose_point_is_held_is_judged_with_the_point_held():
+    """Its point is worse than the last value: what counts is what would be published, the median at the last value."""
+    at = record(4, {SAFE: 9.0, "lstm": 2.0}, y=100.0, medians={"lstm": 103.0})
+    decided = gate.decide(at, PARAMS)
+    assert decided.use == "lstm" and decided.hold_median
+    row = next(r for r in decided.standings if r["model"] == "lstm")
+    held = gate.publishable(at[0], gate.Gate("lstm", True, np.zeros((H, 2)), 0.5, 4, []), PARAMS)[0]
+    score, loose = (scores.pinball(at[0].y, q, LEVELS).mean() / 100 for q in (held, at[0].q["lstm"]))
+    assert row["score"] == pytest.approx(score) and score < loose and row["hold"]
+    moved = next(r for r in decided.standings if r["model"] == SAFE)
+    assert not moved["hold"] and row["skill"] == pytest.approx(1 - score / moved["score"])
+
+
+def test_holding_puts_the_median_at_the_last_value_and_the_others_on_their_side_of_it():
+    at = origin(0, {SAFE: np.ones(2)}, last=10.0)
+    q = np.array([[[7, 8, 9, 11, 12.0]] * H, [[10.5, 10.6, 11, 12, 13.0]] * H])
+    before = q.copy()
+    np.testing.assert_array_equal(gate.hold(q, at, PARAMS)[:, 0], [[7, 8, 10, 11, 12], [10, 10, 10, 12, 13]])
+    np.testing.assert_array_equal(q, before)
 
 
 @given(seed=st.integers(0, 10**6), hold=st.booleans())
@@ -241,13 +348,29 @@ def test_origins_before_the_model_existed_do_not_count_for_or_against_it():
 def test_a_decision_is_kept_and_found_again(tmp_path):
     run = made_run(tmp_path, tiny(), posted_prices(4, 40))
     (run.dir / "model").mkdir()
-    panel = run.panel()
-    decided = gate.Gate("lstm", True, np.array([[0.1, 0.2]] * 7), np.array([False, True, False, True]), 0.25, 6, ["because"])
-    gate.save(run, decided, panel, model="said")
-    back = gate.load(run, panel)
-    assert (back.use, back.hold_median, back.skill, back.origins, back.reasons) == ("lstm", True, 0.25, 6, ["because"])
+    decided = gate.decide(record(4, {SAFE: 1.0, "lstm": 0.7, "blend": nan}, medians={"lstm": 101.0}), PARAMS)
+    assert decided.use == "lstm" and decided.hold_median
+    decided.widening = np.array([[0.1, 0.2]] * 7)
+    gate.save(run, decided, model="said")
+    back = gate.load(run)
+    assert (back.use, back.hold_median, back.skill, back.origins) == ("lstm", True, decided.skill, 4)
     np.testing.assert_array_equal(back.widening, decided.widening)
-    np.testing.assert_array_equal(back.held, decided.held)
-    assert run.manifest["gate"]["series_held"] == 2 and run.manifest["gate"]["model"] == "said"
-    gate.save(run, gate.decide([], PARAMS), panel)
-    assert math.isnan(gate.load(run, panel).skill) and run.manifest["gate"]["use"] == SAFE
+    assert str(back.standings) == str(decided.standings) and back.verdict() == decided.verdict()
+    noted = Run(run.dir).manifest["gate"]
+    assert noted["use"] == "lstm" and noted["verdict"] == decided.verdict() and noted["model"] == "said"
+    assert noted["hold_median"] is True and [row["model"] for row in noted["standings"]][0] == "lstm"
+    gate.save(run, gate.decide([], PARAMS))
+    assert math.isnan(gate.load(run).skill) and run.manifest["gate"]["use"] == SAFE
+    (run.dir / "model" / "calibration.json").write_text("{}")
+    with pytest.raises(RunError, match="calibration.json.*hash mismatch"):
+        gate.load(run)
+
+
+def test_the_standings_are_a_table_best_first():
+    decided = gate.decide(record(9, {SAFE: 1.0, "lstm": 0.6, "table": 0.8}, medians={"lstm": 100.1}, y=100.2), PARAMS)
+    table = gate.standings(decided)
+    assert table["candidate"].tolist() == ["lstm", "table", SAFE]
+    assert table["expected gain"].is_monotonic_decreasing and table["expected gain"].iloc[-1] == 0
+    assert table["point held"].tolist() == ["", "yes", ""]
+    assert table["skill against last value"].tolist() == [row["skill"] for row in decided.standings]
+    assert list(gate.standings(gate.decide([], PARAMS))) == list(table)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from forecastbook import lstm
+from forecastbook import grid, lstm, sticky
 from forecastbook.panel import build
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -53,16 +53,22 @@ def model(panel):
     return lstm.fit(panel.until(panel.dates[-20]), **TINY)
 
 
+@pytest.fixture(scope="module", params=[{}, {"attention": True}, {"num_layers": 0}], ids=["plain", "attention", "no-layers"])
+def each(request, panel):
+    """A model of every architecture of the default network."""
+    return lstm.fit(panel.until(panel.dates[-20]), **{**TINY, **request.param})
+
+
 # ---- what a forecast may know, and what it must look like
 
 
 @settings(max_examples=8, deadline=None)
 @given(cut=st.integers(60, 119), seed=st.integers(0, 99))
-def test_a_forecast_knows_nothing_of_later_days(model, panel, cut, seed):
+def test_a_forecast_knows_nothing_of_later_days(each, panel, cut, seed):
     y = panel.y.copy()
     y[:, cut:] = np.random.default_rng(seed).uniform(0.1, 1e4, y[:, cut:].shape)
     date = panel.dates[cut - 1]
-    before, after = (lstm.forecast(model, p.until(date), 7, LEVELS) for p in (panel, replace(panel, y=y)))
+    before, after = (lstm.forecast(each, p.until(date), 7, LEVELS) for p in (panel, replace(panel, y=y)))
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after, strict=True))
 
 
@@ -75,26 +81,43 @@ def test_training_knows_nothing_of_held_out_days():
     assert losses[0] == losses[1]
 
 
-def test_prices_times_100_give_forecasts_times_100(model, panel):
-    q, p = lstm.forecast(model, panel, 7, LEVELS)
-    q100, p100 = lstm.forecast(model, panel_of(panel.y * 100), 7, LEVELS)
-    np.testing.assert_allclose(q100, 100 * q, rtol=1e-6)
-    np.testing.assert_allclose(p100, p, atol=1e-6)
+def test_training_knows_nothing_of_days_after_the_as_of_date(panel):
+    """The same weights to the bit, whatever came after the day that the network was trained on."""
+    y = panel.y.copy()
+    y[:, 90:] = np.random.default_rng(0).uniform(0.1, 1e4, y[:, 90:].shape)
+    date = panel.dates[89]
+    before, after = (lstm.fit(p.until(date), **TINY).net.state_dict() for p in (panel, replace(panel, y=y)))
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("factor", [100, 1000])
+def test_prices_times_a_factor_give_forecasts_times_it(each, panel, factor):
+    q, p = lstm.forecast(each, panel, 7, LEVELS)
+    more, p_more = lstm.forecast(each, panel_of(panel.y * factor), 7, LEVELS)
+    np.testing.assert_allclose(more, factor * q, rtol=1e-6)
+    np.testing.assert_allclose(p_more, p, atol=1e-6)
+
+
+def test_training_on_prices_times_1000_gives_the_same_network(panel):
+    one, other = (lstm.fit(panel_of(panel.y * f), **TINY) for f in (1, 1000))
+    (q, p), (q1000, p1000) = lstm.forecast(one, panel, 7, LEVELS), lstm.forecast(other, panel_of(panel.y * 1000), 7, LEVELS)
+    np.testing.assert_allclose(p1000, p, atol=1e-5)
+    np.testing.assert_allclose(q1000, 1000 * q, rtol=1e-5)
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), N=st.integers(1, 5), T=st.integers(1, 90), gaps=st.sampled_from([0.0, 0.4, 0.9]))
-def test_quantiles_are_finite_ordered_and_positive_wherever_a_price_was_seen(model, seed, N, T, gaps):
+def test_quantiles_are_finite_ordered_and_positive_wherever_a_price_was_seen(each, seed, N, T, gaps):
     y = np.random.default_rng(seed).lognormal(2, 1.5, (N, T)).round(2) + 0.01
     y[np.random.default_rng(seed + 1).random((N, T)) < gaps] = np.nan
     panel = panel_of(y)
-    q, p = lstm.forecast(model, panel, 5, LEVELS)
+    q, p = lstm.forecast(each, panel, 5, LEVELS)
     seen = panel.n_obs > 0
     assert q.shape == (N, 5, 5) and q.dtype == np.float64
     assert np.isfinite(q[seen]).all() and (q[seen] > 0).all() and (np.diff(q[seen], axis=2) >= 0).all()
     assert ((p[seen] >= 0) & (p[seen] <= 1)).all() and np.isnan(q[~seen]).all() and np.isnan(p[~seen]).all()
-    assert np.array_equal(lstm.predict(model, panel, 5, LEVELS), q, equal_nan=True)
-    assert np.array_equal(lstm.p_change(model, panel, 5), p, equal_nan=True)
+    assert np.array_equal(lstm.predict(each, panel, 5, LEVELS), q, equal_nan=True)
+    assert np.array_equal(lstm.p_change(each, panel, 5), p, equal_nan=True)
 
 
 def test_a_gap_is_not_a_row_shift(model):
@@ -105,11 +128,40 @@ def test_a_gap_is_not_a_row_shift(model):
     assert not np.allclose(with_gap, lstm.p_change(model, panel_of(rows_only[None]), 7)[0])
 
 
-def test_a_series_is_forecast_alike_alone_and_in_company(model, panel):
-    q, p = lstm.forecast(model, panel, 7, LEVELS)
-    alone_q, alone_p = lstm.forecast(model, panel.take([7]), 7, LEVELS)
+def test_a_series_is_forecast_alike_alone_and_in_company(each, panel):
+    q, p = lstm.forecast(each, panel, 7, LEVELS)
+    alone_q, alone_p = lstm.forecast(each, panel.take([7]), 7, LEVELS)
     np.testing.assert_allclose(alone_p[0], p[7], atol=1e-6)
     np.testing.assert_allclose(alone_q[0], q[7], rtol=1e-6)
+
+
+def test_the_median_stays_at_the_last_price_unless_more_than_half_of_the_mass_has_left(each, panel):
+    q, p = lstm.forecast(each, panel, 7, LEVELS)
+    last = np.broadcast_to(panel.last_value[:, None], p.shape)
+    assert (q[..., 2][p < 0.5] == last[p < 0.5]).all() and (p < 0.5).any()
+    gone = each.net.hazard.detach().clone()
+    with torch.no_grad():
+        each.net.hazard.add_(20)  # everything changes: now most medians leave
+    try:
+        q, p = lstm.forecast(each, panel, 7, LEVELS)
+    finally:
+        with torch.no_grad():
+            each.net.hazard.copy_(gone)
+    assert (p > 0.99).all() and (q[..., 2] != last).mean() > 0.3
+
+
+def test_a_mixture_is_what_a_forecast_is_made_of(each, panel):
+    """Of seen series, on the grid that is given; its hazard is the probability of a change, its quantiles the forecast."""
+    steps = grid.of(panel)
+    posted, said = lstm.mixture(each, panel, 7, steps)
+    q, p = lstm.forecast(each, panel, 7, LEVELS)
+    assert steps is not None and (posted.price[:, -1] == panel.last_value).all()
+    np.testing.assert_array_equal(said.hazard, p)
+    np.testing.assert_array_equal(said.quantiles(LEVELS), q)
+    assert ((said.hazard > 0) & (said.hazard < 1)).all()
+    np.testing.assert_allclose(said.climb[..., -1], 1)
+    _, free = lstm.mixture(each, panel, 7)
+    assert not np.array_equal(free.ladder.values, said.ladder.values), "without a grid the atoms are ratios"
 
 
 def test_it_learns_that_a_short_cut_ends():
@@ -172,7 +224,7 @@ def test_the_number_of_threads_changes_no_byte(panel, tmp_path, threads):
     forecasts = []
     for number in (1, 2):
         threads(number)
-        fitted = lstm.fit(panel, epochs=1, max_steps=3)
+        fitted = lstm.fit(panel, epochs=1, max_steps=3, attention=True, hidden_size=128)
         tuned = lstm.finetune(fitted, panel, epochs=1, max_steps=3)
         lstm.save(fitted, tmp_path / f"fit-{number}")
         lstm.save(tuned, tmp_path / f"finetune-{number}")
@@ -218,11 +270,30 @@ def test_a_saved_model_forecasts_the_same(panel, tmp_path, window, attention):
 
 
 def test_attention_is_a_distribution_over_the_last_days(model, panel):
-    weights = lstm.attention(model, panel)
-    assert weights.shape == (30, 7, 10)
-    np.testing.assert_allclose(weights.sum(axis=2), 1, atol=1e-5)
-    with pytest.raises(lstm.LSTMError, match="no attention"):
-        lstm.attention(lstm.fit(panel, **TINY, attention=False), panel)
+    y = panel.y.copy()
+    y[4] = np.nan
+    attending = lstm.fit(panel, **TINY, attention=True)
+    weights = lstm.attention(attending, replace(panel, y=y))
+    assert weights.shape == (30, 7, 10) and np.isnan(weights[4]).all()
+    np.testing.assert_allclose(np.delete(weights, 4, axis=0).sum(axis=2), 1, atol=1e-5)
+    for without in (model, lstm.fit(panel, **TINY, attention=True, window="single")):
+        with pytest.raises(lstm.LSTMError, match="no attention"):
+            lstm.attention(without, panel)
+
+
+def test_without_layers_there_is_no_recurrence_and_a_forecast_needs_the_last_day_alone(panel):
+    net = lstm.fit(panel, **{**TINY, "num_layers": 0})
+    assert not any(name.startswith(("encoder", "from_state")) for name in net.net.state_dict())
+    other = lstm.fit(panel, **TINY)
+    assert other.info["parameters"] > net.info["parameters"]
+    x, position = torch.randn(3, 10, len(sticky.FEATURES)), torch.tensor([9])
+    calendar, ahead = torch.randn(3, 1, 7, len(sticky.CALENDAR)), torch.arange(7).expand(3, 1, 7)
+    before = x.clone()
+    before[:, :9] = 0
+    with torch.no_grad():
+        for network, alike in ((net, True), (other, False)):
+            hazards = [network.net.eval()(each, position, calendar, ahead)[0] for each in (x, before)]
+            assert torch.equal(*hazards) is alike
 
 
 # ---- fine-tuning
@@ -289,6 +360,16 @@ def test_refused_settings(panel, model):
         lstm.finetune(model, panel, lr=3)
     with pytest.raises(lstm.LSTMError, match="batch_size must be a whole number of at least 1, got 0"):
         lstm.fit(panel, batch_size=0)
+    with pytest.raises(lstm.LSTMError, match="num_layers must be a whole number of at least 0, got -1"):
+        lstm.fit(panel, num_layers=-1)
+    with pytest.raises(lstm.LSTMError, match="num_layers must be a whole number of at least 1, got 0"):
+        lstm.fit(panel, num_layers=0, window="single")
+    with pytest.raises(lstm.LSTMError, match="with num_layers 0 it must be false"):
+        lstm.fit(panel, num_layers=0, attention=True)
+    with pytest.raises(lstm.LSTMError, match="num_layers is 1 .* cannot become 0"):
+        lstm.finetune(model, panel, num_layers=0)
+    with pytest.raises(lstm.LSTMError, match="cannot forecast 8"):
+        lstm.mixture(model, panel, 8)
     with pytest.raises(lstm.LSTMError, match="window must be 'all' or 'single'"):
         lstm.fit(panel, window="some")
     with pytest.raises(lstm.LSTMError, match="hidden_size is 16 .* cannot become 32"):
@@ -362,7 +443,7 @@ def plain_state(seed=0):
     return state
 
 
-PLAIN = dict(attention=False, window="single")
+PLAIN = dict(attention=False, window="single", hidden_size=128, num_layers=2)
 
 
 @pytest.fixture
@@ -378,7 +459,7 @@ def test_a_foreign_checkpoint_gives_its_own_numbers(checkpoint):
     x = torch.rand(5, 30, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         np.testing.assert_allclose(net(x), [reference(row) for row in x], atol=1e-6)
-        with_attention = lstm.load_checkpoint(checkpoint, window="single")  # which adds nothing yet
+        with_attention = lstm.load_checkpoint(checkpoint, **{**PLAIN, "attention": True})  # which adds nothing yet
         np.testing.assert_allclose(with_attention(x), net(x), atol=1e-6)
 
 
@@ -386,7 +467,7 @@ def test_a_foreign_checkpoint_forecasts_in_prices_of_the_window(checkpoint):
     y = shop(4, N=6, T=100)
     y[0] = 5.0
     panel, reference = panel_of(y), Reference(plain_state())
-    q, p = lstm.forecast(lstm.from_checkpoint(checkpoint), panel, 7, LEVELS)
+    q, p = lstm.forecast(lstm.from_checkpoint(checkpoint, **PLAIN), panel, 7, LEVELS)
     filled = panel.filled[:, -30:]
     assert (q[0] == 5.0).all() and np.isnan(p).all() and (q == q[:, :, :1]).all()
     for n in range(3, 6):
@@ -396,7 +477,7 @@ def test_a_foreign_checkpoint_forecasts_in_prices_of_the_window(checkpoint):
 
 
 def test_a_foreign_checkpoint_can_be_fine_tuned(checkpoint, panel, tmp_path):
-    base = lstm.from_checkpoint(checkpoint)
+    base = lstm.from_checkpoint(checkpoint, **PLAIN)
     tuned = lstm.finetune(base, panel, epochs=2)
     assert tuned.info["parent"] == str(checkpoint)
     assert min(h["validation_loss"] for h in tuned.history[1:]) < tuned.history[0]["validation_loss"]
@@ -412,7 +493,9 @@ def test_mismatches_name_path_key_and_both_shapes(checkpoint, tmp_path):
         assert all(word in str(error.value) for word in (str(path), *words)), str(error.value)
 
     refused(tmp_path / "none.pth", ["no such checkpoint file"], **PLAIN)
-    refused(checkpoint, ["encoder.weight_ih_l0", "(512, 1)", "(256, 1)"], hidden_size=64, **PLAIN)
+    refused(checkpoint, ["encoder.weight_ih_l0", "(512, 1)", "(256, 1)"], **{**PLAIN, "hidden_size": 64})
+    with pytest.raises(lstm.LSTMError, match="serves window='single' only"):
+        lstm.from_checkpoint(checkpoint, window="all")
     refused(checkpoint, ["attention=False, window='single'"])
     state = plain_state()
     del state["decoder.bias_hh_l1"]

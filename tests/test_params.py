@@ -63,6 +63,9 @@ def refused(path, *words, overlays=()):
         ("model: {dropout: 1}", ["model.dropout", "less than 1"]),
         ("model: {learning_rate: .nan}", ["model.learning_rate"]),
         ("title: !!python/object/apply:os.system ['touch /tmp/never']", ["not valid YAML", "python/object"]),
+        ("gate: {doubt: -1.0}", ["gate.doubt", "greater than or equal to 0"]),
+        ("gate: {handicap: 0.05}", ["unknown key gate.handicap", "known: doubt, refuse_above"]),
+        ("model: {num_layers: -1}", ["model.num_layers", "greater than or equal to 0"]),
         ("a: [1", ["not valid YAML"]),
         ("- 1", ["holds a list", "wanted keys and values"]),
         ("1: a", ["key 1 is not text"]),
@@ -207,7 +210,7 @@ def test_every_number_and_switch_counts_in_the_hash():
 OTHERS = [
     *({"seed": 8}, {"horizon": 6}, {"title": "x"}, {"freq": "2D"}, {"max_series": 5}, {"quantiles": [0.05, 0.5, 0.95]}),
     *({"source": {"kind": "file", "path": "a"}}, {"eligible": {"max_gap": 9}}, {"model": {"dropout": 0.2}}),
-    *({"finetune": {"base": "none"}}, {"backtest": {"stride": 8}}, {"gate": {"shrink": 3.0}}, {"publish": {"model_id": 5}}),
+    *({"finetune": {"base": "none"}}, {"backtest": {"stride": 8}}, {"gate": {"doubt": 3.0}}, {"publish": {"model_id": 5}}),
     *({"freshness": {"action": "stop"}}, {"tune": {"space": {"dropout": [0.0, 0.1]}}}),
 ]
 

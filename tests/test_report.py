@@ -93,9 +93,15 @@ def make_run(
         "steps": {s: "done" for s in ("01_ingest", "03_finetune", "04_forecast", "05_evaluate")},
         "gate": {
             "verdict": "The fine-tuned LSTM is published: it saves a third of the last value's error on eight held-out dates.",
-            "published": "lstm",
+            "use": "blend",
             "skill": 0.33,
-            "reasons": ["better than the champion by 2.1 % on held-out dates"],
+            "origins": 8,
+            "hold_median": False,
+            "standings": [
+                {"model": "blend", "score": 0.0067, "skill": 0.33, "expected": 0.27, "doubt": 0.02, "hold": False},
+                {"model": "last_value", "score": 0.01, "skill": 0.0, "expected": 0.0, "doubt": 0.0, "hold": False},
+                {"model": "lstm", "score": None, "skill": None, "expected": None, "doubt": 0.03, "hold": True},
+            ],
             "cold_start": False,
         },
         "receipt": {
@@ -203,6 +209,23 @@ def test_the_run_report_has_its_sections_in_order_and_says_what_the_data_say(boo
     scored = figures.errors(pd.read_parquet(book / "prices/2026-01-05/backtest.parquet"))
     held = scored.loc[scored["model"] == "published", "inside90"].mean()
     assert f"{100 * held:.0f} % of actual prices fell inside a band that promised 90 %" in text
+
+
+def test_the_candidates_stand_in_the_report_best_first_and_the_published_one_is_named(book):
+    text = (book / "prices/2026-01-05/report.html").read_text(encoding="utf-8")
+    found = text.split("What might have been published, on 8 finished origins, best first")[1].split("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in found.split("<tr")[2:]]
+    assert [row[0] for row in rows] == ["LSTM + trees + table (published)", "last value", "LSTM"]
+    assert rows[0][1:] == ["0.67 %", "+33.0 %", "+27.0 %"] and "nan" not in found.lower() and "None" not in found
+    index = (book / "index.html").read_text(encoding="utf-8")
+    assert "LSTM + trees + table" in index
+    assert re.search(r"published by</\w+>\s*<\w+[^>]*>blend<", text)
+
+
+def test_a_run_that_has_not_decided_shows_no_standings(tmp_path):
+    assert evidence.standings({}) is None and evidence.standings({"standings": []}) is None
+    text = report.render_run(make_run(tmp_path, gate={"verdict": "None yet.", "use": "last_value"})).read_text(encoding="utf-8")
+    assert "What might have been published" not in text and "None yet." in text
 
 
 def test_the_card_never_calls_a_narrow_band_honest():

@@ -10,13 +10,14 @@ Symbols: N series, H periods ahead, Q quantile levels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from forecastbook import experts, gbm, models, scores
+from forecastbook import models, scores, table
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import status, trainable
@@ -24,6 +25,7 @@ from forecastbook.roster import status, trainable
 SAFE = "last_value"  # what is published where nothing has proven better
 WARM_UP = 8  # origins of evidence before the first that is scored, a horizon apart
 WITNESSES = 500  # series that are asked at an origin of evidence
+JUDGES = 5000  # series that are asked at a scored origin: a seeded sample of a larger panel says as much, and costs no more
 
 
 @dataclass
@@ -104,30 +106,51 @@ def ask(panel: Panel, date, params: Params, asked: dict, warm_up: bool = False) 
     return at
 
 
-def rolling(panel: Panel, params: Params, progress: bool = False) -> list[Origin]:
+def judges(panel: Panel, params: Params) -> Panel:
+    """The series that are asked at the scored origins: all of them, up to ``JUDGES``."""
+    return panel.sample(JUDGES, params.seed)
+
+
+def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel | None = None) -> list[Origin]:
     """Replay the job over its rolling origins, oldest first: train before the first, fine-tune ``refits - 1`` times, ask all.
 
-    Origins marked ``warm_up`` are the evidence that the gate has beside the scored ones. The first training starts from where a
-    first run of the job would: never from a champion, which has seen the days to come.
+    The record speaks of the series of ``judges``. Origins marked ``warm_up`` are the evidence that the gate has beside the
+    scored ones. The first training starts from where a first run would: never from a champion, which has seen the days to come.
+    A ``teacher`` is another panel of the same dates that is learnt from instead, so that no series is asked that was learnt.
     """
     judged = origins(panel, params)
     dates = sorted(judged + evidence(panel, params, judged))
     refit_at = {int(i) for i in np.linspace(0, len(dates), params.backtest.refits, endpoint=False)} if dates else set()
-    witnesses, speaker, record = panel.sample(WITNESSES, params.seed), None, []
+    jury = judges(panel, params)
+    witnesses, speaker, record = jury.sample(WITNESSES, params.seed), None, []
     for i, date in enumerate(tqdm(dates, desc="origins", disable=not progress)):
         view = panel.until(date)
-        if (i in refit_at or speaker is None) and trainable(view, params) is None:
-            speaker = train(view, params, speaker.network if speaker else None)
+        if i in refit_at or speaker is None:
+            speaker = train((teacher or panel).until(date), params, speaker.network if speaker else None)
+            if teacher and speaker:
+                speaker = replace(speaker, counted=table.count(teacher.until(date), params.horizon))
         spoken = {params.model.name: speaker} if speaker else {}
-        asked, warm_up = (panel, False) if date in judged else (witnesses, True)
+        asked, warm_up = (jury, False) if date in judged else (witnesses, True)
         record.append(ask(asked, date, params, models.baselines(view) | spoken, warm_up))
     return record
 
 
-def train(view: Panel, params: Params, network=None) -> experts.Experts:
-    """Experts as of the view's last day: the network fine-tuned from the given one or trained first, the trees grown anew."""
-    network = models.finetune(network, view, **finetune_hyper(params)) if network else first(view, params)
-    return experts.Experts(network, gbm.fit(view, params.horizon, params.seed))
+def train(view: Panel, params: Params, network=None):
+    """Experts as of the view's last day: the network fine-tuned from the given one or trained first, the trees grown anew.
+
+    Where there is too little history to train on, the given network speaks as it is, at first the shipped one; None without.
+    """
+    from forecastbook import experts, gbm  # lazily: a report reads the table of the backtest and needs neither
+
+    with ThreadPoolExecutor(1) as beside:  # each computes on one thread, outside of Python: two cores are used, bytes stay
+        trees = beside.submit(gbm.fit, view, params.horizon, params.seed)
+        if trainable(view, params) is not None:
+            network = network or shipped(params)
+        elif network is None or network.info.get("id") == models.SHIPPED:
+            network = first(view, params)
+        else:
+            network = models.finetune(network, view, **finetune_hyper(params))
+        return network and experts.Experts(network, trees.result())
 
 
 def shipped(params: Params):
@@ -143,7 +166,7 @@ def first(view: Panel, params: Params, progress: bool = False):
     if base is None:
         return models.fit(params.model.name, view, progress=progress, **own)
     free = {k: v for k, v in own.items() if k not in models.SHAPE}
-    return models.finetune(base, view, progress=progress, parent="the shipped base", train_days=None, **free)
+    return models.finetune(base, view, progress=progress, parent=models.SHIPPED, train_days=None, **free)
 
 
 def quantile_error(at: Origin, q, params: Params) -> np.ndarray:

@@ -17,6 +17,8 @@ from forecastbook.params import Params
 from forecastbook.roster import trainable
 from forecastbook.run import Run, copy_model
 
+SECONDS = 2000  # series that a duel is fought over, a seeded sample of a larger panel
+
 log = logging.getLogger("forecastbook")
 
 
@@ -44,7 +46,9 @@ def start(run: Run, panel: Panel) -> Start:
     """
     params, base = run.params, run.params.finetune.base
     if reason := trainable(panel, params):
-        return Start("none", None, f"No network is trained: {reason}. The baselines forecast.")
+        given = backtest.shipped(params)
+        speaks = "The base network that comes with forecastbook speaks as it is" if given else "The baselines forecast"
+        return Start("none", given, f"No network is trained: {reason}. {speaks}.")
     if base not in ("champion", "none"):
         given = _checkpoint(Path(base), params)
         return Start("checkpoint", given, f"Fine-tuned from the checkpoint {base}.", Path(base), given)
@@ -100,6 +104,7 @@ def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
     contenders: name -> model or None (left out). None was trained on a target of these origins; the challenger's training was
     stopped by the loss on them, which favours it a little, so the gate on rolling origins has the last word.
     """
+    panel = panel.sample(SECONDS, params.seed)
     asked = {name: model for name, model in contenders.items() if model is not None}
     asked[backtest.SAFE] = models.fit(backtest.SAFE, panel)
     last = len(panel.dates) - 1 - params.horizon
@@ -142,7 +147,7 @@ def _settled(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     means = outcome.groupby("model")["rel_ql"].mean()
     target = run.dir / "model"
     if challenger is None:
-        models.save(models.fit(backtest.SAFE, run.panel()), target)
+        models.save(origin.model or models.fit(backtest.SAFE, run.panel()), target)
         return origin.said
     mine, safe, before = (means.get(name, np.nan) for name in ("challenger", backtest.SAFE, "champion"))
     against = f"{1 - mine / safe:+.1%} against the last value" if safe > 0 else "no error to compare with"

@@ -26,10 +26,11 @@ NAMES = ("lstm", "lstm_table", "gbm", "blend")
 
 @dataclass(frozen=True)
 class Experts:
-    """A trained network, and trees grown beside it (None: too little to learn from)."""
+    """A trained network, trees grown beside it (None: too little to learn from), and the table (None: counted when asked)."""
 
     network: lstm.Model
     trees: gbm.Trees | None = None
+    counted: table.Table | None = None
 
     def forecasts(self, panel: Panel, horizon: int, quantiles) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Name -> (quantiles (N, H, Q), p_change (N, H)) of every candidate; NaN for a series never observed."""
@@ -39,7 +40,7 @@ class Experts:
         out = {
             n: (np.full((len(panel), horizon, len(quantiles)), np.nan), np.full((len(panel), horizon), np.nan)) for n in names
         }
-        counted, steps = table.count(panel, horizon), grid.of(panel)
+        counted, steps = self.counted or table.count(panel, horizon), grid.of(panel)
         for rows, part in panel.seen():
             posted, said = lstm.mixture(self.network, part, horizon, steps)
             ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, counted.hazard(posted.features[:, -1])]}
@@ -56,9 +57,10 @@ def looks(speaker: Experts | None, panel: Panel) -> tuple[pd.DataFrame, np.ndarr
     """What the experts look at: feature importance of the trees, mean attention (H, L) of the network; each may be empty."""
     trees = speaker.trees if speaker else None
     importance = trees.importance() if trees else pd.DataFrame(columns=["feature", "share"])
-    if speaker is None or not speaker.network.hyper["attention"]:
+    hyper = speaker.network.hyper if speaker else {"attention": False}
+    if not hyper["attention"] or hyper["window"] == "single":
         return importance, np.empty((0, 0))
-    return importance, lstm.attention(speaker.network, panel).mean(axis=0)
+    return importance, lstm.attention(speaker.network, panel.take(panel.n_obs > 0)).mean(axis=0)
 
 
 def load(directory) -> Experts | None:

@@ -24,8 +24,11 @@ FORMATS = {  # how the columns of these tables are shown
 }
 
 
-def now(panel: Panel, params: Params, speaker: Experts | None = None) -> Origin:
-    """Every forecast from the as-of date itself: nothing has come yet, so ``y`` is NaN. ``speaker`` None: only baselines."""
+def now(panel: Panel, params: Params, decided: Gate, speaker: Experts | None = None) -> Origin:
+    """The forecasts that may be published from the as-of date itself: nothing has come yet, so ``y`` is NaN.
+
+    Asked are the last value, and what the gate decided to use: a baseline, or one of the experts (``speaker``).
+    """
     at = Origin(
         panel.as_of,
         panel.horizon_dates(params.horizon),
@@ -34,7 +37,9 @@ def now(panel: Panel, params: Params, speaker: Experts | None = None) -> Origin:
         models.scale(panel),
         np.full((len(panel), params.horizon), np.nan),
     )
-    asked = models.baselines(panel) | ({params.model.name: speaker} if speaker else {})
+    asked = {name: models.fit(name, panel) for name in {backtest.SAFE, decided.use} & set(models.BASELINES)}
+    if speaker and decided.use not in models.BASELINES:
+        asked[params.model.name] = speaker
     for name, (q, p) in models.forecasts(asked, panel, params.horizon, params.quantiles).items():
         at.q[name], at.p[name] = q, p
     return at

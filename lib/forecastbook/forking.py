@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -224,7 +225,7 @@ def decode(model, panel: Panel, horizon: int, device) -> tuple[sticky.Posted, np
     """
     L, N = model.hyper["sequence_length"], len(panel)
     posted = sticky.of(panel, L)
-    x = _scaled(posted, model.scaling)
+    x = _scaled(replace(posted, features=posted.features.copy()), model.scaling)  # others read the raw ones
     x = torch.from_numpy(np.pad(x, ((0, 0), (L - x.shape[1], 0), (0, 0))))  # (N, L, K)
     calendar = torch.from_numpy(sticky.calendar(panel, 1, horizon)).expand(N, 1, horizon, CALENDAR)
     ahead = torch.arange(horizon, device=device).expand(N, 1, horizon)

@@ -1,8 +1,8 @@
 """The gate: what the record so far allows to publish.
 
-Every expert, baseline and the last value stand on the same origins, finished by then. One is published whose mean quantile
-score, mixed with ``gate.doubt`` imagined origins at its credit, is furthest below the last value's. With no record, or no gain,
-the last value is published.
+Every expert, every baseline and the last value stand on the same origins, finished by then. What is known of a candidate's gain
+is a normal prior (its credit) and the gains seen, weighed by how much they scatter. The candidate that is expected to gain most
+is published when the last value is beaten by more than the doubt; with no record the last value is published.
 
 Symbols: N series, H periods ahead, Q quantile levels, P central intervals.
 """
@@ -21,10 +21,11 @@ from forecastbook.models import BASELINES
 from forecastbook.params import Params
 from forecastbook.run import sha256, write_text
 
-# What a candidate may be expected to gain before it has shown anything, as a share of the last value's score: from the
-# development data, shrunk. The safer a candidate, the more; a baseline that is no price model has to make up for a loss.
-CREDIT = {"blend": 0.04, "lstm_table": 0.03, "table": 0.03, "gbm": 0.02, "lstm": 0.0}
-OTHERS = -0.05
+# What a candidate may be expected to gain before it has shown anything, as a share of the last value's score, and how far that
+# may be off (a standard deviation): from the development data, shrunk. A baseline that is no price model starts with a loss.
+CREDIT = {"gbm": 0.04, "blend": 0.04, "lstm_table": 0.03, "table": 0.03, "lstm": 0.0}
+OTHERS, OFF = -0.05, 0.12
+SCATTER, WEIGHT = 0.3, 2  # of the gains from origin to origin before any is seen, and for how many origins that counts
 
 
 @dataclass
@@ -71,8 +72,8 @@ def titled(name: str) -> str:
 def decide(record: list[Origin], params: Params, before=None) -> Gate:
     """Choose on the origins of a record whose last period had come by ``before`` (None: on all).
 
-    A candidate's gain is its relative quantile score below the last value's, as a share of it, over all origins alike; a point
-    is held at the last value where its absolute error was no better.
+    A gain is the last value's relative quantile score less the candidate's, as a share of the last value's mean; a point is
+    held at the last value where its absolute error was no better. ``gate.doubt`` is in standard deviations of what is expected.
     """
     finished = [o for o in record if before is None or o.ts[-1] <= before]
     finished = [o for o in finished if params.model.name in o.q] or finished  # where there is a model, it is compared
@@ -80,31 +81,37 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
     calm = np.zeros((params.horizon, len(intervals.pairs(params.quantiles))))
     if not finished:
         return Gate(SAFE, False, calm, float("nan"), 0, [])
-    n, doubt = len(finished), params.gate.doubt
     names = [name for name in finished[-1].q if name != "published" and all(name in o.q for o in finished)]
-    base, _, safe_point = np.mean([_means(o, params)[SAFE] for o in finished], axis=0)
-    standings = []
-    for name in names:
-        loose, held, point = np.mean([_means(o, params)[name] for o in finished], axis=0)
-        hold = name != SAFE and not point < safe_point
+    means = {name: np.array([_means(o, params)[name] for o in finished]) for name in names}  # (origins, 3) each
+    safe = means.pop(SAFE)
+    base, standings = (
+        safe[:, 0].mean(),
+        [dict(model=SAFE, score=float(safe[:, 0].mean()), skill=0.0, expected=0.0, doubt=0.0, hold=False)],
+    )
+    for name, (loose, held, point) in ((n, m.T) for n, m in means.items()):
+        hold = bool(not point.mean() < safe[:, 2].mean())
         own = held if hold else loose
-        skill = 1 - own / base if base > 0 else 0.0 if own == 0 else float("nan")
-        credit = 0.0 if name == SAFE else CREDIT.get(name, OTHERS)
-        expected = 0.0 if name == SAFE else (n * skill + doubt * credit) / (n + doubt)
-        standings.append(dict(model=name, score=float(own), skill=float(skill), expected=float(expected), hold=bool(hold)))
-    standings.sort(
-        key=lambda row: -row["expected"] if np.isfinite(row["expected"]) else np.inf
-    )  # a NaN is no gain; ties keep order
-    best = standings[0] if base > 0 else next(row for row in standings if row["model"] == SAFE)
-    name = best["model"]
-    if name == SAFE:
-        skills = [row["skill"] for row in standings if row["model"] != SAFE and np.isfinite(row["skill"])]
-        return Gate(SAFE, False, calm, max(skills, default=float("nan")), n, standings)
+        skill, expected, doubt = _expected((safe[:, 0] - own) / base if base > 0 else -own, CREDIT.get(name, OTHERS))
+        doubt *= params.gate.doubt
+        standings.append(dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold))
+    standings.sort(key=lambda row: -row["expected"] if np.isfinite(row["expected"]) else np.inf)  # a NaN is no gain; ties stay
+    best = standings[0]
+    if base <= 0 or not best["expected"] > best["doubt"]:
+        known = [row["skill"] for row in standings if row["model"] != SAFE and np.isfinite(row["skill"])]
+        return Gate(SAFE, False, calm, max(known, default=float("nan")), len(finished), standings)
     rows = [(o.status == "model")[:, None] & np.isfinite(o.y) for o in finished]
     actual = np.concatenate([np.where(r, o.y, np.nan) for o, r in zip(finished, rows, strict=True)])
-    scale, said = np.concatenate([o.scale for o in finished]), np.concatenate([o.q[name] for o in finished])
+    scale, said = np.concatenate([o.scale for o in finished]), np.concatenate([o.q[best["model"]] for o in finished])
     widening = intervals.widening(actual, said, scale, params.quantiles)
-    return Gate(name, best["hold"], widening, best["skill"], n, standings)
+    return Gate(best["model"], best["hold"], widening, best["skill"], len(finished), standings)
+
+
+def _expected(gains: np.ndarray, credit: float) -> tuple[float, float, float]:
+    """(mean gain, its expectation, the standard deviation of that): a normal prior at the credit, met with the gains seen."""
+    n, mean = len(gains), float(gains.mean())
+    scatter = (((gains - mean) ** 2).sum() + WEIGHT * SCATTER**2) / (n + WEIGHT - 1)  # of one origin's gain, squared
+    seen, prior = n / scatter, 1 / OFF**2
+    return mean, float((seen * mean + prior * credit) / (seen + prior)), float((seen + prior) ** -0.5)
 
 
 def _means(at: Origin, params: Params) -> dict[str, tuple[float, float, float]]:
@@ -168,15 +175,15 @@ def replay(record: list[Origin], params: Params) -> list[Origin]:
 
 def standings(decided: Gate) -> pd.DataFrame:
     """The candidates as a table, best first: mean score, skill, what is expected of it, and whether its point would be held."""
-    table = pd.DataFrame(decided.standings, columns=["model", "score", "skill", "expected", "hold"])
-    names = [
-        "candidate",
-        "quantile error, share of price",
-        "skill against last value",
-        "expected gain",
-        "point held at last value",
-    ]
-    return table.assign(hold=table["hold"].map({True: "yes", False: ""})).set_axis(names, axis=1)
+    table = pd.DataFrame(decided.standings, columns=["model", "score", "skill", "expected", "doubt", "hold"])
+    heads = {
+        "model": "candidate",
+        "score": "quantile error, share of price",
+        "skill": "skill against last value",
+        "expected": "expected gain",
+        "hold": "point held",
+    }
+    return table.assign(hold=table["hold"].map({True: "yes", False: ""})).rename(columns=heads)
 
 
 def save(run, decided: Gate, **said) -> None:

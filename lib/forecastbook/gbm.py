@@ -8,6 +8,7 @@ Symbols: N series, C days, H days ahead, K features.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,9 @@ DAYS = 500  # the last days that are learnt from
 MAX_DAYS = 400_000  # series-days read: above it a seeded sample of the series
 ROWS = 100_000  # pairs of a day and a horizon that are learnt from
 LEAST = 500  # pairs below which nothing is learnt
-FILE = "trees.txt"  # LightGBM's own text format: read as numbers, nothing in it is executed
+FILE = "trees.txt"  # LightGBM's own text format, read as numbers: nothing in it is executed
+SEAL = "sha256="  # begins the last line, the hash of all before: text that is cut off or changed makes LightGBM end the process
+NAMES = [*sticky.FEATURES, *sticky.CALENDAR]
 SETTINGS = dict(
     objective="binary",
     learning_rate=0.06,
@@ -57,7 +60,7 @@ class Trees:
     def importance(self) -> pd.DataFrame:
         """What the trees look at: feature, share of the loss that its splits saved; most first."""
         gain = self.booster.feature_importance("gain")
-        table = pd.DataFrame({"feature": [*sticky.FEATURES, *sticky.CALENDAR], "share": gain / max(gain.sum(), 1e-300)})
+        table = pd.DataFrame({"feature": NAMES, "share": gain / max(gain.sum(), 1e-300)})
         return table.sort_values(["share", "feature"], ascending=[False, True], ignore_index=True)
 
 
@@ -74,13 +77,14 @@ def fit(panel: Panel, horizon: int, seed: int = 0) -> Trees | None:
         known = known[np.sort(np.random.default_rng(seed).choice(len(known), ROWS, replace=False))]
     series, day, h = np.unravel_index(known, classes.shape)
     x = np.concatenate([posted.features[series, day], sticky.calendar(panel, keep, horizon)[day, h]], axis=1)
-    rows = lightgbm.Dataset(x, (classes.ravel()[known] > 0).astype(np.int8), free_raw_data=True)
+    rows = lightgbm.Dataset(x, (classes.ravel()[known] > 0).astype(np.int8), feature_name=NAMES)
     return Trees(lightgbm.train(SETTINGS | {"seed": seed}, rows, num_boost_round=TREES))
 
 
 def save(trees: Trees, directory) -> None:
     """Write the trees into a directory that exists, as text: same trees, same bytes."""
-    trees.booster.save_model(Path(directory) / FILE)
+    text = trees.booster.model_to_string()
+    (Path(directory) / FILE).write_text(f"{text}{SEAL}{_hash(text)}\n", encoding="utf-8")
 
 
 def load(directory) -> Trees | None:
@@ -89,8 +93,16 @@ def load(directory) -> Trees | None:
     if not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text, _, seal = path.read_text(encoding="utf-8").rpartition(SEAL)
+        if seal.strip() != _hash(text):
+            raise ValueError("cut off, changed, or not written by forecastbook")
         booster = lightgbm.Booster(model_str=text)
     except (lightgbm.basic.LightGBMError, ValueError) as error:
         raise TreesError(f"{path}: not the text of boosted trees ({error}); make the run anew") from None
+    if booster.feature_name() != NAMES:
+        raise TreesError(f"{path}: grown on other features than this version reads; make the run anew")
     return Trees(booster)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

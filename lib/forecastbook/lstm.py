@@ -55,6 +55,7 @@ DEFAULTS = dict(
     device="auto",
 )
 BASE = Path(__file__).parent / "base"  # the directory of the network that the package carries
+PLAIN = dict(hidden_size=128, num_layers=2)  # the plain network (window="single"), as its checkpoints have it
 FINETUNE = dict(learning_rate=5e-4, train_days=60, validation_days=14, max_steps=200)
 
 
@@ -86,7 +87,7 @@ def _settings(given: dict, base: dict = DEFAULTS) -> dict:
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:
         raise TypeError(f"lstm has no hyperparameter {unknown[0]!r}: it knows {', '.join(DEFAULTS)}")
-    hyper = {**base, **given}
+    hyper = {**base, **(PLAIN if base is DEFAULTS and given.get("window") == "single" else {}), **given}
     whole = ("sequence_length", "forecast_length", "hidden_size", "num_layers", "batch_size", "epochs", "max_steps", "patience")
     for name in whole:
         least = 0 if name == "num_layers" and hyper["window"] == "all" else 1

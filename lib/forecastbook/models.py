@@ -26,6 +26,8 @@ BASELINES = ("last_value", "table", "seasonal_naive", "moving_average", "histori
 
 SHAPE = ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")  # fixed once trained
 
+SHIPPED = "the shipped base"  # id of the base model that the package carries
+
 
 class ModelError(ValueError):
     """A model that cannot be made, loaded or asked."""

@@ -104,7 +104,7 @@ class Model(Section):
     name: Literal["lstm"] = "lstm"
     sequence_length: int = Field(30, ge=2, le=400)  # periods of context a forecast needs and attention looks back on
     forecast_length: int | None = Field(None, ge=1)  # periods ahead it is trained for; None: the horizon
-    hidden_size: int = Field(64, ge=2, le=1024)
+    hidden_size: int = Field(64, ge=2, le=1024)  # the plain network's default is 128, in 2 layers, as its checkpoints have
     num_layers: int = Field(1, ge=0, le=6)  # of the recurrence; 0: none, a network on the features of the day alone
     batch_size: int = Field(64, ge=1, le=4096)  # series in a step
     learning_rate: float = Field(1e-3, gt=0, lt=1)
@@ -114,6 +114,18 @@ class Model(Section):
     attention: StrictBool = False  # of the decoder on the days before; make bench shows its price and its gain
     window: Literal["all", "single"] = "all"  # all origins at once, or the plain one-window network
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, given):
+        plain = isinstance(given, dict) and given.get("window") == "single"
+        return {"hidden_size": 128, "num_layers": 2} | given if plain else given
+
+    @model_validator(mode="after")
+    def _states(self) -> Model:
+        if not self.num_layers and (self.attention or self.window == "single"):
+            raise ValueError("num_layers 0 has no states: attention must be false, and window all")
+        return self
 
 
 class Finetune(Section):
@@ -132,7 +144,7 @@ class Backtest(Section):
 
 
 class Gate(Section):
-    doubt: float = Field(4.0, ge=0, le=1000)  # origins at its credit alone that a candidate's record is mixed with
+    doubt: float = Field(0.25, ge=0, le=10)  # standard deviations by which a gain must be clear of nothing to be published
     refuse_above: float | None = Field(None, gt=0)  # refuse to publish when the published relative MAE exceeds this
 
 

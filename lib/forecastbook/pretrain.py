@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from forecastbook import lstm, processes
+from forecastbook import lstm, models, processes
 from forecastbook.panel import Panel
 
 SHOPS, ITEMS, DAYS, SEED = 100, 30, 400, 1
@@ -24,7 +24,7 @@ def corpus() -> Panel:
 def pretrain(directory: Path) -> lstm.Model:
     """Train the base network and save it in the form of any model: weights.safetensors and model.json."""
     model = lstm.fit(corpus(), **TRAINING)
-    model.info |= {"id": "the shipped base", "device": "cpu"}
+    model.info |= {"id": models.SHIPPED}
     lstm.save(model, directory)
     return model
 

@@ -191,7 +191,7 @@ def making(run: Record) -> dict:
         ("parameters", m.get("params_hash")),
         ("code", code),
         ("seed", m.get("seed")),
-        ("published by", gate.get("published")),
+        ("published by", gate.get("use")),
         ("published", published),
         ("hardware", ", ".join(f"{k} {v}" for k, v in (m.get("hardware") or {}).items())),
     ]

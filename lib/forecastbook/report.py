@@ -80,7 +80,7 @@ def _row(directory: Path, out: Path) -> dict:
         "skill": bare_percent(values.get("skill", gate.get("skill")), 1),
         "coverage": bare_percent(values.get("inside90"), 0),
         "report": report,
-        "published": figures.name(gate.get("published") or "–"),
+        "published": figures.name(gate.get("use") or "–"),
         "params": short["params_hash"],
         "commit": short["commit"] + ("*" if m.get("dirty") else ""),
         "pages": ([("report", report)] if report else []) + links,

@@ -15,6 +15,8 @@ FORMATS = {  # how the columns of these tables are shown
     "quantile error, share of price": ".2%",
     "absolute error, share of price": ".2%",
     "skill against last value": "+.1%",
+    "expected gain": "+.1%",
+    "doubt": ".1%",
     "inside 90 % band": ".1%",
     "inside, after a change": ".1%",
     "change precision / base rate": ".2f",

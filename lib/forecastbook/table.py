@@ -19,7 +19,7 @@ from .grid import Grid
 from .panel import Panel
 
 DAYS = 500  # the last days that are counted
-MAX_DAYS = 400_000  # series-days counted: above it a seeded sample of the series
+MAX_DAYS = 200_000  # series-days counted: above it a seeded sample of the series
 AGES = np.log1p([2.5, 7.5, 14.5, 30.5])  # between the classes of age, in days
 RATES = np.array([0.001, 0.025])  # between the classes of the rate of change
 STATES, CELLS = 3, 3 * 5 * 3

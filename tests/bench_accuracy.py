@@ -1,0 +1,220 @@
+"""The accuracy half of the bench: what the forecasts are worth, what each idea adds, and what a short history is given.
+
+Items and time are both held out: the series are split in two, each half is forecast by experts that learnt from the other one,
+from origins whose days to come nobody had seen. Everything goes through the same replay and gate as a run of the job.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import backtest, experts, gate, gbm, grid, models, points, scoreboard, sticky
+from forecastbook import panel as panels
+from forecastbook.backtest import SAFE
+from forecastbook.intake import SourceError
+from forecastbook.params import Params, merge, read_yaml
+from forecastbook.sources import SOURCES
+from forecastbook.warehouse import connect
+
+PARAMS = Path(__file__).resolve().parents[1] / "params"
+DENSE = {"backtest": {"origins": 20, "stride": 7, "refits": 8}}  # a week apart, so that targets do not overlap
+QUICK = {"backtest": {"origins": 2, "stride": 7, "refits": 1}, "source": {"sample_series": 60}}
+COLUMNS = {"series": "variant_id", "ts": "date", "y": "price", "available": "is_available", "title": "title"}
+SHORT = (60, 90)  # days of history that are left in the table of short histories
+FORMATS = {
+    "relative MAE": ".2%",
+    "relative quantile score": ".2%",
+    "skill": "+.1%",
+    "from": "+.1%",
+    "to": "+.1%",
+    "MAE to last value": "+.1%",
+    "worst horizon": "+.1%",
+    "in 90 % band": ".1%",
+    "in 90 % band, changed": ".1%",
+    "AP ratio": ".2f",
+    "Brier skill": "+.1%",
+    "direction": ".1%",
+    "skill of lstm": "+.1%",
+    "skill of gbm": "+.1%",
+    "skill of blend": "+.1%",
+    "CPU s": ".0f",
+    "zero-shot": "+.1%",
+    "fine-tuned": "+.1%",
+    "cold": "+.1%",
+    "table": "+.1%",
+    "published": "+.1%",
+}
+READING = (
+    "Items and time held out. Skill: relative quantile score below that of the last value with its empirical errors, with a "
+    "90 % interval by block bootstrap over origins. MAE to last value: relative MAE less the last value's, as a share of it, "
+    "over all horizons and in the worst one. AP ratio: average precision of p_change over the rate of change; Brier skill is "
+    "against that rate. Direction: of the prices that changed, the share whose side of the last price the forecast's mean had "
+    "right; of the last value, what 'back to the previous price' has right."
+)
+ABLATIONS = "One idea changed at a time, on one half of the items (skills against the last value; CPU seconds of the replay)."
+STARTS = (
+    "Short histories: skill against the last value of the blend whose network is the shipped base as it is (zero-shot), the "
+    "base fine-tuned, and one trained from nothing (cold), beside the counting table and what the gate would have published."
+)
+IDEAS = {  # what is changed: params, and what is taken out of the code
+    "as it ships": ({}, ()),
+    "no candidate levels": ({}, ("levels",)),
+    "no grid of the shop": ({}, ("grid",)),
+    "attention": ({"model": {"attention": True}}, ()),
+    "no recurrence (feature network)": ({"model": {"num_layers": 0}}, ()),
+    "2 layers of 128": ({"model": {"num_layers": 2, "hidden_size": 128}}, ()),
+    "network from nothing": ({"finetune": {"base": "none"}}, ()),
+    "fine-tuned at 1.5e-3": ({"finetune": {"learning_rate": 1.5e-3}}, ()),
+}
+
+
+def job(quick: bool, file: str | None = None) -> Params:
+    """Params of the price job with dense origins; on a file instead of the warehouse, when one is given."""
+    told = read_yaml(PARAMS / "prices.yaml")
+    told = merge(merge(told, read_yaml(PARAMS / "smoke.yaml")), QUICK) if quick else merge(told, DENSE)
+    return Params.model_validate(merge(told, {"source": {"kind": "file", "path": file, "columns": COLUMNS}} if file else {}))
+
+
+def load(params: Params, directory: str) -> panels.Panel:
+    """The panel of a job as of its newest day, by the same doors as a run: source, warehouse, intake, panel."""
+    source, store = SOURCES[params.source.kind], connect(f"duckdb:{directory}/warehouse.duckdb")
+    as_of = source.span(params.source, store)[1]
+    frame = source.read(params.source, store, as_of).frame
+    panel = panels.build(frame, params.freq, as_of, past=params.source.past, horizon=params.horizon)
+    return panel.take(slice(params.max_series))
+
+
+def halves(panel: panels.Panel) -> tuple[panels.Panel, panels.Panel]:
+    """Every second series, and the others."""
+    return panel.take(slice(0, None, 2)), panel.take(slice(1, None, 2))
+
+
+def replayed(asked: panels.Panel, teacher: panels.Panel, params: Params) -> pd.DataFrame:
+    """The backtest frame of a replay in which one half is asked and the other one learnt from."""
+    record = gate.replay(backtest.rolling(asked, params, progress=True, teacher=teacher), params)
+    return backtest.frame(record, asked.ids, params)
+
+
+def values(back: pd.DataFrame, params: Params) -> pd.Series:
+    """Scores of a backtest by (model, slice, metric)."""
+    return scoreboard.score_table(back, params).set_index(["model", "slice", "metric"])["value"]
+
+
+def accuracy(panel: panels.Panel, params: Params, data: str) -> tuple[pd.DataFrame, str]:
+    """A row a model, best first, its columns as ``READING`` says, and what the record covers in a sentence."""
+    one, other = halves(panel)
+    back = pd.concat([replayed(one, other, params), replayed(other, one, params)], ignore_index=True)
+    back = back.assign(model=back["model"].astype(str), series_id=back["series_id"].astype(str))
+    if not back["y"].notna().any():
+        raise SourceError(f"{data}: from no rolling origin did a forecast meet an actual; give a longer history")
+    value, scored, sides, rows = values(back, params), points.errors(back), directions(back, panel), []
+    worst = value.xs("rel_mae", level="metric").unstack("slice").filter(like="h=")
+    worst = (worst / worst.loc[SAFE] - 1).max(axis=1)
+    for name in value.index.unique("model"):
+        pair = scored[scored["model"].isin([name, SAFE])]
+        skill = {"skill": 0.0, "low": 0.0, "high": 0.0}  # of the last value against itself
+        if name != SAFE:
+            skill = scoreboard.skills(pair, model=name, seed=params.seed).set_index("baseline").reindex([SAFE]).iloc[0]
+        rows.append(
+            {
+                "data": data,
+                "model": name,
+                "relative MAE": value[name, "all", "rel_mae"],
+                "relative quantile score": value[name, "all", "rel_ql"],
+                "skill": skill["skill"],
+                "from": skill["low"],
+                "to": skill["high"],
+                "MAE to last value": value[name, "all", "rel_mae"] / value[SAFE, "all", "rel_mae"] - 1,
+                "worst horizon": worst[name],
+                "in 90 % band": value[name, "all", "coverage90"],
+                "in 90 % band, changed": value.get((name, "changed", "coverage90"), np.nan),
+                "AP ratio": value[name, "all", "ap_ratio"],
+                "Brier skill": value[name, "all", "brier_skill"],
+                "direction": sides[name],
+            }
+        )
+    said = f"{data}: {scoreboard.describe(back)} {value['published', 'all', 'change_rate']:.1%} of prices had changed by then."
+    return pd.DataFrame(rows).sort_values("relative quantile score", ignore_index=True), said
+
+
+def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.Series:
+    """Share of changed prices whose side each model had right; a model that names no side is right by half.
+
+    The side of a forecast is that of its mean quantile; of the last value, that of the previous posted price.
+    """
+    read = sticky.of(panel)
+    previous = read.features[:, :, sticky.FEATURES.index("to_previous")]  # log(previous / price), 0 where there is none
+    row = pd.Index(panel.ids.astype(str)).get_indexer(back["series_id"])
+    day = pd.Index(panel.dates.astype("datetime64[ns]")).get_indexer(back["origin"])
+    levels = back[list(points.levels(back))].mean(axis=1)
+    side = np.where(back["model"] == SAFE, previous[row, day], np.round(np.log(levels / back["last_value"]), 9))
+    move = np.log(back["y"] / back["last_value"])
+    right = pd.Series(np.where(np.sign(side) == 0, 0.5, np.sign(side) == np.sign(move)), index=back.index)
+    return right[np.abs(move) > sticky.CHANGE].groupby(back["model"]).mean()
+
+
+def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
+    """A row an idea: skills of the experts and of what is published, and what the replay cost."""
+    one, other = halves(panel)
+    few = {"backtest": {"refits": max(1, params.backtest.refits // 2)}}
+    rows = []
+    for idea, (change, without) in IDEAS.items():
+        began = time.process_time()
+        changed = Params.model_validate(merge(merge(params.model_dump(mode="json"), few), change))
+        with ExitStack() as stack:
+            if "grid" in without:
+                stack.enter_context(mock.patch.object(grid, "of", lambda panel: None))
+            if "levels" in without:
+                stack.enter_context(mock.patch.object(sticky, "_masked", lambda levels, price: np.full(levels.shape, np.nan)))
+            value = values(replayed(one, other, changed), changed)
+        score = value.xs("rel_ql", level="metric").xs("all", level="slice")
+        skill = (1 - score / score[SAFE]).to_dict()
+        names = ("lstm", "gbm", "blend", "published")
+        rows.append({"data": data, "idea": idea, **{f"skill of {n}" if n != "published" else n: skill[n] for n in names}})
+        rows[-1]["CPU s"] = time.process_time() - began
+    return pd.DataFrame(rows)
+
+
+def starts(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
+    """A row a length of history: the blend from each start, the table, and what would have been published.
+
+    Of each history the last four weeks are forecast, from weekly origins, by experts that learnt from the other half until the
+    first of them; the gate has what evidence such a history gives.
+    """
+    one, other = halves(panel)
+    rows = []
+    for days in SHORT:
+        changed = Params.model_validate(merge(params.model_dump(mode="json"), {"backtest": {"origins": 4, "refits": 1}}))
+        asked, teacher = one.last(days + 28), other.last(days + 28)
+        if backtest.shipped(changed) is None:
+            continue
+        first = backtest.origins(asked, changed)[0]
+        view = teacher.until(first)
+        networks = {
+            "zero-shot": backtest.shipped(changed),
+            "fine-tuned": backtest.first(view, changed),
+            "cold": models.fit(changed.model.name, view, **backtest.hyper(changed)),
+        }
+        trees, skill = gbm.fit(view, changed.horizon, changed.seed), {}
+        for name, network in networks.items():
+            record = [
+                backtest.ask(asked, date, changed, models.baselines(asked) | {"lstm": experts.Experts(network, trees)})
+                for date in backtest.origins(asked, changed)
+            ]
+            value = values(backtest.frame(record, asked.ids, changed), changed)
+            score = value.xs("rel_ql", level="metric").xs("all", level="slice")
+            skill |= {
+                name: 1 - score["blend" if trees else "lstm_table"] / score[SAFE],
+                "table": 1 - score["table"] / score[SAFE],
+            }
+        value = values(replayed(asked, teacher, changed), changed)
+        score = value.xs("rel_ql", level="metric").xs("all", level="slice")
+        skill["published"] = 1 - score["published"] / score[SAFE]
+        rows.append({"data": data, "days of history": days, **skill})
+    return pd.DataFrame(rows)
