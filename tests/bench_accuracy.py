@@ -39,7 +39,9 @@ FORMATS = {
     "in 90 % band, changed": ".1%",
     "AP ratio": ".2f",
     "Brier skill": "+.1%",
-    "direction": ".1%",
+    "side named": ".0%",
+    "side right": ".1%",
+    "back to previous right": ".1%",
     "skill of lstm": "+.1%",
     "skill of gbm": "+.1%",
     "skill of blend": "+.1%",
@@ -54,8 +56,8 @@ READING = (
     "Items and time held out. Skill: relative quantile score below that of the last value with its empirical errors, with a "
     "90 % interval by block bootstrap over origins. MAE to last value: relative MAE less the last value's, as a share of it, "
     "over all horizons and in the worst one. AP ratio: average precision of p_change over the rate of change; Brier skill is "
-    "against that rate. Direction: of the prices that changed, the share whose side of the last price the forecast's mean had "
-    "right; of the last value, what 'back to the previous price' has right."
+    "against that rate. Side: for how many of the prices that changed the forecast's mean quantile lies off the last price, "
+    "how often on the right side, and how often 'back to the previous price' was right on the same ones."
 )
 ABLATIONS = "One idea changed at a time, on one half of the items (skills against the last value; CPU seconds of the replay)."
 STARTS = (
@@ -136,27 +138,33 @@ def accuracy(panel: panels.Panel, params: Params, data: str) -> tuple[pd.DataFra
                 "in 90 % band, changed": value.get((name, "changed", "coverage90"), np.nan),
                 "AP ratio": value[name, "all", "ap_ratio"],
                 "Brier skill": value[name, "all", "brier_skill"],
-                "direction": sides[name],
+                "side named": sides["named"][name],
+                "side right": sides["right"][name],
+                "back to previous right": sides["previous"][name],
             }
         )
     said = f"{data}: {scoreboard.describe(back)} {value['published', 'all', 'change_rate']:.1%} of prices had changed by then."
     return pd.DataFrame(rows).sort_values("relative quantile score", ignore_index=True), said
 
 
-def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.Series:
-    """Share of changed prices whose side each model had right; a model that names no side is right by half.
+def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.DataFrame:
+    """By model, of the prices that changed: the share for which its forecast names a side of the last price (``named``), how
+    many of those sides were right (``right``), and how many the previous price had right on the same ones (``previous``).
 
-    The side of a forecast is that of its mean quantile; of the last value, that of the previous posted price.
+    The side of a forecast is that of its mean quantile: none where all quantiles stand at the last price.
     """
     read = sticky.of(panel)
-    previous = read.features[:, :, sticky.FEATURES.index("to_previous")]  # log(previous / price), 0 where there is none
+    before = read.features[:, :, sticky.FEATURES.index("to_previous")]  # log(previous / price), 0 where there is none
     row = pd.Index(panel.ids.astype(str)).get_indexer(back["series_id"])
     day = pd.Index(panel.dates.astype("datetime64[ns]")).get_indexer(back["origin"])
-    levels = back[list(points.levels(back))].mean(axis=1)
-    side = np.where(back["model"] == SAFE, previous[row, day], np.round(np.log(levels / back["last_value"]), 9))
+    side = np.sign(np.round(np.log(back[list(points.levels(back))].mean(axis=1) / back["last_value"]), 9))
     move = np.log(back["y"] / back["last_value"])
-    right = pd.Series(np.where(np.sign(side) == 0, 0.5, np.sign(side) == np.sign(move)), index=back.index)
-    return right[np.abs(move) > sticky.CHANGE].groupby(back["model"]).mean()
+    found = pd.DataFrame({"model": back["model"], "named": side != 0, "right": side == np.sign(move)})
+    back_to = np.sign(before[row, day])
+    found["previous"] = np.where(back_to == 0, 0.5, back_to == np.sign(move))
+    found = found[np.abs(move) > sticky.CHANGE]
+    named = found.groupby("model")["named"].mean()
+    return found[found["named"]].groupby("model")[["right", "previous"]].mean().join(named, how="right")
 
 
 def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
@@ -190,7 +198,7 @@ def starts(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
     one, other = halves(panel)
     rows = []
     for days in SHORT:
-        changed = Params.model_validate(merge(params.model_dump(mode="json"), {"backtest": {"origins": 4, "refits": 1}}))
+        changed = Params.model_validate(merge(params.model_dump(mode="json"), {"backtest": {"origins": 4, "refits": 6}}))
         asked, teacher = one.last(days + 28), other.last(days + 28)
         if backtest.shipped(changed) is None:
             continue

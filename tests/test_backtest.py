@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
 from forecastbook import backtest, experts, gate, lstm, models
@@ -115,7 +116,7 @@ def test_the_same_replay_twice_gives_the_same_bits(panel, record):
 
 @pytest.mark.parametrize("k", [0, 2, 3])
 def test_nothing_made_up_to_an_origin_depends_on_what_came_after_it(panel, record, k):
-    """Every price after origin k is rewritten and the whole life of the job replayed: network, trees, table, grid, gate and all.
+    """Every price after origin k is rewritten and the life of the job replayed: network, trees, table, grid, gate and all.
 
     What was forecast and published from origin k and before stays the same to the bit; what came later does not.
     """
@@ -148,6 +149,55 @@ def test_without_enough_history_only_baselines_answer():
     record = backtest.rolling(posted_panel(4, 34), tiny())
     assert [set(o.q) for o in record] == [set(models.BASELINES)] * len(record)
     assert [o.warm_up for o in record] == [False, False]
+
+
+def test_a_large_panel_is_judged_on_a_sample_that_the_witnesses_are_of(panel, monkeypatch):
+    assert backtest.judges(panel, tiny()) is panel
+    monkeypatch.setattr(backtest, "JUDGES", 9)
+    monkeypatch.setattr(backtest, "WITNESSES", 4)
+    params = tiny(backtest={"origins": 2})
+    jury = backtest.judges(panel, params)
+    record = gate.replay(backtest.rolling(panel, params), params)
+    assert len(jury) == 9 and {len(o.y) for o in record if not o.warm_up} == {9}
+    assert {len(o.y) for o in record if o.warm_up} == {4}
+    at = record[-1]
+    np.testing.assert_array_equal(at.last, jury.until(at.date).last_value)
+    table = backtest.frame(record, jury.ids, params)
+    mine = table[
+        (table["model"] == "published") & (table["series_id"] == jury.ids[0]) & (table["origin"] == table["origin"].max())
+    ]
+    np.testing.assert_array_equal(mine["q50"], at.q["published"][0, :, 2])
+
+
+def test_with_a_teacher_no_series_is_asked_that_was_learnt(panel):
+    """Whatever one of the asked series did, the experts say the same of the others: nothing was learnt from it."""
+    teacher = posted_panel(20, 110, seed=5)
+    y = panel.y.copy()
+    y[2] = np.where(np.isnan(y[2]), np.nan, np.round(np.random.default_rng(0).uniform(1, 60, y.shape[1]), 2))
+    one, other = (backtest.rolling(p, tiny(), teacher=teacher) for p in (panel, replace(panel, y=y)))
+    rest = np.arange(len(panel)) != 2
+    spoken = [(a, b) for a, b in zip(one, other, strict=True) if "blend" in a.q]
+    assert len(spoken) > 5
+    for a, b in spoken:
+        for name in experts.NAMES:
+            np.testing.assert_array_equal(a.p[name][rest], b.p[name][rest], err_msg=name)
+            assert not np.array_equal(a.p[name][2], b.p[name][2], equal_nan=True)
+    learnt = backtest.rolling(panel, tiny())
+    assert not np.array_equal(learnt[-1].p["blend"], one[-1].p["blend"], equal_nan=True)
+
+
+def test_the_base_speaks_until_there_is_enough_history_to_train_on(panel):
+    theirs = tiny(model={"hidden_size": 64, "sequence_length": 30, "epochs": 1, "max_steps": 2})
+    short, long = panel.until(panel.dates[45]), panel.until(panel.dates[80])
+    assert backtest.train(panel.until(panel.dates[30]), tiny()) is None, "no base of this shape"
+    early = backtest.train(short, theirs)
+    assert early.network.info["id"] == models.SHIPPED and early.trees is not None
+    assert all(torch.equal(v, early.network.net.state_dict()[k]) for k, v in lstm.shipped().net.state_dict().items())
+    first = backtest.train(long, theirs, early.network)
+    assert first.network.info["parent"] == models.SHIPPED and first.network.hyper["train_days"] is None, "a first training"
+    assert backtest.train(short, theirs, first.network).network is first.network, "and is not trained on too little"
+    record = backtest.rolling(short, theirs)
+    assert len(record) == 2 and all({"lstm", "lstm_table", *models.BASELINES} <= set(o.q) for o in record)
 
 
 def test_the_first_training_starts_from_the_shipped_base_where_the_shape_is_its_own_and_never_from_a_champion(panel):
@@ -192,7 +242,10 @@ def test_a_row_of_the_table_is_the_forecast_it_names(panel, record):
 
 def test_the_table_in_parts_is_the_table(panel, record):
     parts = list(backtest.parts(record, panel.ids, tiny()))
-    assert [list(part["model"].unique()) for part in parts] == [["published"], *([n] for n in [*models.BASELINES, *experts.NAMES])]
+    assert [list(part["model"].unique()) for part in parts] == [
+        ["published"],
+        *([n] for n in [*models.BASELINES, *experts.NAMES]),
+    ]
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), backtest.frame(record, panel.ids, tiny()))
 
 

@@ -243,7 +243,11 @@ def test_params_edited_after_a_finished_run(finished, tmp_path):
     command = [c if not c.startswith("PARAMS=") else f"{c} {tmp_path}/more.yaml" for c in finished.command()]
     digest, first = finished.digest(), finished.manifest["run_id"]
     refused = subprocess.run(command, cwd=chain.ROOT, capture_output=True, text=True, timeout=300)
-    assert refused.returncode != 0 and f"gate.doubt: {Params().gate.doubt} -> 2.0" in refused.stderr and "FORCE=1" in refused.stderr
+    assert (
+        refused.returncode != 0
+        and f"gate.doubt: {Params().gate.doubt} -> 2.0" in refused.stderr
+        and "FORCE=1" in refused.stderr
+    )
     assert finished.digest() == digest
     forced = subprocess.run([*command, "FORCE=1"], cwd=chain.ROOT, capture_output=True, text=True, timeout=300)
     assert forced.returncode == 0, forced.stderr

@@ -85,7 +85,14 @@ def test_base_none_is_a_cold_start_whoever_is_champion(runs_at):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("hidden_size", 16), ("num_layers", 2), ("num_layers", 0), ("attention", True), ("sequence_length", 10), ("forecast_length", 9)],
+    [
+        ("hidden_size", 16),
+        ("num_layers", 2),
+        ("num_layers", 0),
+        ("attention", True),
+        ("sequence_length", 10),
+        ("forecast_length", 9),
+    ],
 )
 def test_a_champion_of_another_architecture_is_a_cold_start(runs_at, name, value, lines):
     crowned(runs_at("2024-03-10"))
@@ -127,9 +134,8 @@ def test_a_first_run_of_the_shipped_shape_starts_from_it_on_all_of_the_history(r
     panel = run.panel()
     start = challenger.start(run, panel)
     assert start.kind == "shipped" and start.rival is start.model and start.model.info["id"] == models.SHIPPED
-    assert start.said == (
-        f"Fine-tuned from the base network that comes with forecastbook on all {len(panel.dates)} periods: no champion exists yet."
-    )
+    said = f"Fine-tuned from the base network that comes with forecastbook on all {len(panel.dates)} periods: "
+    assert start.said == said + "no champion exists yet."
     child = challenger.train(start, panel, run.params)
     assert child.info["parent"] == models.SHIPPED and child.info["trained_from"] == str(panel.dates[0])
     assert challenger.start(runs_at("2024-03-10", **BASE, finetune={"base": "none"}), panel).kind == "cold"
@@ -175,7 +181,9 @@ def test_with_too_little_history_the_base_speaks_as_it_is(runs_at):
     panel = run.panel()
     start = challenger.start(run, panel)
     assert start.kind == "none" and "speaks as it is" in start.said and challenger.train(start, panel, run.params) is None
-    said = challenger.settle(run, start, None, challenger.duel(panel, run.params, {"challenger": None, "champion": start.rival}))
+    said = challenger.settle(
+        run, start, None, challenger.duel(panel, run.params, {"challenger": None, "champion": start.rival})
+    )
     assert said == start.said and not (run.home / "champion.json").exists()
     kept = experts.load(run.dir / "model")
     assert all(torch.equal(v, kept.network.net.state_dict()[k]) for k, v in lstm.shipped().net.state_dict().items())

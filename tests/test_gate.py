@@ -235,7 +235,9 @@ def test_what_is_let_out_series_by_series():
     assert gate.publishable(at, gone, PARAMS)[2].tolist() == ["naive", "naive", "naive", "excluded", "naive"]
 
 
-@pytest.mark.parametrize(("name", "said"), [("moving_average", "moving_average"), ("table", "table"), ("blend", "model"), ("gbm", "model")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("moving_average", "moving_average"), ("table", "table"), ("blend", "model"), ("gbm", "model")]
+)
 def test_a_published_baseline_is_named_as_the_source_an_expert_is_the_model(name, said):
     at = origin(0, {SAFE: 1.0, name: 0.5})
     decided = gate.Gate(name, False, np.zeros((H, 2)), 0.5, 3, [])
@@ -314,8 +316,9 @@ def test_a_replay_publishes_on_what_had_come_by_then(k, seed):
     def life(spoil):
         draw, out = np.random.default_rng(seed), []
         for i in range(6):
-            y = 100 + draw.normal(0, 2, 8).round(1)
-            out.append(origin(i, {SAFE: 1.0 + draw.random(), "lstm": draw.random(8) + 0.3}, y=y, medians={"lstm": 100.2}))
+            y = 100 + draw.normal(0, 0.3, 8).round(1)
+            widths = {SAFE: 2.0 + draw.random(), "lstm": 0.5 * draw.random(8) + 0.3}
+            out.append(origin(i, widths, y=y, medians={"lstm": 100.2}))
         if spoil:
             for o in out[k:]:
                 o.y[:] = 1e6
@@ -323,7 +326,9 @@ def test_a_replay_publishes_on_what_had_come_by_then(k, seed):
                 o.q["lstm"] = o.q["lstm"] * 50
         return gate.replay(out, PARAMS)
 
-    for a, b in zip(life(False)[: k + 1], life(True)[: k + 1], strict=True):
+    clean = life(False)
+    assert not any(np.array_equal(o.q["published"], o.q[SAFE]) for o in clean[1:]), "there is something to get wrong"
+    for a, b in zip(clean[: k + 1], life(True)[: k + 1], strict=True):
         np.testing.assert_array_equal(a.q["published"], b.q["published"])
         np.testing.assert_array_equal(a.p["published"], b.p["published"])
 

@@ -88,6 +88,15 @@ def test_trees_know_nothing_of_later_days(panel, cut):
         assert gbm.fit(other, H).booster.model_to_string() != gbm.fit(panel, H).booster.model_to_string()
 
 
+def test_only_days_whose_outcome_was_seen_are_learnt_from(panel, trees):
+    _, classes = sticky.targets(panel, sticky.of(panel), H)
+    assert (classes < 0).sum() > 1000
+    grown = trees.booster.trees_to_dataframe().query("node_depth == 1")
+    assert set(grown["count"]) == {(classes >= 0).sum()}
+    rate = (classes > 0).sum() / (classes >= 0).sum()
+    assert trees.hazard(panel, H).mean() == pytest.approx(rate, rel=0.4)
+
+
 def test_a_list_price_reaches_the_trees(panel):
     listed = panel.y * np.where(np.arange(120) % 10 < 5, 1.25, 1.0)
     known = replace(panel, past=listed[:, :, None], past_names=("list_price",))

@@ -463,6 +463,14 @@ def test_a_foreign_checkpoint_gives_its_own_numbers(checkpoint):
         np.testing.assert_allclose(with_attention(x), net(x), atol=1e-6)
 
 
+def test_the_plain_networks_own_sizes_are_its_defaults(checkpoint, panel):
+    assert len(lstm.load_checkpoint(checkpoint, window="single").state_dict()) == 18
+    model = lstm.from_checkpoint(checkpoint)
+    assert (model.hyper["hidden_size"], model.hyper["num_layers"]) == (128, 2)
+    assert lstm.finetune(model, panel, epochs=1, max_steps=1).hyper["hidden_size"] == 128
+    assert lstm.fit(panel, **TINY, window="single").hyper["hidden_size"] == 16, "what is asked for counts"
+
+
 def test_a_foreign_checkpoint_forecasts_in_prices_of_the_window(checkpoint):
     y = shop(4, N=6, T=100)
     y[0] = 5.0

@@ -65,6 +65,8 @@ def refused(path, *words, overlays=()):
         ("title: !!python/object/apply:os.system ['touch /tmp/never']", ["not valid YAML", "python/object"]),
         ("gate: {doubt: -1.0}", ["gate.doubt", "greater than or equal to 0"]),
         ("gate: {handicap: 0.05}", ["unknown key gate.handicap", "known: doubt, refuse_above"]),
+        ("model: {num_layers: 0, attention: true}", ["model", "num_layers 0 has no states"]),
+        ("model: {num_layers: 0, window: single}", ["model", "num_layers 0 has no states"]),
         ("model: {num_layers: -1}", ["model.num_layers", "greater than or equal to 0"]),
         ("a: [1", ["not valid YAML"]),
         ("- 1", ["holds a list", "wanted keys and values"]),
@@ -116,6 +118,12 @@ def test_a_python_tag_runs_nothing(write, tmp_path):
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "\ufeff", "---\n"])
 def test_an_empty_file_is_all_defaults(write, text):
     assert load(write(text)) == Params()
+
+
+def test_the_plain_network_has_sizes_of_its_own_unless_they_are_given(write):
+    plain, own = (load(write(f"model: {{window: single{more}}}")).model for more in ("", ", hidden_size: 8"))
+    assert (plain.hidden_size, plain.num_layers, own.hidden_size, own.num_layers) == (128, 2, 8, 2)
+    assert (Params().model.hidden_size, Params().model.num_layers) == (64, 1)
 
 
 def test_overlays_are_laid_in_order_and_the_last_word_counts(write):

@@ -84,10 +84,8 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
     names = [name for name in finished[-1].q if name != "published" and all(name in o.q for o in finished)]
     means = {name: np.array([_means(o, params)[name] for o in finished]) for name in names}  # (origins, 3) each
     safe = means.pop(SAFE)
-    base, standings = (
-        safe[:, 0].mean(),
-        [dict(model=SAFE, score=float(safe[:, 0].mean()), skill=0.0, expected=0.0, doubt=0.0, hold=False)],
-    )
+    base = float(safe[:, 0].mean())
+    standings = [dict(model=SAFE, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False)]
     for name, (loose, held, point) in ((n, m.T) for n, m in means.items()):
         hold = bool(not point.mean() < safe[:, 2].mean())
         own = held if hold else loose
