@@ -203,11 +203,13 @@ def test_what_was_published_is_no_candidate_and_scores_are_taken_once(monkeypatc
     assert gate.decide(at, PARAMS).standings == decided.standings and [o.means["lstm"] for o in at] == seen
 
 
-def test_a_candidate_that_did_not_stand_on_every_origin_does_not_stand():
+def test_a_candidate_that_stood_on_fewer_origins_is_judged_on_those_and_less_surely():
     at = record(4, {SAFE: 1.0, "lstm": 0.9, "gbm": 0.2})
-    del at[1].q["gbm"]
-    decided = gate.decide(at, PARAMS)
-    assert decided.use == "lstm" and {row["model"] for row in decided.standings} == {SAFE, "lstm"}
+    whole = {row["model"]: row for row in gate.decide(at, PARAMS).standings}
+    del at[0].q["gbm"], at[1].q["gbm"]
+    part = {row["model"]: row for row in gate.decide(at, PARAMS).standings}
+    assert part["gbm"]["skill"] == pytest.approx(whole["gbm"]["skill"]) and part["lstm"] == whole["lstm"]
+    assert part["gbm"]["doubt"] > whole["gbm"]["doubt"] and part["gbm"]["expected"] < whole["gbm"]["expected"]
 
 
 # ---- what is let out

@@ -81,27 +81,29 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
     calm = np.zeros((params.horizon, len(intervals.pairs(params.quantiles))))
     if not finished:
         return Gate(SAFE, False, calm, float("nan"), 0, [])
-    names = [name for name in finished[-1].q if name != "published" and all(name in o.q for o in finished)]
-    means = {name: np.array([_means(o, params)[name] for o in finished]) for name in names}  # (origins, 3) each
-    safe = means.pop(SAFE)
-    base = float(safe[:, 0].mean())
+    n = len(finished)
+    base = float(np.mean([_means(o, params)[SAFE][0] for o in finished]))
     standings = [dict(model=SAFE, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False)]
-    for name, (loose, held, point) in ((n, m.T) for n, m in means.items()):
-        hold = bool(not point.mean() < safe[:, 2].mean())
+    for name in finished[-1].q.keys() - {SAFE, "published"}:  # one that was not there from the start has shown less
+        both = np.array([(_means(o, params)[name], _means(o, params)[SAFE]) for o in finished if name in o.q])  # (n, 2, 3)
+        (loose, held, point), safe = both[:, 0].T, both[:, 1].T
+        hold = bool(not point.mean() < safe[2].mean())
         own = held if hold else loose
-        skill, expected, doubt = _expected((safe[:, 0] - own) / base if base > 0 else -own, CREDIT.get(name, OTHERS))
+        size = safe[0].mean()
+        skill, expected, doubt = _expected((safe[0] - own) / size if size > 0 else -own, CREDIT.get(name, OTHERS))
         doubt *= params.gate.doubt
         standings.append(dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold))
-    standings.sort(key=lambda row: -row["expected"] if np.isfinite(row["expected"]) else np.inf)  # a NaN is no gain; ties stay
-    best = standings[0]
-    if base <= 0 or not best["expected"] > best["doubt"]:
+    standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
+    best = next((row for row in standings if row["expected"] > row["doubt"]), None)
+    if best is None or base <= 0:
         known = [row["skill"] for row in standings if row["model"] != SAFE and np.isfinite(row["skill"])]
-        return Gate(SAFE, False, calm, max(known, default=float("nan")), len(finished), standings)
+        return Gate(SAFE, False, calm, max(known, default=float("nan")), n, standings)
+    finished = [o for o in finished if best["model"] in o.q]
     rows = [(o.status == "model")[:, None] & np.isfinite(o.y) for o in finished]
     actual = np.concatenate([np.where(r, o.y, np.nan) for o, r in zip(finished, rows, strict=True)])
     scale, said = np.concatenate([o.scale for o in finished]), np.concatenate([o.q[best["model"]] for o in finished])
     widening = intervals.widening(actual, said, scale, params.quantiles)
-    return Gate(best["model"], best["hold"], widening, best["skill"], len(finished), standings)
+    return Gate(best["model"], best["hold"], widening, best["skill"], n, standings)
 
 
 def _expected(gains: np.ndarray, credit: float) -> tuple[float, float, float]:
