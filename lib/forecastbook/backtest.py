@@ -124,14 +124,13 @@ def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel
     jury = judges(panel, params)
     witnesses, speaker, record = jury.sample(WITNESSES, params.seed), None, []
     for i, date in enumerate(tqdm(dates, desc="origins", disable=not progress)):
-        view = panel.until(date)
         if i in refit_at or speaker is None:
             speaker = train((teacher or panel).until(date), params, speaker.network if speaker else None)
             if teacher and speaker:
                 speaker = replace(speaker, counted=table.count(teacher.until(date), params.horizon))
         spoken = {params.model.name: speaker} if speaker else {}
         asked, warm_up = (jury, False) if date in judged else (witnesses, True)
-        record.append(ask(asked, date, params, models.baselines(view) | spoken, warm_up))
+        record.append(ask(asked, date, params, models.baselines(asked.until(date)) | spoken, warm_up))
     return record
 
 

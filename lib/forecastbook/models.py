@@ -68,7 +68,7 @@ def forecasts(asked: dict, panel: Panel, horizon: int, quantiles) -> dict[str, t
 
 def baselines(panel: Panel) -> dict:
     """Every baseline that suits the panel, by name: the counting table speaks of positive prices only."""
-    positive = not (panel.y[panel.observed] <= 0).any()
+    positive = not (panel.y <= 0).any()  # NaN is not
     return {name: Baseline(name) for name in BASELINES if positive or name != "table"}
 
 

@@ -119,7 +119,8 @@ class Panel:
     @cached_property
     def last_index(self) -> np.ndarray:
         """(N, T) int: at each period the column of the last observation so far, -1 before the first."""
-        return np.maximum.accumulate(np.where(self.observed, np.arange(self.y.shape[1]), -1), axis=1)
+        day = np.arange(self.y.shape[1], dtype=np.int32)
+        return np.maximum.accumulate(np.where(self.observed, day, np.int32(-1)), axis=1)
 
     @cached_property
     def filled(self) -> np.ndarray:
