@@ -76,7 +76,6 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
     held at the last value where its absolute error was no better. ``gate.doubt`` is in standard deviations of what is expected.
     """
     finished = [o for o in record if before is None or o.ts[-1] <= before]
-    finished = [o for o in finished if params.model.name in o.q] or finished  # where there is a model, it is compared
     finished = [o for o in finished if np.isfinite(_means(o, params)[SAFE][0])]
     calm = np.zeros((params.horizon, len(intervals.pairs(params.quantiles))))
     if not finished:
@@ -103,7 +102,7 @@ def decide(record: list[Origin], params: Params, before=None) -> Gate:
     actual = np.concatenate([np.where(r, o.y, np.nan) for o, r in zip(finished, rows, strict=True)])
     scale, said = np.concatenate([o.scale for o in finished]), np.concatenate([o.q[best["model"]] for o in finished])
     widening = intervals.widening(actual, said, scale, params.quantiles)
-    return Gate(best["model"], best["hold"], widening, best["skill"], n, standings)
+    return Gate(best["model"], best["hold"], widening, best["skill"], len(finished), standings)
 
 
 def _expected(gains: np.ndarray, credit: float) -> tuple[float, float, float]:
