@@ -150,12 +150,13 @@ def test_no_evidence_is_one_change_in_two_hundred():
 def test_only_so_many_days_of_so_many_series_are_counted(monkeypatch):
     panel = posted_panel(12, 110)
     whole = table.count(panel, H)
+    assert table.count(panel, H) is whole and table.count(panel, H - 1) is not whole  # kept with the panel, by horizon
     monkeypatch.setattr(table, "DAYS", 50)
-    last = table.count(panel, H)
+    last = table.count(replace(panel), H)
     np.testing.assert_allclose(last.lift, by_hand(panel, H, 50)["lift"], rtol=1e-12)
     assert not np.array_equal(last.lift, whole.lift)
     monkeypatch.setattr(table, "MAX_DAYS", 50 * 4)
-    sampled = table.count(panel, H)
+    sampled = table.count(replace(panel), H)
     np.testing.assert_array_equal(sampled.lift, table.count(panel.sample(4, 0), H).lift)
     assert not np.array_equal(sampled.lift, last.lift)
 

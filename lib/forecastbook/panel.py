@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a panel is itself: two of the same numbers are two
 class Panel:
     """Everything that was known at ``as_of``, and nothing else.
 

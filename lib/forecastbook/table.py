@@ -11,6 +11,7 @@ Symbols: N series, C days counted, H days ahead, A = 25 kinds of change.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,6 +25,9 @@ AGES = np.log1p([2.5, 7.5, 14.5, 30.5])  # between the classes of age, in days
 RATES = np.array([0.001, 0.025])  # between the classes of the rate of change
 STATES, CELLS = 3, 3 * 5 * 3
 CELL_PRIOR, KIND_PRIOR = 100, 20  # pooled rows added to each cell, pooled moves added to each state
+
+
+_COUNTED: WeakKeyDictionary[Panel, dict[int, Table]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,17 @@ class Table:
 
 
 def count(panel: Panel, horizon: int) -> Table:
-    """Count the last 500 days of a panel of positive prices; whatever it sees lies at or before the panel's as-of date."""
+    """Count the last 500 days of a panel of positive prices; whatever it sees lies at or before the panel's as-of date.
+
+    Baseline and experts ask for the same one: it is kept for as long as the panel is.
+    """
+    kept = _COUNTED.setdefault(panel, {})
+    if horizon not in kept:
+        kept[horizon] = _count(panel, horizon)
+    return kept[horizon]
+
+
+def _count(panel: Panel, horizon: int) -> Table:
     keep = min(DAYS, len(panel.dates))
     panel = panel.sample(MAX_DAYS // keep, seed=0)
     posted = sticky.of(panel, keep)
