@@ -27,7 +27,7 @@ DRAWING = {
     "intervals": "",
     "wording": "",
     "schema": "",
-    "intake": "",
+    "intake": "panel",
     "sample": "",
     # where facts come from and forecasts go
     "publication": "schema",

@@ -16,6 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from forecastbook.panel import occurring
+
 UNIT_FACTOR = 100.0  # a price this many times the series' median, or 1/this, is a slip of the unit
 UNIT_EVIDENCE = 3  # ... when there are at least so many prices to tell by
 
@@ -254,12 +256,7 @@ def texts(codes: np.ndarray, values: np.ndarray) -> pd.Categorical:
 
     Millions of rows then cost a small number each, nobody hashes them again, and a parquet file still holds plain text.
     """
-    used = np.zeros(len(values), dtype=bool)
-    used[codes] = True
-    number = np.zeros(len(values), dtype=np.int32)
-    number[used], categories = pd.factorize(values[used], sort=True)
-    if not np.array_equal(number, np.arange(len(number))):  # else they are these numbers already
-        codes = number[codes]
+    codes, categories = occurring(codes, values)
     return pd.Categorical.from_codes(codes, categories=categories, validate=False)
 
 

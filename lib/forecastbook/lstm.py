@@ -55,6 +55,7 @@ DEFAULTS = dict(
     device="auto",
 )
 BASE = Path(__file__).parent / "base"  # the directory of the network that the package carries
+SHAPE = ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")  # fixed once trained
 PLAIN = dict(hidden_size=128, num_layers=2)  # the plain network (window="single"), as its checkpoints have it
 FINETUNE = dict(learning_rate=5e-4, train_days=60, validation_days=14, max_steps=200)
 
@@ -147,7 +148,7 @@ def finetune(model: Model, panel: Panel, *, parent: str | None = None, progress:
     The epoch with the best loss on the held-out last ``validation_days`` (default 14) is kept; when none is better than the
     start, the start's weights are. Scaling stays as it was. ``model`` is left as it is. Shape settings cannot be changed here.
     """
-    for name in ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length"):
+    for name in SHAPE:
         if name in hyper and hyper[name] != model.hyper[name]:
             was, wanted = model.hyper[name], hyper[name]
             raise LSTMError(f"lstm: {name} is {was!r} in the model to fine-tune and cannot become {wanted!r}")

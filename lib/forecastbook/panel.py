@@ -203,7 +203,7 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
     rows = slice(None)  # all of them, as a rule: then nothing is copied
     if not inside.all():
         rows = np.flatnonzero(inside)
-        codes, ids = _used(codes[rows], ids)
+        codes, ids = occurring(codes[rows], ids)
     place = np.full(int((grid[-1] - first).astype(int)) + 1, -1, dtype=np.int32)  # day since the first -> column
     place[(grid - first).astype(int)] = np.arange(len(grid))
     column = place[(day[rows] - first).astype(np.int64)]  # (n,)
@@ -256,12 +256,12 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
 def _series(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """A column of ids as codes (n,) into the ids that occur (N,), sorted."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return _used(column.cat.codes.to_numpy(), column.cat.categories.to_numpy(dtype=object))
+        return occurring(column.cat.codes.to_numpy(), column.cat.categories.to_numpy(dtype=object))
     codes, ids = pd.factorize(column, sort=True)
     return codes, np.asarray(ids, dtype=object)
 
 
-def _used(codes: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def occurring(codes: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes (n,) into ids, as codes into those that occur, sorted."""
     used = np.zeros(len(ids), dtype=bool)
     used[codes] = True
