@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -22,8 +24,25 @@ def searched(space: dict, **tune) -> object:
     return tiny(tune={"space": space, "trials": 3, "concurrent": 1, "budget_seconds": 120, "series": 8, "grace": 1, **tune})
 
 
-def ray_processes() -> list[str]:
-    return [p.name() for p in psutil.process_iter() if p.name() in ("raylet", "gcs_server")]
+def ray_processes(*drivers: int) -> list[str]:
+    """Ray's servers that this process, or one of the ``drivers``, started: the session in their command names its pid."""
+    mark = re.compile(rf"session_[\d_-]+_({'|'.join(map(str, (os.getpid(), *drivers)))})\b")
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] in ("raylet", "gcs_server") and mark.search(" ".join(process.info["cmdline"] or [])):
+            found.append(process.info["name"])
+    return found
+
+
+def test_rays_servers_are_known_while_they_run():
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        assert set(ray_processes()) == {"raylet", "gcs_server"}
+    finally:
+        ray.shutdown()
+    assert not ray_processes()
 
 
 def test_the_spans_follow_each_other():
@@ -94,4 +113,5 @@ def test_a_killed_search_is_resumed(tmp_path):
     before = len(list((run.dir / "tune").rglob("result.json")))
     assert before >= 1
     search = tuning.search(Run(run.dir), run.panel())
-    assert len(search.results) == 4 and (search.results["state"] == "finished").all() and not ray_processes()
+    assert len(search.results) == 4 and (search.results["state"] == "finished").all()
+    assert not ray_processes(searching.pid)
