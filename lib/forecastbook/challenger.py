@@ -151,9 +151,8 @@ def _settled(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
         return origin.said
     mine, safe, before = (means.get(name, np.nan) for name in ("challenger", backtest.SAFE, "champion"))
     against = f"{1 - mine / safe:+.1%} against the last value" if safe > 0 else "no error to compare with"
-    rival = {"checkpoint": "checkpoint", "shipped": "base network"}.get(origin.kind, "champion")
-    if origin.kind == "shipped" and origin.path != lstm.BASE:
-        rival = "champion"
+    base = origin.kind == "shipped" and origin.path == lstm.BASE  # else the champion of another shape is the rival
+    rival = "base network" if base else "checkpoint" if origin.kind == "checkpoint" else "champion"
     if origin.rival is not None and not (mine < before or (np.isnan(before) and np.isfinite(mine))):
         if origin.path.is_dir():
             copy_model(origin.path, target)

@@ -43,9 +43,10 @@ class Experts:
         counted, steps = self.counted or table.count(panel, horizon), grid.of(panel)
         for rows, part in panel.seen():
             posted, said = lstm.mixture(self.network, part, horizon, steps)
-            ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, counted.hazard(posted.features[:, -1])]}
+            today = posted.features[:, -1]
+            ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, counted.hazard(today)]}
             if self.trees is not None:
-                ways["gbm"] = [self.trees.hazard(part, horizon)]
+                ways["gbm"] = [self.trees.hazard(part, horizon, today)]
                 ways["blend"] = ways["lstm_table"] + ways["gbm"]
             for name, hazards in ways.items():
                 mixed = replace(said, hazard=sticky.mean_odds(hazards))

@@ -111,7 +111,9 @@ def prepare(model, panel: Panel, held: int, cold: bool) -> _Forks:
     L, H = hyper["sequence_length"], hyper["forecast_length"]
     span = T if hyper["train_days"] is None else min(T, hyper["train_days"])
     keep = min(T, span + L)
-    panel = panel.sample(MAX_DAYS // keep, hyper["seed"])
+    whole, panel = len(panel), panel.sample(MAX_DAYS // keep, hyper["seed"])
+    if len(panel) < whole:
+        log.info("lstm: trained on a sample of %d of %d series", len(panel), whole)
     posted = sticky.of(panel, keep)
     ratio, classes = sticky.targets(panel, posted, H)
     first, until = keep - span, keep - 1 - held

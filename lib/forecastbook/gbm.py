@@ -50,11 +50,14 @@ class Trees:
 
     booster: lightgbm.Booster
 
-    def hazard(self, panel: Panel, horizon: int) -> np.ndarray:
-        """(N, H) probability that the price differs h days after the panel's last one; series must all have been seen."""
-        posted = sticky.of(panel, 1)
+    def hazard(self, panel: Panel, horizon: int, features: np.ndarray | None = None) -> np.ndarray:
+        """(N, H) probability that the price differs h days after the panel's last one; series must all have been seen.
+
+        features: (N, K) of that last day, where somebody has read them already.
+        """
+        features = sticky.of(panel, 1).features[:, -1] if features is None else features
         ahead = sticky.calendar(panel, 1, horizon)[0]  # (H, 5)
-        x = np.concatenate([np.repeat(posted.features[:, -1], horizon, axis=0), np.tile(ahead, (len(panel), 1))], axis=1)
+        x = np.concatenate([np.repeat(features, horizon, axis=0), np.tile(ahead, (len(panel), 1))], axis=1)
         return np.clip(self.booster.predict(x, num_threads=1), 1e-4, 0.99).reshape(len(panel), horizon)
 
     def importance(self) -> pd.DataFrame:

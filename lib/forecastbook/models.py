@@ -58,11 +58,12 @@ def forecast(model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, 
 
 def forecasts(asked: dict, panel: Panel, horizon: int, quantiles) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """``forecast`` of several models, by name; experts answer under the names of all their candidates."""
-    out = {}
+    out, lowest = {}, floor(panel)
     for name, model in asked.items():
-        several = getattr(model, "forecasts", None)
-        found = several(panel, horizon, quantiles) if several else {name: forecast(model, panel, horizon, quantiles)}
-        out |= {each: (intervals.tidy(q, floor(panel)), p) for each, (q, p) in found.items()}
+        if several := getattr(model, "forecasts", None):
+            out |= {each: (intervals.tidy(q, lowest), p) for each, (q, p) in several(panel, horizon, quantiles).items()}
+        else:
+            out[name] = forecast(model, panel, horizon, quantiles)
     return out
 
 
