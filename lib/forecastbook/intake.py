@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -30,12 +30,14 @@ class SourceError(Exception):
 class Intake:
     """What a source read: the long frame, the rows it refused, and how many rows each rule took.
 
-    quarantine: file, sheet, row (1-based data row, or price_fact_id), column, value (text), reason.
+    quarantine: file, sheet, row (1-based data row, or price_fact_id), column, value (text), reason. facts: tables for the
+    warehouse, keyed by the text series_id, of a source that reads a shop's own files; none where the facts are there already.
     """
 
     frame: pd.DataFrame
     quarantine: pd.DataFrame
     counts: dict[str, int]
+    facts: dict[str, pa.Table] = field(default_factory=dict)
 
     def tally(self) -> pd.DataFrame:
         """The counts as a table: rule, count."""
@@ -123,6 +125,13 @@ def as_day(value) -> date:
     if day is None:
         raise SourceError(f"as-of is no date: {value!r}")
     return day
+
+
+def inside(as_of: date, span: tuple[date, date], where: str) -> None:
+    """Raise SourceError unless the as-of date lies within the data."""
+    first, last = span
+    if not first <= as_of <= last:
+        raise SourceError(f"as-of date {as_of} lies outside the data of {where}, which runs from {first} to {last}")
 
 
 def chunks(column: pa.ChunkedArray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -288,6 +297,43 @@ def long_frame(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict
         "days": int(seen.sum()),
     }
     return Intake(pd.DataFrame(data, copy=False), sieve.quarantine(), counts)
+
+
+def quiet(intake: Intake, freq: str, as_of) -> Intake:
+    """The same with a row of 0 for each period without one, from a series' first row to ``as_of``: nothing was sold then.
+
+    Covariates of the new rows are NaN, text is the series' own. Raises SourceError when a date is not one of the periods.
+    """
+    frame, as_of = intake.frame, np.datetime64(as_of, "D")
+    day = frame["ts"].to_numpy().astype("datetime64[D]")
+    grid = pd.date_range(pd.Timestamp(day.min()), pd.Timestamp(max(day.max(), as_of)), freq=freq).values.astype("datetime64[D]")
+    column = np.searchsorted(grid, day)
+    off = (column >= len(grid)) | (grid[np.minimum(column, len(grid) - 1)] != day) if len(grid) else np.ones(len(day), bool)
+    if off.any():
+        row = int(np.flatnonzero(off)[0])
+        raise SourceError(
+            f"{off.sum()} dates are not the first day of a period of freq {freq!r}, first {day[row]} of series "
+            f"{frame['series_id'].iloc[row]!r}: sum sales by period, or set freq (weeks that begin on a Monday are W-MON)"
+        )
+    series, N, T = frame["series_id"].cat.codes.to_numpy(), len(frame["series_id"].cat.categories), len(grid)
+    first, known = np.full(N, T), np.zeros((N, T), dtype=bool)
+    np.minimum.at(first, series, column)
+    known[series, column] = True
+    missing = ~known & (np.arange(T) >= first[:, None]) & (grid <= as_of)  # (N, T)
+    if not missing.any():
+        return intake
+    rows, columns = np.nonzero(missing)
+    own = np.zeros(N, dtype=np.int64)
+    own[series] = np.arange(len(series))  # a row of each series, for its text
+    added = frame.iloc[own[rows]].copy()
+    added["ts"] = grid[columns].astype("datetime64[ns]")
+    added["y"], added["available"] = 0.0, True
+    for name in added.columns.difference(["series_id", "ts", "y", "available"]):
+        if not isinstance(added[name].dtype, pd.CategoricalDtype):
+            added[name] = np.nan
+    whole = pd.concat([frame, added], ignore_index=True).sort_values(["series_id", "ts"], kind="stable", ignore_index=True)
+    counts = intake.counts | {"periods without a sale, added as 0": len(added), "observed": int(np.isfinite(whole["y"]).sum())}
+    return replace(intake, frame=whole, counts=counts)
 
 
 def mask(rows: np.ndarray, n: int) -> np.ndarray:
