@@ -1,0 +1,350 @@
+"""Figures of sales: the kinds of demand, what to reorder, and whether a promised service is kept, and at what stock.
+
+The house style and its rules are those of ``figures``; a *backtest* frame is said in ``points``, for sales it has p_sale too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from forecastbook.counts import ADI, CLASSES, CV2
+from forecastbook.figures import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    Figure,
+    _figure,
+    _figure_function,
+    _percent_axis,
+    called,
+    name,
+    nothing,
+)
+from forecastbook.points import OURS, errors, event, levels
+from forecastbook.reorder import reorder as to_order
+from forecastbook.reorder import saved, stock_cost, upper
+from forecastbook.scores import pinball
+from forecastbook.trades import SALES
+
+UNMET = "No forecast has met its actuals yet"
+HABITS = {  # of each class of demand
+    "smooth": "sell steadily",
+    "erratic": "sell often, in uneven amounts",
+    "intermittent": "sell now and then, in even amounts",
+    "lumpy": "sell now and then, in uneven amounts",
+    "silent": "have not sold yet",
+}
+SLACK = 0.02  # a share that is off by no more than this is as promised
+DASHED = (0, (4, 3))
+
+
+def _share(value: float) -> str:
+    """A share in percent that is never rounded to 'none' or 'all'."""
+    if 0 < value < 0.005:
+        return "under 1 %"
+    return "over 99 %" if 0.995 <= value < 1 else f"{100 * value:.0f} %"
+
+
+@_figure_function
+def demand_map(series: pd.DataFrame) -> Figure:
+    """How often items sell against how much the amounts vary. series: interval (periods), cv2, demand_class."""
+    kinds = series["demand_class"].astype(str) if len(series) else pd.Series(dtype=str)
+    kinds = kinds[kinds.isin(CLASSES)]
+    share = kinds.value_counts(normalize=True).reindex(CLASSES, fill_value=0.0)
+    if not share.sum():
+        return nothing("No item has a known demand yet")
+    most = share.idxmax()
+    title = f"{_share(share[most])} of {len(kinds):,} items {HABITS[most]}"
+    title += f"; {_share(share['silent'])} have not sold yet" if share["silent"] and most != "silent" else ""
+    x, y = series["interval"].to_numpy(float), series["cv2"].to_numpy(float)
+    seen = np.isfinite(x) & np.isfinite(y) & (x > 0)
+    x, y = x[seen], np.maximum(y[seen], 0)
+    right, top = (max(least, 1.1 * np.quantile(v, 0.995)) if len(v) else least for least, v in ((10.0, x), (1.2, y)))
+    alt = "Average demand interval against CV² of the amounts: " + ", ".join(f"{k} {_share(v)}" for k, v in share.items())
+    fig, axes = _figure(title, f"{title}. {alt}.", size=(8.2, 4.2))
+    ax = axes[0, 0]
+    ax.plot(np.minimum(x, right), np.minimum(y, top), "o", color=BLUE, ms=4.5, mew=0, alpha=0.5 if len(x) < 500 else 0.25)
+    ax.axvline(ADI, color=INK, lw=1)
+    ax.axhline(CV2, color=INK, lw=1)
+    corners = {"smooth": (0, 0), "intermittent": (1, 0), "erratic": (0, 1), "lumpy": (1, 1)}
+    for kind, (side, up) in corners.items():
+        ax.annotate(
+            f"{kind}\n{_share(share[kind])}",
+            (side, up),
+            xycoords="axes fraction",
+            xytext=(6 - 12 * side, 6 - 12 * up),
+            textcoords="offset points",
+            ha="right" if side else "left",
+            va="top" if up else "bottom",
+            fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+        )
+    ax.set_xscale("log")
+    ax.set_xlim(0.66, right * 1.06)
+    ax.set_ylim(-0.04 * top, top * 1.03)
+    ticks = [t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= right]
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.minorticks_off()
+    beyond = int(((y > top) | (x > right)).sum())
+    edge = f"; {beyond:,} beyond are drawn at the edge" if beyond else ""
+    ax.set_xlabel(f"average demand interval, periods (log scale); cut at {ADI}")
+    ax.set_ylabel(f"CV² of the amounts sold; cut at {CV2}")
+    ax.set_title(f"{len(x):,} items that have sold{edge}", color=GREY)
+    return fig
+
+
+@_figure_function
+def reorder(plan: pd.DataFrame, top: int = 12, units: str = "periods") -> Figure:
+    """The stock of the most urgent items against what their service level needs. plan: ``reorder.plan``; units: of a period.
+
+    Where the stock is not known, the expected sales stand in its place.
+    """
+    rows = to_order(plan[np.isfinite(plan["need"])], top) if len(plan) else plan
+    if not len(rows):
+        return nothing("Nothing to reorder: no item needs more than is there" if len(plan) else "No item is forecast")
+    known = rows["stock"].notna().to_numpy()
+    level, span = f"{100 * rows['level'].iloc[0]:.3g} %", f"{rows['periods'].iloc[0]} {units}"
+    span = span.removesuffix("s") if rows["periods"].iloc[0] == 1 else span
+    fig, axes = _figure(_wanted(plan, f"{level} service over {span}"), size=(8.2, 1.35 + 0.29 * len(rows)))
+    ax, at = axes[0, 0], np.arange(len(rows))
+    ax.barh(at, rows["need"], height=0.74, color=PALE, label=f"needed for {level} service")
+    if known.any():
+        ax.barh(at[known], rows["stock"][known].clip(lower=0), height=0.36, color=INK, label="in stock now")
+    if not known.all():
+        ax.barh(at[~known], rows["expected"][~known], height=0.36, color=BLUE, label="expected to sell, stock unknown")
+    for row, item in enumerate(rows.itertuples()):
+        text = f"order {item.order:,.0f}" if known[row] else f"needs {item.need:,.0f}"
+        ax.annotate(text, (item.need, row), xytext=(5, 0), textcoords="offset points", va="center", color=INK, fontsize=9)
+    ax.set_yticks(at, [called(i.title, i.series_id, 34) for i in rows.itertuples()])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlim(0, rows["need"].max() * 1.16)
+    ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.set_xlabel(f"units over {span}")
+    ax.grid(axis="y", visible=False)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9)
+    return fig
+
+
+def _wanted(plan: pd.DataFrame, service: str) -> str:
+    """The orders of a whole plan in a sentence."""
+    every, unknown = to_order(plan, None), int(plan["stock"].isna().sum())
+    if unknown == len(plan):
+        said = f"{len(every):,} items need {every['need'].sum():,.0f} units for {service}"
+        return f"{said}; {every['expected'].sum():,.0f} are expected to sell"
+    short = every[every["stock"].notna()]
+    title = f"{len(short):,} of {len(plan) - unknown:,} items are short of {service}: order {short['order'].sum():,.0f} units"
+    return f"{title}; the stock of {unknown:,} more is not known" if unknown else title
+
+
+def _met(frame: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The rows of one model that have an actual."""
+    return frame[(frame["model"] == model) & np.isfinite(frame["y"])] if len(frame) else frame
+
+
+def _rival(frame: pd.DataFrame, model: str) -> str | None:
+    """The baseline to compare with: the safe one where it is there, else the one of least quantile loss."""
+    met = {m: f for m in pd.unique(frame["model"]) if m != model and m not in OURS and len(f := _met(frame, m))}
+    if SALES.safe in met:
+        return SALES.safe
+    known = upper(frame)
+    loss = {m: pinball(f["y"], f[list(known)], list(known.values())).mean() for m, f in met.items()}
+    return min(loss, key=loss.get, default=None)
+
+
+@_figure_function
+def service(backtest: pd.DataFrame, model: str = "published") -> Figure:
+    """Whether a stock planned by a quantile serves as promised, and what it costs against the best baseline.
+
+    Left: each level ≥ ½ against the share of periods whose sales it covered, for all and for periods with sales, each with the
+    least that an honest forecast covers (sales are whole numbers, so it may cover more). Right: mean units left over against
+    mean units short; the lower curve holds less stock at the same service. All models have forecast the same points.
+    """
+    met = _met(backtest, model)
+    if not len(met) or not upper(met):
+        return nothing(UNMET)
+    rival = _rival(backtest, model)
+    mine, theirs = stock_cost(met), stock_cost(_met(backtest, rival)) if rival else None
+    at = int((mine["level"] - 0.9).abs().argmin())
+    title = f"Stock for {_share(mine['level'][at])} service covered {_share(mine['served'][at])} of periods"
+    gain = saved(mine, theirs, at) if rival else np.nan
+    if abs(gain) >= 0.005:
+        title += f", with {_share(abs(gain))} {'less' if gain > 0 else 'more'} left over than by {name(rival)}"
+    fig, (axes,) = _figure(title, cols=2, size=(8.2, 3.7))
+    _promise(axes[0], mine)
+    _curve(axes[1], mine, theirs, name(model), name(rival) if rival else "")
+    return fig
+
+
+def _promise(ax, mine: pd.DataFrame) -> None:
+    """Promised against achieved service."""
+    lines = {"all periods": ("served", "level", BLUE), "periods with sales": ("served_sales", "honest", ORANGE)}
+    for label, (served, least, colour) in lines.items():
+        ax.plot(mine["level"], mine[least], color=colour, lw=1.1, ls=DASHED)
+        ax.plot(mine["level"], mine[served], "o-", color=colour, ms=4.5, label=label)
+    ax.plot([], [], color=GREY, lw=1.1, ls=DASHED, label="least that was promised")
+    ax.set_xlim(0.48, 1.01)
+    ax.set_ylim(min(0.45, np.nanmin(mine[["served", "served_sales", "honest", "level"]].to_numpy()) - 0.03), 1.03)
+    ax.set_xlabel("service level promised")
+    ax.set_title("at or above its dashed line: promise kept")
+    ax.set_ylabel("share of periods covered")
+    ax.legend(loc="lower right", fontsize=8.5)
+    _percent_axis(ax.xaxis)
+    _percent_axis(ax.yaxis)
+
+
+def _curve(ax, mine: pd.DataFrame, theirs: pd.DataFrame | None, ours: str, rival: str) -> None:
+    """Units left over against units short, level by level."""
+    if theirs is not None:
+        ax.plot(theirs["short"], theirs["over"], "o-", color=ORANGE, ms=4, label=rival)
+    ax.plot(mine["short"], mine["over"], "o-", color=BLUE, ms=4.5, label=ours)
+    for row in mine.itertuples():
+        spot = (row.short, row.over)
+        ax.annotate(
+            f"{100 * row.level:.3g} %",
+            spot,
+            xytext=(5, 4),
+            textcoords="offset points",
+            color=BLUE,
+            fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
+        )
+    ax.set_xlim(0, 1.14 * ax.dataLim.x1 or 1)
+    ax.set_ylim(0, 1.12 * ax.dataLim.y1 or 1)
+    ax.set_title("lower: less left over at the same shortage")
+    ax.set_xlabel("units short, per item and period")
+    ax.set_ylabel("units left over, per item and period")
+    ax.legend(loc="upper right", fontsize=8.5)
+
+
+def _reached(q: np.ndarray, known: np.ndarray, x: np.ndarray, side: str) -> np.ndarray:
+    """(n,) probability below x ('left') or up to x ('right') of quantile functions (n, K), straight between the levels."""
+    after = (q < x[:, None] if side == "left" else q <= x[:, None]).sum(axis=1)
+    high, low = np.minimum(after, len(known) - 1), np.maximum(after - 1, 0)
+    row = np.arange(len(x))
+    width = q[row, high] - q[row, low]
+    part = np.divide(x - q[row, low], width, out=np.zeros(len(x)), where=width > 0)
+    return np.where(after == len(known), 1.0, np.where(after == 0, 0.0, known[low] + part * (known[high] - known[low])))
+
+
+def pit_values(frame: pd.DataFrame, seed: int = 0) -> np.ndarray:
+    """Randomised probability integral transform of each row with an actual: uniform when the forecasts are honest.
+
+    Czado, Gneiting & Held 2009: F(y − 1) + v (F(y) − F(y − 1)), v uniform. F is approximate: the quantile function runs
+    straight between the known levels, from 0 at level 0, and is rounded to whole units where all sales are whole; above the
+    highest level F is 1, and F(0) is 1 − p_sale where that is known.
+    """
+    frame = frame[np.isfinite(frame["y"])]
+    names = levels(frame)
+    y, known = frame["y"].to_numpy(float), np.array([0.0, *names.values()])
+    q = np.column_stack([np.zeros(len(y)), *(frame[c].to_numpy(float) for c in names)])
+    half = 0.5 if (y == np.rint(y)).all() else 0.0
+    low, high = _reached(q, known, y - half, "left"), _reached(q, known, y + half, "right")
+    low = np.where(y <= 0, 0.0, low)
+    if "p_sale" in frame:
+        none = 1 - frame["p_sale"].to_numpy(float)
+        low, high = np.where(y > 0, np.where(y == 1, none, np.maximum(low, none)), 0.0), np.where(y <= 0, none, high)
+    high = np.maximum(high, low)
+    return low + np.random.default_rng(seed).random(len(y)) * (high - low)
+
+
+def _verdict(u: np.ndarray, noise: float) -> str:
+    """What a sample that should be uniform says of the forecasts. noise: of a share of a fifth or a half."""
+    upper, outer, slack = np.mean(u > 0.5), np.mean(np.abs(u - 0.5) > 0.4), SLACK + noise
+    if abs(upper - 0.5) > max(slack, abs(outer - 0.2)):
+        way, half, share = ("low", "upper", upper) if upper > 0.5 else ("high", "lower", 1 - upper)
+        return f"The forecasts run {way}: {_share(share)} of sales fell in the {half} half of what was foretold"
+    if abs(outer - 0.2) > slack:
+        way = "narrow" if outer > 0.2 else "wide"
+        return f"The forecasts are too {way}: {_share(outer)} of sales fell in the outer fifth of what was foretold"
+    return "The forecasts are honest: sales fell evenly over all that was foretold"
+
+
+@_figure_function
+def pit(backtest: pd.DataFrame, model: str = "published", bins: int = 10, seed: int = 0) -> Figure:
+    """Histogram of ``pit_values``: even when honest, a bowl when too narrow, a hill when too wide, a slope when biased.
+
+    The band holds nine in ten bars of an honest forecast, taking an item's periods from one origin as a single trial: they are
+    not independent of each other.
+    """
+    met = _met(backtest, model)
+    if not len(met):
+        return nothing(UNMET)
+    u = pit_values(met, seed)
+    u = u[np.isfinite(u)]
+    if not len(u):
+        return nothing(UNMET)
+    trials = max(len(met[["series_id", "origin"]].drop_duplicates()), 1)
+    fig, axes = _figure(_verdict(u, 1.645 * np.sqrt(0.25 / trials)), size=(8.2, 3.1))
+    ax, even = axes[0, 0], 1 / bins
+    share, edges = np.histogram(u, bins, (0, 1))
+    band = 1.645 * np.sqrt(even * (1 - even) / trials)
+    ax.bar(edges[:-1], share / len(u), width=0.92 / bins, align="edge", color=BLUE)
+    ax.axhspan(max(even - band, 0), even + band, color=INK, alpha=0.14, lw=0, zorder=3)
+    ax.axhline(even, color=INK, lw=1, ls=DASHED, zorder=4)
+    ax.annotate("honest", (1.0, even), xytext=(7, 0), textcoords="offset points", va="center", annotation_clip=False)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, max(share.max() / len(u), even + band) * 1.12)
+    ax.set_xlabel("where the sales fell in what was foretold (0 %: lowest, 100 %: highest)")
+    ax.set_ylabel(f"share of {len(u):,} forecasts")
+    _percent_axis(ax.xaxis)
+    _percent_axis(ax.yaxis)
+    ax.grid(axis="x", visible=False)
+    return fig
+
+
+@_figure_function
+def zero_nonzero(scored: pd.DataFrame, model: str = "published", against: str = "imapa") -> Figure:
+    """Error and coverage of the 90 % band in periods without and with sales. scored: ``points.errors``, or a backtest."""
+    scored = errors(scored) if len(scored) else scored
+    mine, other = (scored[scored["model"] == m] if len(scored) else scored for m in (model, against))
+    if not len(mine):
+        return nothing(UNMET)
+    sold = event(mine).to_numpy(bool)
+    held = mine["inside90"].to_numpy(float) if "inside90" in mine else np.full(len(mine), np.nan)
+    groups = {SALES.without_event: False, SALES.with_event: True}
+    title = (
+        f"{_share(sold.mean())} of periods had sales; the 90 % band held {_share(held[sold].mean())} of those"
+        if sold.any()
+        else "Nothing was sold in the backtest: only silence was tested"
+    )
+    fig, (axes,) = _figure(title, cols=2, size=(8.2, 2.6))
+    for row, came in enumerate(groups.values()):
+        theirs = other.loc[event(other) == came, "error"].mean() if len(other) else np.nan
+        _pair(axes[0], row, {model: mine.loc[sold == came, "error"].mean(), against: theirs})
+        _held(axes[1], row, held[sold == came].mean() if (sold == came).any() else np.nan)
+    axes[0].margins(x=0.45)
+    axes[0].set_xlabel(SALES.error)
+    axes[1].axvline(0.9, color=INK, lw=1, ls=DASHED)
+    axes[1].annotate("promised 90 %", (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
+    axes[1].set_xlim(0, 1)
+    axes[1].set_xlabel("share inside the 90 % band")
+    for ax in axes:
+        _percent_axis(ax.xaxis)
+        ax.set_yticks([0, 1], [f"{k}\n{int((sold == v).sum()):,} forecasts" for k, v in groups.items()])
+        ax.set_ylim(1.5, -0.5)
+        ax.grid(axis="y", visible=False)
+    axes[1].tick_params(labelleft=False)
+    return fig
+
+
+def _pair(ax, row: int, values: dict[str, float]) -> None:
+    """The errors of two models as bars around a row."""
+    for shift, colour, (model, value) in zip((-0.19, 0.19), (BLUE, ORANGE), values.items(), strict=False):
+        if np.isfinite(value):
+            ax.barh(row + shift, value, height=0.34, color=colour)
+            text = f"{100 * value:.0f} %  {name(model)}"
+            ax.annotate(text, (value, row + shift), xytext=(4, 0), textcoords="offset points", va="center", color=colour)
+
+
+def _held(ax, row: int, value: float) -> None:
+    """The share that a band held, as a bar with its number inside."""
+    if np.isfinite(value):
+        ax.barh(row, value, height=0.5, color=BLUE)
+        start, colour = (0, "white") if value > 0.25 else (value, BLUE)
+        ax.annotate(_share(value), (start, row), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
