@@ -16,12 +16,13 @@ import pandas as pd
 
 from forecastbook import backtest, experts, gate, gbm, grid, models, points, scoreboard, sticky
 from forecastbook import panel as panels
-from forecastbook.backtest import SAFE
 from forecastbook.intake import SourceError
 from forecastbook.params import Params, merge, read_yaml
 from forecastbook.sources import SOURCES
+from forecastbook.trades import PRICES
 from forecastbook.warehouse import connect
 
+SAFE = PRICES.safe
 PARAMS = Path(__file__).resolve().parents[1] / "params"
 DENSE = {"backtest": {"origins": 20, "stride": 7, "refits": 8}}  # a week apart, so that targets do not overlap
 QUICK = {"backtest": {"origins": 2, "stride": 7, "refits": 1}, "source": {"sample_series": 60}}

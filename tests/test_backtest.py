@@ -11,10 +11,11 @@ import torch
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
 from forecastbook import backtest, experts, gate, lstm, models
+from forecastbook.trades import PRICES
 
 COLUMNS = ["model", "series_id", "origin", "ts", "horizon", "y", "q05", "q25", "q50", "q75", "q95", "last_value", "p_change"]
 OPEN = {"gate": {"doubt": 0.0}}
-ALL = {*models.BASELINES, *experts.NAMES}
+ALL = {*PRICES.baselines, *experts.NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_every_origin_asks_everyone_and_scores_with_what_came(panel, record):
     spoken = [o for o in record if "lstm" in o.q]
     assert len(spoken) == len(record) - 3, "too little to train on before the first 35 days"
     for at in record:
-        wanted = (ALL if at in spoken else {*models.BASELINES}) | (set() if at.warm_up else {"published"})
+        wanted = (ALL if at in spoken else {*PRICES.baselines}) | (set() if at.warm_up else {"published"})
         assert set(at.q) == wanted == set(at.p)
         t = int(np.flatnonzero(panel.dates == at.date)[0])
         np.testing.assert_array_equal(at.y, panel.y[:, t + 1 : t + 8])
@@ -103,7 +104,7 @@ def test_every_origin_asks_everyone_and_scores_with_what_came(panel, record):
 
 def test_the_baselines_of_the_record_are_those_of_the_view(panel, record):
     at = record[4]
-    for name in models.BASELINES:
+    for name in PRICES.baselines:
         q, p = models.forecast(models.fit(name, panel), panel.until(at.date), 7, LEVELS)
         assert np.array_equal(at.q[name], q, equal_nan=True) and np.array_equal(at.p[name], p, equal_nan=True)
 
@@ -147,7 +148,7 @@ def test_the_replay_is_worth_testing(record):
 
 def test_without_enough_history_only_baselines_answer():
     record = backtest.rolling(posted_panel(4, 34), tiny())
-    assert [set(o.q) for o in record] == [set(models.BASELINES)] * len(record)
+    assert [set(o.q) for o in record] == [set(PRICES.baselines)] * len(record)
     assert [o.warm_up for o in record] == [False, False]
 
 
@@ -197,7 +198,7 @@ def test_the_base_speaks_until_there_is_enough_history_to_train_on(panel):
     assert first.network.info["parent"] == models.SHIPPED and first.network.hyper["train_days"] is None, "a first training"
     assert backtest.train(short, theirs, first.network).network is first.network, "and is not trained on too little"
     record = backtest.rolling(short, theirs)
-    assert len(record) == 2 and all({"lstm", "lstm_table", *models.BASELINES} <= set(o.q) for o in record)
+    assert len(record) == 2 and all({"lstm", "lstm_table", *PRICES.baselines} <= set(o.q) for o in record)
 
 
 def test_the_first_training_starts_from_the_shipped_base_where_the_shape_is_its_own_and_never_from_a_champion(panel):
@@ -223,7 +224,7 @@ def test_the_first_training_starts_from_the_shipped_base_where_the_shape_is_its_
 def test_the_table_has_its_columns_and_a_row_for_every_forecast(panel, record):
     table = backtest.frame(record, panel.ids, tiny())
     assert list(table.columns) == COLUMNS
-    assert list(dict.fromkeys(table["model"])) == ["published", *models.BASELINES, *experts.NAMES]
+    assert list(dict.fromkeys(table["model"])) == ["published", *PRICES.baselines, *experts.NAMES]
     rolled = [o for o in record if not o.warm_up]
     assert len(table) == 10 * 7 * sum(int((o.status != "excluded").sum()) for o in rolled)
     assert not table.duplicated(["model", "series_id", "origin", "horizon"]).any()
@@ -244,7 +245,7 @@ def test_the_table_in_parts_is_the_table(panel, record):
     parts = list(backtest.parts(record, panel.ids, tiny()))
     assert [list(part["model"].unique()) for part in parts] == [
         ["published"],
-        *([n] for n in [*models.BASELINES, *experts.NAMES]),
+        *([n] for n in [*PRICES.baselines, *experts.NAMES]),
     ]
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), backtest.frame(record, panel.ids, tiny()))
 

@@ -16,10 +16,11 @@ import bench as whole
 import bench_speed
 import peers
 from conftest import panel_of, posted_panel, posted_prices
-from forecastbook import experts, forking, lstm, models, sticky
+from forecastbook import experts, forking, lstm, sticky
+from forecastbook.trades import PRICES
 
 BENCH = Path(__file__).with_name("bench.py")
-MODELS = {"published", *experts.NAMES, *models.BASELINES}
+MODELS = {"published", *experts.NAMES, *PRICES.baselines}
 NAMES = {"series_id": "variant_id", "ts": "date", "y": "price", "available": "is_available"}
 SPEED = ["train", "predict", "predict", "train against darts", "predict against darts", "DuckDB to panel"]
 

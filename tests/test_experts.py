@@ -147,20 +147,18 @@ def test_experts_are_loaded_from_the_directory_of_a_model(speaker, panel, tmp_pa
 
 
 def test_what_they_look_at(speaker, panel):
-    importance, weights = experts.looks(speaker, panel)
+    importance, weights = speaker.looks(panel)
     assert importance.equals(speaker.trees.importance()) and weights.shape == (0, 0)
-    importance, weights = experts.looks(None, panel)
-    assert importance.empty and list(importance) == ["feature", "share"] and weights.shape == (0, 0)
-    importance, _ = experts.looks(replace(speaker, trees=None), panel)
+    importance, _ = replace(speaker, trees=None).looks(panel)
     assert importance.empty
 
 
 def test_attention_is_a_mean_over_the_series_that_were_seen(panel):
     attending = trained(panel, attention=True)
-    _, weights = experts.looks(attending, panel)
+    _, weights = attending.looks(panel)
     assert weights.shape == (H, 14)
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
-    _, weights = experts.looks(trained(panel, attention=True, window="single"), panel)
+    _, weights = trained(panel, attention=True, window="single").looks(panel)
     assert weights.shape == (0, 0), "the plain network attends to other things than days"
 
 

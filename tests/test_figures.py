@@ -178,6 +178,7 @@ def every_figure(panel, forecast, backtest) -> dict[str, figures.Figure]:
         "accuracy": figures.accuracy(backtest),
         "calibration": figures.calibration(backtest),
         "skill": figures.skill(skills[: 0 if few else None]),
+        "band_width": figures.band_width(backtest),
         "changed_unchanged": figures.changed_unchanged(backtest),
         "track_record": figures.track_record(record[: 0 if few else None]),
     }
@@ -230,6 +231,7 @@ def test_a_single_origin_and_a_single_day_draw(panel, backtest):
         figures.error_by_horizon,
         figures.accuracy,
         figures.calibration,
+        figures.band_width,
         figures.changed_unchanged,
     ):
         assert draw(day).png(50)
@@ -249,6 +251,12 @@ def test_titles_state_what_the_data_say():
     assert "50.0 % better than the best baseline, last value" in figures.accuracy(backtest).alt
     assert "beats last value at 1 of 1 origins" in figures.errors_by_origin(backtest).alt
     assert figures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
+    wide = backtest.assign(q05=9.0, q95=11.0, q25=9.5, q75=10.0).assign(q95=lambda f: f["q95"] + f["horizon"])
+    wide.loc[wide["model"] == "last_value", ["q05", "q95"]] = 0.0, 99.0
+    assert figures.band_width(wide).alt == (
+        "Holding 90 % takes a band of 40.0 % of the price 2 periods ahead, holding half 5.0 %"
+    )
+    assert "holding half" not in figures.band_width(wide.drop(columns=["q25", "q75"])).alt
     worse = backtest.assign(model=backtest["model"].map({"published": "last_value", "last_value": "published"}))
     assert "100.0 % above that of the last value" in figures.error_by_horizon(worse).alt
     assert "worse than the best baseline" in figures.accuracy(worse).alt

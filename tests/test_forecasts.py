@@ -13,6 +13,7 @@ from conftest import day, made_run, posted_prices, tiny
 from forecastbook import backtest, challenger, experts, forecasts, gate, models, scoreboard
 from forecastbook.forecasts import PublishError
 from forecastbook.params import merge
+from forecastbook.trades import PRICES
 from forecastbook.warehouse import WarehouseError, connect, variant_ids
 
 AS_OF = day("2024-03-10")
@@ -42,7 +43,7 @@ class Job:
         record = gate.replay(backtest.rolling(self.panel, self.params), self.params)
         table = backtest.frame(record, self.panel.ids, self.params)
         self.run.write("scores.parquet", scoreboard.score_table(table, self.params))
-        self.decided = gate.Gate("blend", False, np.full((7, 2), 0.01), 0.2, 4, [])
+        self.decided = gate.Gate("blend", False, np.full((1, 7, 2), 0.01), 0.2, 4, [])
         gate.save(self.run, self.decided)
         self.at = forecasts.now(self.panel, self.params, self.decided, self.speaker)
         self.table = forecasts.frame(self.at, self.decided, self.panel, self.params, self.run)
@@ -102,7 +103,7 @@ def test_quantiles_are_in_order_and_sane(job):
 
 
 def test_nothing_has_come_yet_for_a_forecast_from_now(job):
-    assert np.isnan(job.at.y).all() and set(job.at.q) == {backtest.SAFE, *experts.NAMES} == set(job.at.p)
+    assert np.isnan(job.at.y).all() and set(job.at.q) == {PRICES.safe, *experts.NAMES} == set(job.at.p)
     for name, (q, p) in job.speaker.forecasts(job.panel, 7, job.params.quantiles).items():
         np.testing.assert_array_equal(job.at.q[name], models.intervals.tidy(q, 0.0))
         np.testing.assert_array_equal(job.at.p[name], p)
@@ -110,12 +111,12 @@ def test_nothing_has_come_yet_for_a_forecast_from_now(job):
 
 @pytest.mark.parametrize("use", ["last_value", "table", "moving_average"])
 def test_only_what_may_be_published_is_asked(job, use):
-    decided = gate.Gate(use, False, np.zeros((7, 2)), 0.2, 4, [])
+    decided = gate.Gate(use, False, np.zeros((1, 7, 2)), 0.2, 4, [])
     at = forecasts.now(job.panel, job.params, decided, job.speaker)
-    assert set(at.q) == {backtest.SAFE, use}
+    assert set(at.q) == {PRICES.safe, use}
     table = forecasts.frame(at, decided, job.panel, job.params, job.run)
     long = table[table["series_id"] != "new"]
-    assert set(long["source"]) == {"naive" if use == backtest.SAFE else use} and len(table) == 9 * 7
+    assert set(long["source"]) == {"naive" if use == PRICES.safe else use} and len(table) == 9 * 7
     wanted = models.predict(models.fit(use, job.panel), job.panel, 7, job.params.quantiles)
     n = list(job.panel.ids).index("0003")
     np.testing.assert_array_equal(table.loc[table["series_id"] == "0003", ["q05", "q25", "q50", "q75", "q95"]], wanted[n])
@@ -123,7 +124,7 @@ def test_only_what_may_be_published_is_asked(job, use):
 
 def test_without_a_speaker_the_last_value_is_published(job):
     alone = forecasts.now(job.panel, job.params, job.decided)
-    assert set(alone.q) == {backtest.SAFE}
+    assert set(alone.q) == {PRICES.safe}
     for decided in (job.decided, gate.decide([], job.params)):
         table = forecasts.frame(alone, decided, job.panel, job.params, job.run)
         assert set(table["source"]) == {"naive"} and len(table) == 9 * 7
@@ -133,7 +134,7 @@ def test_without_a_speaker_the_last_value_is_published(job):
 def test_each_expert_can_be_what_is_published(job):
     seen = {}
     for use in experts.NAMES:
-        decided = gate.Gate(use, False, np.zeros((7, 2)), 0.2, 4, [])
+        decided = gate.Gate(use, False, np.zeros((1, 7, 2)), 0.2, 4, [])
         table = forecasts.frame(job.at, decided, job.panel, job.params, job.run)
         assert set(table.loc[table["series_id"] != "new", "source"]) == {"model"}
         n = list(job.panel.ids).index("0003")
@@ -289,8 +290,12 @@ def test_rows_for_the_fact_table(job):
     assert titles["new"] == "<script>" and titles["0003"] == "Item 3"
     low, mid, high = (rows[c].to_numpy() for c in ("confidence_lower", "predicted_price", "confidence_upper"))
     assert (low <= mid).all() and (mid <= high).all() and (low >= 0).all()
-    sales = forecasts.rows(job.table, job.series, "FactSalesForecast")
-    assert {"q05", "q25", "q50", "q75", "q95"} <= set(sales.column_names) and "predicted_price" not in sales.column_names
+    sold = job.table.drop(columns="p_change").assign(mean=job.table["q50"] + 0.5, p_sale=0.5, q90=job.table["q95"])
+    sales = forecasts.rows(sold, job.series, "FactSalesForecast")
+    levels = ["q05", "q25", "q50", "q75", "q95"]
+    assert sales.column_names == ["series_id", "title", "forecast_date", "horizon", *levels, "mean"]
+    for name in [*levels, "mean"]:
+        np.testing.assert_array_equal(sales[name].to_numpy(), sold[name], err_msg=name)
 
 
 def test_the_models_row_has_real_metrics_and_every_hyperparameter(job):

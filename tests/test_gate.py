@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from conftest import LEVELS, made_run, posted_prices, tiny
 from forecastbook import gate, intervals, scores
-from forecastbook.backtest import SAFE, Origin
+from forecastbook.backtest import Origin
 from forecastbook.run import Run, RunError
+from forecastbook.trades import PRICES
 
+SAFE = PRICES.safe
 nan = np.nan
 H, STEPS = 2, np.array([-2.0, -1, 0, 1, 2])
 PARAMS = tiny(horizon=H)
@@ -107,8 +109,8 @@ def posterior(gains, credit) -> tuple[float, float]:
     Its credit is a normal prior; the gains scatter around it, by as much as they are seen to and as is presumed together.
     """
     x, n = np.linspace(-1.5, 1.5, 300_001), len(gains)
-    scatter = (np.sum((gains - np.mean(gains)) ** 2) + gate.WEIGHT * gate.SCATTER**2) / (n + gate.WEIGHT - 1)
-    log = -((x - credit) ** 2) / (2 * gate.OFF**2) - sum((g - x) ** 2 for g in gains) / (2 * scatter)
+    scatter = (np.sum((gains - np.mean(gains)) ** 2) + gate.WEIGHT * PRICES.scatter**2) / (n + gate.WEIGHT - 1)
+    log = -((x - credit) ** 2) / (2 * PRICES.off**2) - sum((g - x) ** 2 for g in gains) / (2 * scatter)
     weight = np.exp(log - log.max())
     mean = (weight * x).sum() / weight.sum()
     return mean, float(np.sqrt((weight * (x - mean) ** 2).sum() / weight.sum()))
@@ -124,7 +126,7 @@ def test_a_credit_is_met_with_the_gains_that_were_seen(n, seed, doubt):
     assert set(rows) == {SAFE, *names} and (rows[SAFE]["expected"], rows[SAFE]["skill"], rows[SAFE]["doubt"]) == (0, 0, 0)
     for name in names:
         gains = np.array([(w[SAFE] - w[name]) / base for w in widths])
-        mean, deviation = posterior(gains, gate.CREDIT.get(name, gate.OTHERS))
+        mean, deviation = posterior(gains, PRICES.credit.get(name, PRICES.others))
         assert rows[name]["skill"] == pytest.approx(gains.mean())
         assert rows[name]["expected"] == pytest.approx(mean, abs=1e-6)
         assert rows[name]["doubt"] == pytest.approx(doubt * deviation, abs=1e-6)
@@ -221,7 +223,7 @@ def test_what_is_let_out_series_by_series():
     at.q["lstm"][4] = nan
     at.p[SAFE] = np.full((5, H), 0.1)
     at.p["lstm"][0, 0] = nan
-    decided = gate.Gate("lstm", False, np.zeros((H, 2)), 0.5, 3, [])
+    decided = gate.Gate("lstm", False, np.zeros((1, H, 2)), 0.5, 3, [])
     q, p, source = gate.publishable(at, decided, PARAMS)
     assert source.tolist() == ["model", "model", "naive", "excluded", "naive"]
     for n in (0, 1):
@@ -233,7 +235,7 @@ def test_what_is_let_out_series_by_series():
     q, _, source = gate.publishable(at, gate.decide([], PARAMS), PARAMS)
     assert source.tolist() == ["naive", "naive", "naive", "excluded", "naive"]
     np.testing.assert_array_equal(q[:3], at.q[SAFE][:3])
-    gone = gate.Gate("blend", False, np.zeros((H, 2)), 0.5, 3, [])  # a candidate that nobody spoke for at this date
+    gone = gate.Gate("blend", False, np.zeros((1, H, 2)), 0.5, 3, [])  # a candidate that nobody spoke for at this date
     assert gate.publishable(at, gone, PARAMS)[2].tolist() == ["naive", "naive", "naive", "excluded", "naive"]
 
 
@@ -242,7 +244,7 @@ def test_what_is_let_out_series_by_series():
 )
 def test_a_published_baseline_is_named_as_the_source_an_expert_is_the_model(name, said):
     at = origin(0, {SAFE: 1.0, name: 0.5})
-    decided = gate.Gate(name, False, np.zeros((H, 2)), 0.5, 3, [])
+    decided = gate.Gate(name, False, np.zeros((1, H, 2)), 0.5, 3, [])
     assert gate.publishable(at, decided, PARAMS)[2].tolist() == [said]
 
 
@@ -266,7 +268,7 @@ def test_a_candidate_whose_point_is_held_is_judged_with_the_point_held():
     decided = gate.decide(at, PARAMS)
     assert decided.use == "lstm" and decided.hold_median
     row = next(r for r in decided.standings if r["model"] == "lstm")
-    held = gate.publishable(at[0], gate.Gate("lstm", True, np.zeros((H, 2)), 0.5, 4, []), PARAMS)[0]
+    held = gate.publishable(at[0], gate.Gate("lstm", True, np.zeros((1, H, 2)), 0.5, 4, []), PARAMS)[0]
     score, loose = (scores.pinball(at[0].y, q, LEVELS).mean() / 100 for q in (held, at[0].q["lstm"]))
     assert row["score"] == pytest.approx(score) and score < loose and row["hold"]
     moved = next(r for r in decided.standings if r["model"] == SAFE)
@@ -285,7 +287,7 @@ def test_holding_puts_the_median_at_the_last_value_and_the_others_on_their_side_
 def test_what_is_shaped_stays_in_order_and_at_or_above_zero(seed, hold):
     draw = np.random.default_rng(seed)
     at = origin(0, {SAFE: np.ones(4)}, last=draw.uniform(0, 5))
-    q = gate.shape(draw.normal(3, 3, (4, H, 5)), at, draw.uniform(0, 0.1, (H, 2)), hold, PARAMS)
+    q = gate.shape(draw.normal(3, 3, (4, H, 5)), at, draw.uniform(0, 0.1, (1, H, 2)), hold, PARAMS)
     assert (np.diff(q, axis=-1) >= 0).all() and (q >= 0).all()
     if hold:
         np.testing.assert_array_equal(q[..., 2], at.last[:, None].repeat(H, 1))
@@ -294,7 +296,7 @@ def test_what_is_shaped_stays_in_order_and_at_or_above_zero(seed, hold):
 def test_a_band_that_missed_is_widened_until_it_holds_its_promise():
     at = [origin(i, {SAFE: 9.0, "lstm": 0.1}, y=100 + np.linspace(-3, 3, 30)) for i in range(3)]
     decided = gate.decide(at, PARAMS)
-    assert decided.use == "lstm" and (decided.widening > 0).all()
+    assert decided.use == "lstm" and decided.widening.shape == (1, H, 2) and (decided.widening > 0).all()
     actual, q = np.concatenate([o.y for o in at]), np.concatenate([o.q["lstm"] for o in at])
     np.testing.assert_array_equal(decided.widening, intervals.widening(actual, q, np.full(90, 100.0), LEVELS))
     out = gate.publishable(at[0], decided, PARAMS)[0]
@@ -357,11 +359,12 @@ def test_a_decision_is_kept_and_found_again(tmp_path):
     (run.dir / "model").mkdir()
     decided = gate.decide(record(4, {SAFE: 1.0, "lstm": 0.7, "blend": nan}, medians={"lstm": 101.0}), PARAMS)
     assert decided.use == "lstm" and decided.hold_median
-    decided.widening = np.array([[0.1, 0.2]] * 7)
+    decided.widening = np.array([[[0.1, 0.2]] * 7])
     gate.save(run, decided, model="said")
     back = gate.load(run)
     assert (back.use, back.hold_median, back.skill, back.origins) == ("lstm", True, decided.skill, 4)
     np.testing.assert_array_equal(back.widening, decided.widening)
+    assert back.trade is PRICES and back.mix is None, "prices are blended without a record"
     assert str(back.standings) == str(decided.standings) and back.verdict() == decided.verdict()
     noted = Run(run.dir).manifest["gate"]
     assert noted["use"] == "lstm" and noted["verdict"] == decided.verdict() and noted["model"] == "said"
@@ -379,5 +382,5 @@ def test_the_standings_are_a_table_best_first():
     assert table["candidate"].tolist() == ["lstm", "table", SAFE]
     assert table["expected gain"].is_monotonic_decreasing and table["expected gain"].iloc[-1] == 0
     assert table["point held"].tolist() == ["", "yes", ""]
-    assert table["skill against last value"].tolist() == [row["skill"] for row in decided.standings]
+    assert table["skill"].tolist() == [row["skill"] for row in decided.standings]
     assert list(gate.standings(gate.decide([], PARAMS))) == list(table)

@@ -45,11 +45,11 @@ def test_the_widened_band_holds_its_promise_on_the_record(seed, M, noise):
     """Finite sample: at least ceil((n + 1) x promised) of n points lie inside, all of them where that is more than n."""
     y, q, scale = record(seed, M, 3, noise)
     amount = intervals.widening(y, q, scale, LEVELS)
-    assert amount.shape == (3, 2) and (amount >= 0).all()
+    assert amount.shape == (1, 3, 2) and (amount >= 0).all()
     for p, (i, j) in enumerate(intervals.pairs(LEVELS)):
         slack = 1e-9 * scale[:, None]
-        inside = (q[..., i] - amount[:, p] * scale[:, None] - slack <= y) & (
-            y <= q[..., j] + amount[:, p] * scale[:, None] + slack
+        inside = (q[..., i] - amount[0, :, p] * scale[:, None] - slack <= y) & (
+            y <= q[..., j] + amount[0, :, p] * scale[:, None] + slack
         )
         for h in range(3):
             seen = np.isfinite(y[:, h])
@@ -63,8 +63,8 @@ def test_the_widened_band_holds_its_promise_on_the_record(seed, M, noise):
 def test_the_widening_is_the_smallest_score_that_keeps_the_promise():
     """Scores of one horizon are 1..19: the 90 % band needs the ceil(20 x 0.9) = 18th, the 50 % band the 10th."""
     y, q = np.arange(1.0, 20)[:, None], np.zeros((19, 1, 5))
-    np.testing.assert_allclose(intervals.widening(y, q, np.ones(19), LEVELS), [[18, 10]])
-    np.testing.assert_allclose(intervals.widening(y * 7, q, np.full(19, 7.0), LEVELS), [[18, 10]])
+    np.testing.assert_allclose(intervals.widening(y, q, np.ones(19), LEVELS), [[[18, 10]]])
+    np.testing.assert_allclose(intervals.widening(y * 7, q, np.full(19, 7.0), LEVELS), [[[18, 10]]])
 
 
 def test_prices_that_stay_put_are_not_widened():
@@ -80,23 +80,50 @@ def test_a_band_that_holds_too_much_is_not_cut():
 def test_a_horizon_without_a_point_is_left_alone():
     y = np.column_stack([np.full(9, 5.0), np.full(9, np.nan)])
     got = intervals.widening(y, np.zeros((9, 2, 5)), np.ones(9), LEVELS)
-    assert (got[0] == 5).all() and (got[1] == 0).all()
+    assert (got[0, 0] == 5).all() and (got[0, 1] == 0).all()
 
 
 @given(seed=st.integers(0, 10**6), amount=st.floats(0, 5), more=st.floats(0, 5))
 def test_more_widening_never_gives_a_narrower_band(seed, amount, more):
     _, q, scale = record(seed, 5, 2, 1.0)
-    small, large = (intervals.widen(q, scale, np.full((2, 2), a), LEVELS, floor=None) for a in (amount, amount + more))
+    small, large = (intervals.widen(q, scale, np.full((1, 2, 2), a), LEVELS, floor=None) for a in (amount, amount + more))
     assert (large[..., :2] <= small[..., :2]).all() and (large[..., 3:] >= small[..., 3:]).all()
     np.testing.assert_array_equal(large[..., 2], small[..., 2])
     assert (np.diff(large, axis=-1) >= 0).all()
-    floored = intervals.widen(q, scale, np.full((2, 2), amount), LEVELS)
+    floored = intervals.widen(q, scale, np.full((1, 2, 2), amount), LEVELS)
     assert (floored >= 0).all()
 
 
 def test_no_widening_leaves_the_quantiles_and_the_given_array_alone():
     _, q, scale = record(1, 4, 2, 1.0)
     before = q.copy()
-    np.testing.assert_array_equal(intervals.widen(q, scale, np.zeros((2, 2)), LEVELS, floor=None), before)
-    intervals.widen(q, scale, np.ones((2, 2)), LEVELS)
+    np.testing.assert_array_equal(intervals.widen(q, scale, np.zeros((1, 2, 2)), LEVELS, floor=None), before)
+    intervals.widen(q, scale, np.ones((1, 2, 2)), LEVELS)
     np.testing.assert_array_equal(q, before)
+
+
+# ---- groups
+
+
+def test_each_group_is_calibrated_on_its_own_where_it_has_enough_points():
+    """Errors of 1 in one group and 5 in the other: each gets its own; the third, too small, what holds for all."""
+    n = intervals.POOL
+    group = np.repeat([0, 1, 2], [n, n, 9])
+    y = np.select([group == 0, group == 1], [1.0, 5.0], 50.0)[:, None]
+    got = intervals.widening(y, np.zeros((len(y), 1, 5)), np.ones(len(y)), LEVELS, group)
+    assert got.shape == (3, 1, 2)
+    assert (got[0] == 1).all() and (got[1] == 5).all()
+    np.testing.assert_array_equal(got[2], intervals.widening(y, np.zeros((len(y), 1, 5)), np.ones(len(y)), LEVELS)[0])
+    few = intervals.widening(y[1:], np.zeros((len(y) - 1, 1, 5)), np.ones(len(y) - 1), LEVELS, group[1:])
+    np.testing.assert_array_equal(few[0], few[2], err_msg="one point short of its own")
+
+
+def test_each_series_is_widened_by_the_amount_of_its_group():
+    amount = np.arange(8.0).reshape(2, 2, 2)  # (G, H, P)
+    q, scale, group = np.zeros((3, 2, 5)), np.array([1.0, 2.0, 1.0]), np.array([1, 0, 0])
+    wide = intervals.widen(q, scale, amount, LEVELS, group, floor=None)
+    for n in range(3):
+        alone = intervals.widen(q[n : n + 1], scale[n : n + 1], amount[group[n]][None], LEVELS, floor=None)
+        np.testing.assert_array_equal(wide[n], alone[0])
+    np.testing.assert_array_equal(wide[1, 1], [-6, -6, 0, 6, 6], err_msg="h=2: .05/.95 by 2, .25/.75 by 3, x 2: never in")
+    np.testing.assert_array_equal(intervals.widen(q, scale, amount, LEVELS, floor=None)[0], wide[2], err_msg="None: the first")

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
 from forecastbook import backtest, experts, gbm, models
-from forecastbook.models import BASELINES, ModelError
+from forecastbook.models import ModelError
 from forecastbook.params import Params
+from forecastbook.trades import PRICES, SALES
 
+BASELINES = PRICES.baselines
 nan = np.nan
 EMPIRICAL = [name for name in BASELINES if name != "table"]  # the counting table has tests of its own
 
@@ -260,10 +262,20 @@ def test_a_finetune_leaves_the_given_model_alone(network):
 # ---- files
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_is_saved_and_loaded(name, tmp_path):
-    models.save(models.fit(name, None), tmp_path / "model")
-    assert models.load(tmp_path / "model") == models.fit(name, None) == models.finetune(models.fit(name, None), None)
+@pytest.mark.parametrize(("trade", "name"), [(trade, name) for trade in (PRICES, SALES) for name in trade.baselines])
+def test_a_baseline_is_saved_and_loaded(trade, name, tmp_path):
+    made = models.fit(name, None, trade)
+    models.save(made, tmp_path / "model")
+    assert models.load(tmp_path / "model") == made == models.finetune(made, None) and made.trade is trade
+    assert json.loads((tmp_path / "model" / "model.json").read_text()) == {"model": name, "trade": trade.name}
+
+
+def test_a_baseline_that_does_not_say_its_trade_is_one_of_prices(tmp_path):
+    (tmp_path / "model.json").write_text('{"model": "last_value"}')
+    assert models.load(tmp_path) == models.fit("last_value", None) != models.fit("last_value", None, SALES)
+    (tmp_path / "model.json").write_text('{"model": "imapa"}')
+    with pytest.raises(ModelError, match="model 'imapa' is not known"):
+        models.load(tmp_path)
 
 
 class Evil:
@@ -292,6 +304,7 @@ def test_a_missing_model_says_what_to_do(tmp_path):
         b'{"model": ["lstm"]}',
         b'{"model": "os"}',
         b'{"model": null}',
+        b'{"model": "last_value", "trade": "stocks"}',
     ],
 )
 def test_a_file_that_is_no_model_is_refused(content, tmp_path):
@@ -332,5 +345,5 @@ def test_a_truncated_weight_file_and_another_architecture_are_refused(tmp_path, 
 
 
 def test_an_unknown_model_is_refused_by_name():
-    with pytest.raises(ModelError, match="model 'prophet' is not known; known: lstm, last_value"):
+    with pytest.raises(ModelError, match="model 'prophet' is not known; known: lstm, tide, last_value"):
         models.fit("prophet", panel_of([[1.0]]))

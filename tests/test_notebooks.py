@@ -49,7 +49,7 @@ def test_written_to_be_read(path):
 def test_prose_follows_each_figure(path):
     cells = read(path)[0].cells
     for i, cell in enumerate(cells):
-        if cell.cell_type == "code" and "figures." in cell.source:
+        if cell.cell_type == "code" and re.search(r"(figures|views)\.", cell.source):
             assert i > 0 and cells[i - 1].cell_type == "markdown" or cells[i - 2].cell_type == "markdown", (
                 f"no prose before {cell.source}"
             )

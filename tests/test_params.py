@@ -167,11 +167,10 @@ def test_ids_and_titles_written_with_quotes_stay_text(write):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_every_shipped_file_loads_with_each_of_its_keys(path):
-    base = SHIPPED[[p.name for p in SHIPPED].index("prices.yaml")]
+    jobs = [p for p in SHIPPED if p.name != "smoke.yaml"]  # that one is an overlay for any of them
     import yaml
 
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    got = load(base, [path]).model_dump()
 
     def held(part, whole, where=""):
         for key, value in part.items():
@@ -182,7 +181,9 @@ def test_every_shipped_file_loads_with_each_of_its_keys(path):
             else:
                 assert whole[key] == value, where + key
 
-    held(written, got)
+    assert path in jobs or jobs
+    for base, over in [(path, [])] if path in jobs else [(job, [path]) for job in jobs]:
+        held(written, load(base, over).model_dump())
 
 
 # ---- the hash
@@ -293,3 +294,75 @@ def test_covariates_may_not_take_our_names(write, lists, said):
 def test_a_network_of_ratios_needs_positive_values(write):
     with pytest.raises(ParamsError, match="needs values above 0"):
         load(write("source: {kind: file, path: a.csv, positive: false}"))
+
+
+# --- sales jobs ---------------------------------------------------------------------------------------------------------
+
+OLD_CONFIG = {
+    "model_config": {"num_encoder_layers": 3, "num_decoder_layers": 2, "temporal_width_past": 2}
+    | {"dropout": 0.5, "batch_size": 128},
+    "optimizer_config": {"lr": 7.7e-05, "weight_decay": 0.0028},
+    "lr_shed_config": {"T_0": 160, "T_mult": 1},
+    "quantiles": [0.05, 0.25, 0.5, 0.75, 0.95],
+}  # fmt: skip
+
+
+def test_a_sales_job_has_the_defaults_of_its_trade():
+    found = Params.model_validate({"model": {"name": "tide"}, "source": {"kind": "file", "path": "x.csv"}})
+    assert found.trade.name == "sales" and found.publish.table == "FactSalesForecast" and found.source.positive is False
+    assert (
+        found.levels == [0.05, 0.25, 0.5, 0.75, 0.8, 0.9, 0.95, 0.99]
+        and [found.levels[i] for i in found.scored] == found.quantiles
+    )
+    assert Params.model_validate(found.model_dump(mode="json")) == found, "a manifest gives it back"
+    given = {
+        "model": {"name": "tide"},
+        "source": {"kind": "file", "path": "x.csv"},
+        "horizon": 2,
+        "tune": {"space": {"dropout": [0.1]}},
+    }
+    mine = Params.model_validate(given)
+    assert mine.horizon == 2 and mine.freq == "W-MON" and mine.tune.space == {"dropout": [0.1]}
+    assert Params().levels == Params().quantiles and Params().trade.name == "prices"
+
+
+def test_the_networks_defaults_are_those_of_the_params():
+    from forecastbook import tide_model
+    from forecastbook.params import Tide
+
+    theirs = {k: v for k, v in tide_model.DEFAULTS.items() if k in Tide.model_fields and k != "forecast_length"}
+    ours = Tide(name="tide").model_dump()
+    assert {k: ours[k] for k in theirs} == theirs and len(theirs) >= len(Tide.model_fields) - 2
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"source": {"kind": "warehouse_prices"}}, "source.kind warehouse_prices brings prices"),
+        ({"model": {"name": "lstm"}}, "the lstm forecasts ratios of prices"),
+        ({"source": {"kind": "shop_files", "stock": "s.xlsx"}}, "stock and sales belong together"),
+        ({"publish": {"table": "FactPriceForecast"}}, "is not where sales go"),
+        ({"model": {"name": "tide", "attention": True}}, "attention"),
+        ({"service_levels": [0.4]}, "between 0.5 and 1"),
+        ({"model": {"name": "tide", "config": "no.json"}}, "no.json: there is no such file"),
+        ({"model": {"name": "tide", "config": {"optimizer_config": {"lr": 4.616}}}}, "exponent was lost"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_a_trade_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        Params.model_validate({"model": {"name": "tide"}, "source": {"kind": "shop_files"}} | given)
+
+
+def test_an_old_model_config_is_read_as_keys_or_as_a_file(tmp_path):
+    import json
+
+    base = {"source": {"kind": "shop_files"}}
+    found = Params.model_validate(base | {"model": {"name": "tide", "config": OLD_CONFIG, "seeds": 1}}).model
+    assert (found.num_encoder_layers, found.num_decoder_layers, found.temporal_width_past) == (3, 2, 2)
+    assert (found.learning_rate, found.weight_decay, found.T_0, found.T_mult) == (7.7e-05, 0.0028, 160, 1), "nothing is rounded"
+    assert (found.head, found.schedule, found.seeds, found.hidden_size) == ("quantile", "cosine_restarts", 1, 64)
+    (tmp_path / "model_config.json").write_text(json.dumps(OLD_CONFIG))
+    again = Params.model_validate(
+        base | {"model": {"name": "tide", "config": str(tmp_path / "model_config.json"), "seeds": 1}}
+    ).model
+    assert again == found

@@ -22,6 +22,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from forecastbook import evidence, figures, provenance, report
 from forecastbook.run import RunError
+from forecastbook.trades import PRICES, SALES
 from test_figures import HOSTILE, rolling_backtest, sticky_forecast, sticky_prices
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -201,7 +202,7 @@ def test_links_between_pages_lead_somewhere(book):
 def test_the_run_report_has_its_sections_in_order_and_says_what_the_data_say(book):
     text = (book / "prices/2026-01-05/report.html").read_text(encoding="utf-8")
     heads = re.findall(r'<h2 id="(\w+)"', text)
-    assert heads == ["accuracy", "fans", "uncertainty", "changes", "downloads", "quality", "since", "provenance"]
+    assert heads == ["accuracy", "fans", "uncertainty", "agenda", "downloads", "quality", "since", "provenance"]
     assert len(re.findall(r'<div class="card \w+">', text)) == 5
     assert "59 of 60" in text and "1 left out" in text and "fewer than 30 observed days" in text
     assert "negative price" in text and "3 rows were set aside" in text
@@ -215,15 +216,16 @@ def test_the_candidates_stand_in_the_report_best_first_and_the_published_one_is_
     text = (book / "prices/2026-01-05/report.html").read_text(encoding="utf-8")
     found = text.split("What might have been published, on 8 finished origins, best first")[1].split("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in found.split("<tr")[2:]]
-    assert [row[0] for row in rows] == ["LSTM + trees + table (published)", "last value", "LSTM"]
+    assert [row[0] for row in rows] == ["blend of experts (published)", "last value", "LSTM"]
     assert rows[0][1:] == ["0.67 %", "+33.0 %", "+27.0 %"] and "nan" not in found.lower() and "None" not in found
     index = (book / "index.html").read_text(encoding="utf-8")
-    assert "LSTM + trees + table" in index
+    assert "blend of experts" in index
     assert re.search(r"published by</\w+>\s*<\w+[^>]*>blend<", text)
 
 
 def test_a_run_that_has_not_decided_shows_no_standings(tmp_path):
-    assert evidence.standings({}) is None and evidence.standings({"standings": []}) is None
+    for trade in (PRICES, SALES):
+        assert evidence.standings({}, trade) is None and evidence.standings({"standings": []}, trade) is None
     text = report.render_run(make_run(tmp_path, gate={"verdict": "None yet.", "use": "last_value"})).read_text(encoding="utf-8")
     assert "What might have been published" not in text and "None yet." in text
 
@@ -257,7 +259,7 @@ def test_no_move_is_one_sentence_and_not_rows_of_zero(tmp_path):
     forecast = pd.read_parquet(directory / "forecast.parquet")
     forecast.assign(q50=forecast["last_value"]).to_parquet(directory / "forecast.parquet")
     text = report.render_run(directory).read_text(encoding="utf-8")
-    assert "no move above 5 %" in text and "+0.0 %" not in text.split('id="changes"')[1].split('id="downloads"')[0]
+    assert "no move above 5 %" in text and "+0.0 %" not in text.split('id="agenda"')[1].split('id="downloads"')[0]
 
 
 def test_the_download_is_whole_and_safe_against_formulas(book):

@@ -37,7 +37,7 @@ def test_each_rule_decides_exactly_at_its_limit(panel):
 def test_a_reason_is_given_for_everyone_left_out(panel):
     why = roster.reasons(panel, tiny())
     assert [w is None for w in why] == [True, True, False, True, False, False, True]
-    assert why[2] == "only 19 observations (a model needs 20): last value"
+    assert why[2] == "only 19 observations (a model needs 20): the last value"
     assert why[4] == "not seen for 29 periods (limit 28)"
     assert why[5] == "no valid observation up to 2024-02-29"
 

@@ -112,10 +112,10 @@ def test_points_without_an_observation_are_left_out(back, scored):
 
 def test_the_summary_ranks_by_quantile_error_and_gives_skill_against_the_last_value(scored):
     summary = scoreboard.summary(scored)
-    error = summary["quantile error, share of price"]
+    error = summary["quantile error"]
     assert error.is_monotonic_increasing and set(summary["model"]) == {"published", "lstm", "last_value"}
     safe = value(scored, "last_value", "rel_ql")
-    np.testing.assert_allclose(summary["skill against last value"], 1 - error / safe)
+    np.testing.assert_allclose(summary["skill"], 1 - error / safe)
     after = summary.set_index("model")["inside, after a change"]
     assert after["lstm"] == value(scored, "lstm", "coverage90", "changed")
 

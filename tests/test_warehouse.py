@@ -193,6 +193,7 @@ def test_the_tables_of_the_shop_keep_their_columns():
 
 def test_every_result_has_its_declared_schema_empty_or_not(house):
     values = {"job": "prices", "before": DAY, "run_id": "r1", "from_date_id": 1, "to_date_id": 99999999, "today_id": 20250101}
+    values |= {"first": dt.date(1900, 1, 1), "last": DAY}
     for filled in (False, True):
         if filled:
             put(house)
@@ -221,6 +222,8 @@ def test_every_result_has_its_declared_schema_empty_or_not(house):
                     }
                 ),
             )
+            house.append("DimItem", pa.table({"item_id": [1], "title": ["tea"]}))
+            house.append("FactSales", pa.table({"item_id": [1], "period": [DAY], "units": [2.0]}))
         for name, schema in warehouse.results().items():
             _, wanted = warehouse.statement(name, "duckdb")
             assert house.query(name, {k: values[k] for k in wanted}).schema == schema, name
@@ -530,8 +533,8 @@ def test_seed_fills_an_empty_table_once_and_leaves_a_full_one(house):
         ),
         "DimVariant": pa.table({"variant_id": [1], "shop_product_id": [1], "variant_title": ["tea"]}),
     }
-    assert house.seed("FactProductPrice", facts) is True
-    assert house.seed("FactProductPrice", facts) is False
+    assert house.seed("price_stock", facts) is True
+    assert house.seed("price_stock", facts) is False
     assert stored(house, "SELECT COUNT(*) FROM FactProductPrice") == [(2,)]
 
 

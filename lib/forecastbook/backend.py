@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from datetime import date
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -28,6 +29,7 @@ class Warehouse(ABC):
 
     def __init__(self, url: str):
         self.url = url
+        self.beside = Path("outputs")  # directory for files that belong with it
 
     def __repr__(self) -> str:
         return f"Warehouse({self.url})"
@@ -50,8 +52,8 @@ class Warehouse(ABC):
         their key with a new row are deleted in the same transaction, so that a repeat does not double anything."""
 
     @abstractmethod
-    def seed(self, empty: str, rows: dict[str, pa.Table]) -> bool:
-        """Fill several tables in one transaction, only if table ``empty`` has no rows; returns whether it did.
+    def seed(self, unless: str, rows: dict[str, pa.Table]) -> bool:
+        """Fill several tables in one transaction, unless the query ``unless`` counts ``facts`` there; returns whether it did.
 
         Rows whose first column (the key) is already there are left as they are. Two callers at once fill once.
         """

@@ -9,6 +9,7 @@ Symbols: N series, H periods ahead, Q quantile levels.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from forecastbook import models, scores, table
+from forecastbook import blend, counts, models, scores, table
+from forecastbook.counts import Demand
 from forecastbook.panel import Panel
 from forecastbook.params import Params
-from forecastbook.roster import status, trainable
+from forecastbook.roster import context, status, trainable
+from forecastbook.trades import SALES
 
-SAFE = "last_value"  # what is published where nothing has proven better
 WARM_UP = 8  # origins of evidence before the first that is scored, a horizon apart
 WITNESSES = 500  # series that are asked at an origin of evidence
 JUDGES = 5000  # series that are asked at a scored origin: a seeded sample of a larger panel says as much, and costs no more
@@ -36,24 +38,36 @@ class Origin:
     ts: np.ndarray  # (H,) the periods forecast
     status: np.ndarray  # (N,) 'model', 'naive' or 'excluded' at that date
     last: np.ndarray  # (N,) last value then
-    scale: np.ndarray  # (N,) what errors are measured in
+    scale: np.ndarray  # (N,) what errors are measured in: the size of a price, 1 for sales
     y: np.ndarray  # (N, H), NaN where not observed
     q: dict[str, np.ndarray] = field(default_factory=dict)
     p: dict[str, np.ndarray] = field(default_factory=dict)
+    mean: dict[str, np.ndarray] = field(default_factory=dict)  # of sales: name -> (N, H)
+    raw: dict[str, Demand] = field(default_factory=dict)  # of sales: the members of the blend, before they are rounded
+    group: np.ndarray | None = None  # (N,) calibrated together; None: all
+    spread: np.ndarray | None = None  # (N,) what a band is widened in; None: the scale
+    whole: bool = False  # sales are whole numbers
     warm_up: bool = False  # evidence for the gate on a sample of the series; in no score table
     means: dict[str, tuple] = field(default_factory=dict)  # the gate's scores of each forecast, once known
+
+    def put(self, name: str, said) -> None:
+        """Keep a forecast: (quantiles, probability), or a Demand, whose quantiles are rounded where sales are whole numbers."""
+        if isinstance(said, Demand):
+            if name in SALES.members:
+                self.raw[name] = said
+            said = blend.whole(said) if self.whole else said
+            self.mean[name] = said.mean
+            said = said.q, 1 - said.zero
+        self.q[name], self.p[name] = said
 
 
 def hyper(params: Params) -> dict:
     """Hyperparameters of a first training, as the model takes them."""
     own = params.model.model_dump(exclude={"name", "forecast_length"})
-    return {
-        **own,
-        "forecast_length": params.model.forecast_length or params.horizon,
-        "seed": params.seed,
-        "validation_days": params.finetune.validation_days,
-        "patience": params.finetune.patience,
-    }
+    own |= {"forecast_length": params.model.forecast_length or params.horizon, "seed": params.seed}
+    if params.trade is SALES:  # trained for a fixed number of epochs, on all there is: see challenger.train
+        return own | {"levels": tuple(params.levels), "validation_days": 0}
+    return own | {"validation_days": params.finetune.validation_days, "patience": params.finetune.patience}
 
 
 def finetune_hyper(params: Params) -> dict:
@@ -86,24 +100,31 @@ def evidence(panel: Panel, params: Params, judged: list[np.datetime64]) -> list[
         return []
     last, first = (int(np.flatnonzero(panel.dates == d)[0]) for d in (judged[-1], judged[0]))
     found = range(last, first - WARM_UP * params.horizon - 1, -params.horizon)
-    return [panel.dates[i] for i in sorted(found) if i + 1 >= params.model.sequence_length and panel.dates[i] not in judged]
+    least = context(params) if params.trade is SALES else params.model.sequence_length  # of sales none without a network
+    return [panel.dates[i] for i in sorted(found) if i + 1 >= least and panel.dates[i] not in judged]
 
 
 def ask(panel: Panel, date, params: Params, asked: dict, warm_up: bool = False) -> Origin:
     """Every model's forecast from ``date``, made on ``panel.until(date)``, with what ``panel`` knows of the periods after."""
-    view = panel.until(date)
-    at = Origin(
-        date,
+    came = replace(panel, y=counts.sold(panel)) if params.trade is SALES else panel  # a stock-out says nothing of demand
+    at = opened(panel.until(date), params, came.after(date, params.horizon), warm_up)
+    for name, said in models.forecasts(asked, panel.until(date), params.horizon, params.levels).items():
+        at.put(name, said)
+    return at
+
+
+def opened(view: Panel, params: Params, y: np.ndarray | None = None, warm_up: bool = False) -> Origin:
+    """An origin at the view's last day, nothing asked yet; without what came (N, H), ``y`` is NaN."""
+    return Origin(
+        view.as_of,
         view.horizon_dates(params.horizon),
         status(view, params),
         view.last_value,
-        models.scale(view),
-        panel.after(date, params.horizon),
+        np.ones(len(view)) if params.trade is SALES else models.scale(view),
+        np.full((len(view), params.horizon), np.nan) if y is None else y,
         warm_up=warm_up,
+        **(counts.calibration(view) if params.trade is SALES else {}),
     )
-    for name, (q, p) in models.forecasts(asked, view, params.horizon, params.quantiles).items():
-        at.q[name], at.p[name] = q, p
-    return at
 
 
 def judges(panel: Panel, params: Params) -> Panel:
@@ -125,36 +146,41 @@ def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel
     witnesses, speaker, record = jury.sample(WITNESSES, params.seed), None, []
     for i, date in enumerate(tqdm(dates, desc="origins", disable=not progress)):
         if i in refit_at or speaker is None:
-            speaker = train((teacher or panel).until(date), params, speaker.network if speaker else None)
+            speaker = train((teacher or panel).until(date), params, speaker and speaker.network)
             if teacher and speaker:
                 speaker = replace(speaker, counted=table.count(teacher.until(date), params.horizon))
         spoken = {params.model.name: speaker} if speaker else {}
         asked, warm_up = (jury, False) if date in judged else (witnesses, True)
-        record.append(ask(asked, date, params, models.baselines(asked.until(date)) | spoken, warm_up))
+        record.append(ask(asked, date, params, models.baselines(asked.until(date), params.trade) | spoken, warm_up))
     return record
 
 
 def train(view: Panel, params: Params, network=None):
     """Experts as of the view's last day: the network fine-tuned from the given one or trained first, the trees grown anew.
 
-    Where there is too little history to train on, the given network speaks as it is, at first the shipped one; None without.
+    Where there is too little history to train on, the given network speaks as it is, at first the shipped one. None where
+    nobody could be trained.
     """
-    from forecastbook import experts, gbm  # lazily: a report reads the table of the backtest and needs neither
-
+    home = experts_of(params)
     with ThreadPoolExecutor(1) as beside:  # each computes on one thread, outside of Python: two cores are used, bytes stay
-        trees = beside.submit(gbm.fit, view, params.horizon, params.seed)
+        trees = beside.submit(home.grow, view, params)
         if trainable(view, params) is not None:
             network = network or shipped(params)
-        elif network is None or network.info.get("id") == models.SHIPPED:
+        elif network is None or network.info.get("id") == models.SHIPPED or params.finetune.base == "anew":
             network = first(view, params)
         else:
             network = models.finetune(network, view, **finetune_hyper(params))
-        return network and experts.Experts(network, trees.result())
+        return home.together(network, trees.result())
+
+
+def experts_of(params: Params):
+    """The module of the experts of the job's trade. Imported when asked: a report reads the table of the backtest without."""
+    return importlib.import_module(params.trade.experts)
 
 
 def shipped(params: Params):
     """The base network that the package carries, None where the job wants another shape of network or a start from nothing."""
-    if params.finetune.base == "none":
+    if params.finetune.base in ("none", "anew"):
         return None
     return models.shipped(params.model.name, **hyper(params))
 
@@ -164,17 +190,18 @@ def first(view: Panel, params: Params, progress: bool = False):
     base, own = shipped(params), hyper(params)
     if base is None:
         return models.fit(params.model.name, view, progress=progress, **own)
-    free = {k: v for k, v in own.items() if k not in models.SHAPE}
+    free = {k: v for k, v in own.items() if k not in models.shape(params.model.name)}
     return models.finetune(base, view, progress=progress, parent=models.SHIPPED, train_days=None, **free)
 
 
 def quantile_error(at: Origin, q, params: Params) -> np.ndarray:
     """(N, H) mean pinball over the levels, relative to the scale; NaN where not observed."""
-    return scores.pinball(at.y, q, params.quantiles).mean(axis=-1) / at.scale[:, None]
+    loss = scores.pinball(at.y, q[..., params.scored], params.quantiles).mean(axis=-1)
+    return loss / at.scale[:, None]
 
 
 def point_error(at: Origin, name: str, params: Params) -> np.ndarray:
-    return np.abs(at.y - at.q[name][..., params.quantiles.index(0.5)]) / at.scale[:, None]  # (N, H)
+    return np.abs(at.y - at.q[name][..., params.levels.index(0.5)]) / at.scale[:, None]  # (N, H)
 
 
 def level_name(level: float) -> str:
@@ -192,6 +219,7 @@ def parts(record: list[Origin], ids: np.ndarray, params: Params) -> Iterator[pd.
     model, series, H = pd.CategoricalDtype(names), pd.CategoricalDtype(ids), params.horizon
     for name in [n for n in names if any(n in at.q for at in judged)] or names[:1]:
         asked = [(at, np.flatnonzero(at.status != "excluded"), at.q[name], at.p[name]) for at in judged if name in at.q]
+        means = {id(at): at.mean[name] for at in judged if name in at.mean}
 
         def column(values, kind, asked=asked) -> np.ndarray:
             """``values(origin, series, q, p)`` of all origins, one below the other: anything that broadcasts to (series, H)."""
@@ -207,10 +235,15 @@ def parts(record: list[Origin], ids: np.ndarray, params: Params) -> Iterator[pd.
             "horizon": column(lambda at, rows, q, p: np.arange(1, H + 1), int),
             "y": column(lambda at, rows, q, p: at.y[rows], float),
         }
-        for k, level in enumerate(params.quantiles):
+        for k, level in enumerate(params.levels):
             columns[level_name(level)] = column(lambda at, rows, q, p, k=k: q[rows, :, k], float)
         columns["last_value"] = column(lambda at, rows, q, p: at.last[rows, None], float)
-        columns["p_change"] = column(lambda at, rows, q, p: p[rows], float)
+        columns[params.trade.probability] = column(lambda at, rows, q, p: p[rows], float)
+        if params.trade is SALES:
+            columns["mean"] = column(lambda at, rows, q, p, means=means: means[id(at)][rows], float)
+            columns["demand_class"] = pd.Categorical.from_codes(
+                column(lambda at, rows, q, p: at.group[rows][:, None], int), categories=list(counts.CLASSES)
+            )
         yield pd.DataFrame(columns, copy=False)
 
 

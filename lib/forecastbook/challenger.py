@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forecastbook import backtest, gbm, lstm, models
+from forecastbook import backtest, models
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import trainable
 from forecastbook.run import Run, copy_model
+from forecastbook.trades import SALES
 
 SECONDS = 2000  # series that a duel is fought over, a seeded sample of a larger panel
 
@@ -49,18 +50,21 @@ def start(run: Run, panel: Panel) -> Start:
         given = backtest.shipped(params)
         speaks = "The base network that comes with forecastbook speaks as it is" if given else "The baselines forecast"
         return Start("none", given, f"No network is trained: {reason}. {speaks}.")
-    if base not in ("champion", "none"):
+    if base not in ("champion", "anew", "none"):
         given = _checkpoint(Path(base), params)
         return Start("checkpoint", given, f"Fine-tuned from the checkpoint {base}.", Path(base), given)
-    champion = run.champion() if base == "champion" else None
+    champion = run.champion() if base in ("champion", "anew") else None
     if champion is None:
-        return _anew(panel, params, "no champion exists yet" if base == "champion" else "finetune.base is none")
+        return _anew(panel, params, "finetune.base is none" if base == "none" else "no champion exists yet")
     path = run.home / champion["path"]
     model = models.load(path)
     if isinstance(model, models.Baseline):
         return _anew(panel, params, f"the champion of {champion['as_of']} is the baseline {model.name}")
+    if base == "anew":
+        return _anew(panel, params, "finetune.base is anew", path, model)
     wanted = backtest.hyper(params)
-    other = [f"{k} {model.hyper[k]} -> {wanted[k]}" for k in models.SHAPE if model.hyper[k] != wanted[k]]
+    fixed = [k for k in models.shape(params.model.name) if wanted[k] not in (None, model.hyper[k])]  # None: as it is
+    other = [f"{k} {model.hyper[k]} -> {wanted[k]}" for k in fixed]
     if other:
         why = f"the champion of {champion['as_of']} has another architecture ({', '.join(other)})"
         log.warning("a new network is trained: %s", why)
@@ -76,7 +80,7 @@ def _anew(panel: Panel, params: Params, why: str, path: Path | None = None, riva
         said = f"Cold start: {why}, so the network was trained from nothing on all {len(panel.dates)} periods."
         return Start("cold", None, said, path, rival)
     said = f"Fine-tuned from the base network that comes with forecastbook on all {len(panel.dates)} periods: {why}."
-    return Start("shipped", base, said, path or lstm.BASE, rival or base)
+    return Start("shipped", base, said, path, rival or base)
 
 
 def _checkpoint(path: Path, params: Params):
@@ -90,7 +94,21 @@ def _checkpoint(path: Path, params: Params):
 
 
 def train(origin: Start, panel: Panel, params: Params, progress: bool = False):
-    """The challenger: fine-tuned from where it starts, trained from nothing on a cold start; None when none can be trained."""
+    """The challenger: fine-tuned from where it starts, trained from nothing on a cold start; None when none can be trained.
+
+    It has not seen the last ``validation_days`` periods: a network of prices holds them out itself, one of sales, whose
+    histories are short, is trained once more on all of them when it has won (``settle``).
+    """
+    return _train(origin, panel.until(_cut(panel, params)), params, progress)
+
+
+def _cut(panel: Panel, params: Params) -> np.datetime64:
+    """The last period that a challenger of sales is trained on before it is judged; of prices the last one there is."""
+    held = params.finetune.validation_days if params.trade is SALES else 0
+    return panel.dates[max(len(panel.dates) - 1 - held, 0)]
+
+
+def _train(origin: Start, panel: Panel, params: Params, progress: bool = False):
     if origin.kind == "none":
         return None
     if origin.kind in ("cold", "shipped"):
@@ -99,20 +117,23 @@ def train(origin: Start, panel: Panel, params: Params, progress: bool = False):
 
 
 def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
-    """Contenders and the last value on the held-out last periods, an origin a day: model, origin, rel_ql, rel_mae.
+    """Contenders and the safe baseline on the held-out last periods, an origin each: model, origin, rel_ql, rel_mae.
 
-    contenders: name -> model or None (left out). None was trained on a target of these origins; the challenger's training was
-    stopped by the loss on them, which favours it a little, so the gate on rolling origins has the last word.
+    contenders: name -> model or None (left out). None was trained on a target of these origins: of prices because each holds
+    them out, though the challenger's training was stopped by the loss on them, which favours it a little; of sales because the
+    targets that a contender has been trained on are left out for all. The gate on rolling origins has the last word.
     """
     panel = panel.sample(SECONDS, params.seed)
     asked = {name: model for name, model in contenders.items() if model is not None}
-    asked[backtest.SAFE] = models.fit(backtest.SAFE, panel)
-    last = len(panel.dates) - 1 - params.horizon
-    count = max(params.finetune.validation_days - params.horizon + 1, 1)
+    seen = max((_learnt(model) for model in asked.values()), default=panel.dates[0])
+    safe = params.trade.safe
+    asked[safe] = models.fit(safe, panel, params.trade)
     rows = []
-    for i in range(max(last - count + 1, params.model.sequence_length), last + 1):
-        at = backtest.ask(panel, panel.dates[i], params, asked)
+    for date in _contests(panel, params):
+        at = backtest.ask(panel, date, params, asked)
         scored = (at.status == "model")[:, None] & np.isfinite(at.y)
+        if params.trade is SALES:
+            scored = scored & (at.ts > seen)
         if scored.any():
             rows += [
                 (
@@ -126,6 +147,21 @@ def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "origin", "rel_ql", "rel_mae"])
 
 
+def _learnt(model) -> np.datetime64:
+    """The last period that a network of sales was trained on."""
+    return np.datetime64(model.info.get("trained_until", "0001-01-01"), "D")
+
+
+def _contests(panel: Panel, params: Params) -> np.ndarray:
+    """The origins of a duel: all that have every target among the held-out periods; of sales all that have one there."""
+    T = len(panel.dates)
+    if params.trade is SALES:
+        return panel.dates[max(T - 1 - params.finetune.validation_days, 0) : T - 1]
+    last = T - 1 - params.horizon
+    count = max(params.finetune.validation_days - params.horizon + 1, 1)
+    return panel.dates[max(last - count + 1, params.model.sequence_length) : last + 1]
+
+
 def settle(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     """Put the better of challenger and champion into ``model/``, enter a new champion; returns the verdict in a sentence.
 
@@ -133,30 +169,24 @@ def settle(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     could be compared on. A network whose error is not a number is never kept. Beside a network, trees are grown anew.
     """
     said = _settled(run, origin, challenger, outcome)
-    target = run.dir / "model"
-    (target / gbm.FILE).unlink(missing_ok=True)  # of the run whose network forecasts again
-    network = models.load(target)
-    if not isinstance(network, models.Baseline):
-        trees = gbm.fit(run.panel(), run.params.horizon, run.params.seed)
-        if trees is not None:
-            gbm.save(trees, target)
+    backtest.experts_of(run.params).plant(run.panel(), run.params, run.dir / "model")
     return said
 
 
 def _settled(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
-    means = outcome.groupby("model")["rel_ql"].mean()
-    target = run.dir / "model"
+    means, trade = outcome.groupby("model")["rel_ql"].mean(), run.params.trade
+    target, safe_model = run.dir / "model", models.fit(trade.safe, run.panel(), trade)
     if challenger is None:
-        models.save(origin.model or models.fit(backtest.SAFE, run.panel()), target)
+        models.save(origin.model or safe_model, target)
         return origin.said
-    mine, safe, before = (means.get(name, np.nan) for name in ("challenger", backtest.SAFE, "champion"))
-    against = f"{1 - mine / safe:+.1%} against the last value" if safe > 0 else "no error to compare with"
-    base = origin.kind == "shipped" and origin.path == lstm.BASE  # else the champion of another shape is the rival
+    mine, safe, before = (means.get(name, np.nan) for name in ("challenger", trade.safe, "champion"))
+    against = f"{1 - mine / safe:+.1%} against {trade.safe_words}" if safe > 0 else "no error to compare with"
+    base = origin.kind == "shipped" and origin.path is None  # else the champion of another shape is the rival
     rival = "base network" if base else "checkpoint" if origin.kind == "checkpoint" else "champion"
     if origin.rival is not None and not (mine < before or (np.isnan(before) and np.isfinite(mine))):
-        if origin.path.is_dir():
+        if origin.path is not None and origin.path.is_dir():
             copy_model(origin.path, target)
-        else:  # a bare file of weights
+        else:  # the base that the package carries, or a bare file of weights
             _put(run, origin.rival, target)
         _describe(target, rolled_back=True)
         told = (
@@ -166,13 +196,18 @@ def _settled(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
         )
         return f"Rolled back: {told}, so the {rival}'s weights forecast again."
     if "challenger" in means and np.isnan(mine):
-        models.save(models.fit(backtest.SAFE, run.panel()), target)
+        models.save(safe_model, target)
         return "No network is kept: its held-out error is not a number, so its training failed. The baselines forecast."
-    _put(run, challenger, target)
+    _put(run, _whole(run, origin, challenger), target)
     gained = f", {1 - mine / before:.1%} lower than the {rival}'s" if np.isfinite(before) else ""
     judged = f"held-out quantile error {mine:.5f}{gained}" if np.isfinite(mine) else "no held-out origin to judge it by"
     run.crown(f"{judged}; {against}")
     return f"The challenger becomes the champion: {judged} ({against})."
+
+
+def _whole(run: Run, origin: Start, challenger):
+    """The challenger that has won, as it will forecast: of sales trained again, now on all periods."""
+    return _train(origin, run.panel(), run.params) if run.params.trade is SALES else challenger
 
 
 def _put(run: Run, model, target: Path) -> None:
@@ -189,9 +224,9 @@ def _describe(directory: Path, **entries) -> None:
 
 
 def means(outcome: pd.DataFrame) -> pd.DataFrame:
-    """A duel's mean errors, one row a contender, best first."""
+    """A duel's mean errors, one row a contender, best first: relative to the last price, or in units sold."""
     table = outcome.groupby("model")[["rel_ql", "rel_mae"]].mean().sort_values("rel_ql").reset_index()
-    return table.rename(columns={"rel_ql": "quantile error, share of price", "rel_mae": "absolute error, share of price"})
+    return table.rename(columns={"rel_ql": "quantile error", "rel_mae": "absolute error"})
 
 
 def history(model) -> list[dict]:

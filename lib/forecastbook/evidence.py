@@ -1,14 +1,15 @@
-"""What a run's report says about its forecasts: the cards, the accuracy, the fans, the bands and the changes ahead."""
+"""What a run's report says about its forecasts: the cards, the accuracy, the fans, the bands and what to act on."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from forecastbook import figures, scoreboard
+from forecastbook import figures, points, reorder, salesfigures, scoreboard, trades
 from forecastbook.points import OURS
 from forecastbook.record import Record
 from forecastbook.tables import Html, cards, right, table
+from forecastbook.trades import SALES, Trade
 from forecastbook.wording import change, in_points, percent, share1, share2
 
 BIG_MOVE = 0.05  # share of the last price
@@ -16,15 +17,18 @@ BIG_MOVE = 0.05  # share of the last price
 
 def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
     """The numbers that the cards, the verdict and the comparison with the last run share."""
+    trade = trades.of(scored)
     by = scoreboard.by_model(scored).set_index("model")
     base = by[~by.index.isin(OURS)]
+    held = scored[points.event(scored)] if trade is SALES else scored  # a zero lies on its bound as a rule
+    held = held.loc[held["model"] == "published", "inside90"].mean() if "inside90" in scored else np.nan
     best = skill.iloc[0] if len(skill) else None  # the lowest skill is the one against the strongest baseline
     mine = by.loc["published"] if "published" in by.index else by.iloc[0]
     return {
-        "error": float(mine["error"]),
-        "best_error": float(base["error"].min()) if len(base) else np.nan,
-        "best": figures.name(base["error"].idxmin()) if len(base) else "",
-        "inside90": float(mine.get("inside90", np.nan)),
+        "error": float(mine[trade.metric]),
+        "best_error": float(base[trade.metric].min()) if len(base) else np.nan,
+        "best": figures.name(base[trade.metric].idxmin()) if len(base) else "",
+        "inside90": float(held),
         "skill": float(best["skill"]) if best is not None else np.nan,
         "low": float(best["low"]) if best is not None else np.nan,
         "high": float(best["high"]) if best is not None else np.nan,
@@ -43,15 +47,16 @@ def band_words(held: float, promised: float = 0.9) -> tuple[str, str]:
     return ("watch", "Watch: wider than promised") if held > promised + 0.08 else ("good", "Good: kept")
 
 
-def glance(run: Record, head: dict | None, moved: pd.DataFrame | None) -> Html:
-    """The cards on top: error, skill, coverage, items and big moves, each where the run has come that far."""
-    items, horizon = [], run.manifest.get("params", {}).get("horizon") or ""
+def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Trade) -> Html:
+    """The cards on top: error, skill, coverage, items and what is coming, each where the run has come that far."""
+    items = []
     if head:
         ratio = head["error"] / head["best_error"] - 1 if head["best_error"] > 0 else 0.0
         level = ("watch", "Watch: level") if ratio <= 0.01 else ("bad", "Bad: worse")
         tone = ("good", "Good: better") if ratio < -0.001 else level
         note = f"best baseline {share2(head['best_error'])} ({head['best']})" if head["best"] else "no baseline to compare"
-        items.append((share2(head["error"]), "mean error, share of the last price", note, tone))
+        what = "weighted quantile loss" if trade is SALES else "mean error, share of the last price"
+        items.append((share2(head["error"]), what, note, tone))
         proof = (
             ("good", "Good: beyond chance")
             if head["low"] > 0
@@ -65,9 +70,8 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None) -> Html:
             else "too few origins for an interval"
         )
         items.append((change(head["skill"]), f"skill against {head['against'] or 'the baseline'}", span, proof))
-        items.append(
-            (percent(head["inside90"]), "of actual prices inside the band", "promised 90 %", band_words(head["inside90"]))
-        )
+        of = "of sales above zero inside the band" if trade is SALES else "of actual prices inside the band"
+        items.append((percent(head["inside90"]), of, "promised 90 %", band_words(head["inside90"])))
     series = run.frame("series")
     if moved is not None:
         known = len(series) if series is not None else len(moved)
@@ -81,57 +85,76 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None) -> Html:
             else ("bad", "Bad: many left out")
         )
         items.append((f"{len(moved):,} of {known:,}", "items forecast", f"{out:,} left out, {simple:,} by the baseline", tone))
-        big = int((moved["move"].abs() > BIG_MOVE).sum())
-        likely = f"{int((moved['p_change'] > 0.5).sum()):,} more likely than not to change" if "p_change" in moved else ""
-        items.append((f"{big:,}", f"expected to move more than 5 % in {horizon or 'the next'} days", likely, "info"))
+        items.append(_coming_sales(run) if trade is SALES else _coming_prices(run, moved))
     return cards(items) if items else Html("")
 
 
-def standings(gate: dict) -> Html | None:
+def _coming_prices(run: Record, moved: pd.DataFrame) -> tuple:
+    big = int((moved["move"].abs() > BIG_MOVE).sum())
+    likely = f"{int((moved['p_change'] > 0.5).sum()):,} more likely than not to change" if "p_change" in moved else ""
+    return f"{big:,}", f"expected to move more than 5 % in {_horizon(run)}", likely, "info"
+
+
+def _coming_sales(run: Record) -> tuple:
+    forecast = run.frame("forecast")
+    units = forecast["mean"].sum()
+    sure = int((forecast.groupby("series_id")["p_sale"].apply(lambda p: 1 - (1 - p).prod()) > 0.5).sum())
+    return f"{units:,.0f}", f"units expected in {_horizon(run)}", f"{sure:,} items more likely than not to sell", "info"
+
+
+def _horizon(run: Record) -> str:
+    """'7 days', '4 weeks'."""
+    params = run.manifest.get("params") or {}
+    return f"{params.get('horizon') or 'the next'} {figures.period_name(str(params.get('freq') or 'D'))}"
+
+
+def standings(gate: dict, trade: Trade) -> Html | None:
     """The gate's candidates, best first, as a table; None where the gate has not decided."""
     rows = pd.DataFrame(gate.get("standings") or [])
     if rows.empty:
         return None
     rows = rows.assign(model=[figures.name(m) + (" (published)" if m == gate.get("use") else "") for m in rows["model"]])
     heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
-    forms = {"quantile score": share2, "saves": change, "expected to save": change}
+    forms = {"quantile score": "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
     caption = f"What might have been published, on {gate.get('origins', 0)} finished origins, best first"
     return table(rows[list(heads)].rename(columns=heads), forms, caption=caption)
 
 
-def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict) -> dict:
+def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str) -> dict:
     """Errors against the baselines and by horizon: text, figures and tables."""
     models = scoreboard.by_model(scored).merge(skill.rename(columns={"baseline": "model"}), on="model", how="left")
     models["interval"] = [f"{change(r.low)} to {change(r.high)}" if np.isfinite(r.low) else "–" for r in models.itertuples()]
     models["label"] = [figures.name(m) for m in models["model"]]
-    keep = ["label", "error", "on_changed", "loss", "inside90", "skill", "interval"]
+    trade = trades.of(scored)
+    keep = ["label", "error", "on_event", "loss", "inside90", "skill", "interval"]
     heads = {
         "label": "model",
         "error": "error",
-        "on_changed": "on changed prices",
-        "loss": "quantile score",
+        "on_event": f"on {trade.with_event}",
+        "loss": "weighted quantile loss" if trade is SALES else "quantile score",
         "inside90": "inside 90 % band",
         "skill": "published saves",
         "interval": "90 % interval",
     }
-    forms = {"error": share2, "on_changed": share1, "loss": share2, "inside90": percent, "skill": change, "interval": right}
-    by = scored.groupby(["horizon", "model"], observed=True)["error"].mean().unstack("model").sort_index()
+    models = models.sort_values(trade.metric)
+    forms = {"error": share2, "on_event": share1, "loss": share2, "inside90": percent, "skill": change, "interval": right}
+    by = scored.groupby(["horizon", "model"], observed=True)[trade.metric].mean().unstack("model").sort_index()
     by.columns = by.columns.astype(str)
-    shown = [m for m in ("published", "last_value") if m in by]
+    shown = [m for m in ("published", trade.safe) if m in by]
     ahead = by[shown].rename(columns=figures.NAMES).reset_index()
     if len(shown) == 2:
-        ahead["difference"] = by["published"].to_numpy() - by["last_value"].to_numpy()
+        ahead["difference"] = by["published"].to_numpy() - by[trade.safe].to_numpy()
     mine = scored[scored["model"] == "published"]
     text = (
         f"{len(mine):,} forecasts from {mine['origin'].nunique()} past dates, each made with what was known on its day, "
-        "against what came. Error and quantile score are shares of the last price; lower is better."
+        f"against what came. Errors and quantile scores are shares of {trade.size}; lower is better."
     )
     return {
         "text": text,
         "bars": figures.accuracy(scored),
-        "horizon": figures.error_by_horizon(scored),
+        "horizon": figures.error_by_horizon(scored, unit=figures.period_name(freq)),
         "models": table(
-            models[keep].drop(columns=[c for c in ("on_changed",) if models[c].isna().all()]),
+            models[keep].drop(columns=[c for c in ("on_event",) if models[c].isna().all()]),
             forms,
             heads,
             ours=lambda row: row.label == "published",
@@ -140,9 +163,10 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict) -> dict:
             ahead,
             {c: share2 for c in ahead.columns[1:]} | {"difference": in_points},
             {
-                "horizon": "days ahead",
-                "published": "published error",
+                "horizon": f"{figures.period_name(freq)} ahead",
+                "published": f"published {'loss' if trade is SALES else 'error'}",
                 "last value": "last-value error",
+                "IMAPA": "IMAPA's loss",
                 "difference": "difference, points",
             },
         ),
@@ -153,23 +177,27 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict) -> dict:
 def fans(run: Record, scored: pd.DataFrame | None) -> dict | None:
     """History and forecast of the two best and the two worst series; None without a forecast."""
     forecast, panel = run.frame("forecast"), run.frame("panel")
+    freq = str((run.manifest.get("params") or {}).get("freq") or "D")
     if forecast is None or panel is None:
         return None
     ids, labels = list(pd.unique(forecast["series_id"]))[:4], None
     text = "The first items; there is no backtest yet to rank them."
     if scored is not None:
         mine = scored[(scored["model"] == "published") & scored["series_id"].isin(set(forecast["series_id"]))]
-        by = mine.groupby("series_id", observed=True).agg(error=("error", "mean"), changed=("changed", "sum"))
-        moved = by[by["changed"] > 0]
+        trade = trades.of(scored)
+        events = mine.groupby("series_id", observed=True)[trade.event].sum()
+        by = pd.DataFrame({"error": scoreboard.by_series(mine), "events": events.set_axis(events.index.astype(object))})
+        moved = by[by["events"] > 0]
         by = (moved if len(moved) >= 4 else by).sort_values("error", kind="stable")
         ids = list(by.index) if len(by) < 4 else [*by.index[:2], by.index[-2], by.index[-1]]
         words = ["best", "second best", "second worst", "worst"] if len(ids) == 4 else [""] * len(ids)
         labels = [f"{w}, error {share1(by.loc[i, 'error'])}".lstrip(", ") for w, i in zip(words, ids, strict=True)]
-        among = " whose price moved in the backtest" if len(moved) >= 4 else ""
+        came = "that sold in the backtest" if trade is SALES else "whose price moved in the backtest"
+        among = f" {came}" if len(moved) >= 4 else ""
         text = f"The two items with the smallest and the two with the largest error, of {len(by):,}{among}."
     shown = panel[panel["series_id"].isin(ids)].astype({"series_id": str})
     shown = shown.assign(title=run.title(shown["series_id"]))
-    return {"text": text, "figure": figures.fans(shown, forecast[forecast["series_id"].isin(ids)], ids, labels)}
+    return {"text": text, "figure": figures.fans(shown, forecast[forecast["series_id"].isin(ids)], ids, labels, freq=freq)}
 
 
 def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
@@ -177,20 +205,23 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
     mine = scored[scored["model"] == "published"]
     if not len(mine) or "inside90" not in mine:
         return None
-    held, moved = mine["inside90"].mean(), mine.loc[mine["changed"], "inside90"].mean()
-    text = f"{percent(held)} of actual prices fell inside a band that promised 90 %."
+    trade, came = trades.of(mine), points.event(mine)
+    held, moved = mine["inside90"].mean(), mine.loc[came, "inside90"].mean()
+    text = f"{percent(held)} of actual {trade.things} fell inside a band that promised 90 %."
     if "inside50" in mine:
         text += f" {percent(mine['inside50'].mean())} fell inside the band that promised 50 %."
     if np.isfinite(moved):
-        text += f" Where the price did change, the 90 % band held {percent(moved)}."
-    groups = {"all": mine, "changed": mine[mine["changed"]], "unchanged": mine[~mine["changed"]]}
+        text += f" Of {trade.with_event}, the 90 % band held {percent(moved)}."
+    groups = {"all": mine, trade.with_event: mine[came], trade.without_event: mine[~came]}
     rows = [(k, len(g), g["inside90"].mean(), g["inside50"].mean() if "inside50" in g else np.nan) for k, g in groups.items()]
-    frame = pd.DataFrame(rows, columns=["prices", "forecasts", "inside90", "inside50"])
-    heads = {"inside90": "inside 90 % band", "inside50": "inside 50 % band"}
+    frame = pd.DataFrame(rows, columns=["points", "forecasts", "inside90", "inside50"])
+    heads = {"points": trade.things, "inside90": "inside 90 % band", "inside50": "inside 50 % band"}
+    sales = trade is SALES
     return {
         "text": text,
-        "calibration": figures.calibration(backtest),
-        "split": figures.changed_unchanged(backtest),
+        "calibration": salesfigures.pit(backtest) if sales else figures.calibration(backtest),
+        "split": salesfigures.zero_nonzero(scored) if sales else figures.changed_unchanged(backtest),
+        "cost": salesfigures.service(backtest) if sales else None,
         "table": table(frame, {"inside90": share1, "inside50": share1}, heads),
     }
 
@@ -204,6 +235,29 @@ def moves(run: Record) -> pd.DataFrame | None:
     last["move"] = (last["q50"] / last["last_value"].where(last["last_value"] > 0) - 1).astype(float)
     last["title"] = run.title(last["series_id"])
     return last
+
+
+def orders(run: Record) -> dict | None:
+    """What to reorder, what does not move, and what was lost; None without a forecast or a list of the series."""
+    forecast, series, params = run.frame("forecast"), run.frame("series"), run.manifest.get("params") or {}
+    if forecast is None or series is None:
+        return None
+    promised = [*params.get("quantiles", [0.9]), *params.get("service_levels", [])]
+    level = min((q for q in promised if q > 0.5), key=lambda q: abs(q - 0.9))
+    unit, plan = figures.period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
+    due = reorder.reorder(plan, None)
+    text = f"To serve demand of the next {params.get('horizon')} {unit} in full with a chance of {percent(level)}: "
+    text += f"{len(due):,} of {len(plan):,} items need {due['order'].sum():,.0f} units."
+    if plan["stock"].isna().all():
+        text += " The stock is not known here, so it counts as none."
+    tables = [table(reorder.table(reorder.reorder(plan, 20), "reorder", unit), reorder.FORMATS, empty="Nothing to reorder.")]
+    for kind, rows, caption in (
+        ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, and least likely to sell"),
+        ("lost", reorder.lost(plan, 10), "Lost sales: what stock-outs are estimated to have cost lately"),
+    ):
+        if len(rows):
+            tables.append(table(reorder.table(rows, kind, unit), reorder.FORMATS, caption=caption))
+    return {"text": text, "tables": tables, "figure": salesfigures.reorder(plan, units=unit)}
 
 
 def changes(moved: pd.DataFrame, horizon: int, currency: str) -> dict:
@@ -231,6 +285,6 @@ def changes(moved: pd.DataFrame, horizon: int, currency: str) -> dict:
     )
     return {
         "text": text,
-        "table": table(big[keep], forms, heads, empty="no move above 5 %", limit=20),
+        "tables": [table(big[keep], forms, heads, empty="no move above 5 %", limit=20)],
         "figure": figures.moves(moved) if "p_change" in moved and moved["p_change"].notna().any() else None,
     }

@@ -20,6 +20,7 @@ import pandas as pd
 
 from . import gbm, grid, lstm, sticky, table
 from .panel import Panel
+from .params import Params
 
 NAMES = ("lstm", "lstm_table", "gbm", "blend")
 
@@ -53,15 +54,38 @@ class Experts:
                 out[name][0][rows], out[name][1][rows] = mixed.quantiles(quantiles), mixed.hazard
         return out
 
+    def looks(self, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:
+        """What the experts look at: importance of features to the trees, mean attention (H, L) of the network; may be empty."""
+        none = pd.DataFrame(columns=["feature", "share"])
+        importance, hyper = self.trees.importance() if self.trees else none, self.network.hyper
+        if not hyper["attention"] or hyper["window"] == "single":
+            return importance, np.empty((0, 0))
+        return importance, lstm.attention(self.network, panel.take(panel.n_obs > 0)).mean(axis=0)
 
-def looks(speaker: Experts | None, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:
-    """What the experts look at: feature importance of the trees, mean attention (H, L) of the network; each may be empty."""
-    trees = speaker.trees if speaker else None
-    importance = trees.importance() if trees else pd.DataFrame(columns=["feature", "share"])
-    hyper = speaker.network.hyper if speaker else {"attention": False}
-    if not hyper["attention"] or hyper["window"] == "single":
-        return importance, np.empty((0, 0))
-    return importance, lstm.attention(speaker.network, panel.take(panel.n_obs > 0)).mean(axis=0)
+
+def grow(view: Panel, params: Params) -> gbm.Trees | None:
+    """The trees, anew; None where there is too little to learn from."""
+    return gbm.fit(view, params.horizon, params.seed)
+
+
+def together(network: lstm.Model | None, trees: gbm.Trees | None) -> Experts | None:
+    """Those who could be trained; None without a network, which says where a price goes."""
+    return network and Experts(network, trees)
+
+
+def plant(panel: Panel, params: Params, directory: Path) -> None:
+    """Grow trees beside the network that ``directory`` holds, in place of those that were there; none beside a baseline."""
+    (Path(directory) / gbm.FILE).unlink(missing_ok=True)  # of the run whose network forecasts again
+    if load(directory) and (trees := grow(panel, params)):
+        gbm.save(trees, directory)
+
+
+def mix(finished: list, params: Params) -> None:
+    """Nothing: the blend of prices is a mean of log odds, whatever the record says."""
+
+
+def blend_in(at, how: None, params: Params) -> None:
+    """Nothing: ``Experts.forecasts`` has blended already."""
 
 
 def load(directory) -> Experts | None:

@@ -26,7 +26,9 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from forecastbook.points import OURS, errors, levels
+from forecastbook import trades
+from forecastbook.points import OURS, errors, event, levels
+from forecastbook.trades import PRICES, Trade
 from forecastbook.wording import percent, signed
 
 # DejaVu comes with matplotlib and draws Latin, Greek and Cyrillic; for other scripts, whatever of these the machine has.
@@ -72,7 +74,7 @@ NAMES = {
     "published": "published",
     "lstm": "LSTM",
     "lstm_table": "LSTM + table",
-    "blend": "LSTM + trees + table",
+    "blend": "blend of experts",
     "gbm": "boosted trees",
     "tide": "TiDE",
     "table": "counting table",
@@ -82,8 +84,15 @@ NAMES = {
     "seasonal_naive": "seasonal naive",
     "moving_average": "moving average",
     "historical_quantiles": "historical quantiles",
+    "croston_sba": "Croston SBA",
+    "tsb": "TSB",
+    "imapa": "IMAPA",
+    "auto_ets": "AutoETS",
 }
-COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "blend": BLUE, "champion": GREEN, "last_value": ORANGE}
+COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "blend": BLUE, "champion": GREEN}
+
+
+FAR = 2.0  # times the safe baseline's error: a baseline beyond it is left out of a figure of lines
 
 
 class Figure(_Figure):
@@ -215,16 +224,23 @@ def _by(frame: pd.DataFrame, metric: str, column: str) -> pd.DataFrame:
 
 def _rank(models) -> list[str]:
     """Baselines first and ours last, so that ours is drawn on top."""
-    return sorted(models, key=lambda m: (m in OURS, m in COLOURS, str(m)))
+    return sorted(models, key=lambda m: (m in OURS, m in COLOURS or m == _safe(models), str(m)))
 
 
 def _ours(models) -> str | None:
     return next((m for m in OURS if m in set(models)), None)
 
 
-def _colour(model: str, ours: str | None) -> str:
+def _safe(models) -> str | None:
+    """The baseline that a reader compares with: IMAPA where it is there, else the last value; None where neither is."""
+    return next((t.safe for t in (trades.SALES, PRICES) if t.safe in set(models)), None)
+
+
+def _colour(model: str, ours: str | None, safe: str | None) -> str:
     """Colour for what the reader compares, pale for the rest."""
-    return COLOURS.get(model, PALE) if model == ours or model in ("champion", "last_value") else PALE
+    if model == safe:
+        return ORANGE
+    return COLOURS.get(model, PALE) if model in (ours, "champion") else PALE
 
 
 def _history(ax, y: pd.Series) -> None:
@@ -236,19 +252,23 @@ def _history(ax, y: pd.Series) -> None:
 
 
 @_figure_function
-def small_multiples(frame: pd.DataFrame, series=None, unit: str = "price") -> Figure:
+def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, freq: str = "D") -> Figure:
     """History of up to six series, one small panel each. frame: series_id, ts, y, title (optional); gaps stay gaps."""
     ids = list(series if series is not None else pd.unique(frame["series_id"]))[:6] if len(frame) else []
     groups = {i: frame[frame["series_id"] == i].sort_values("ts") for i in ids}
     groups = {i: g for i, g in groups.items() if g["y"].notna().any()}
     if not groups:
-        return nothing("No observed prices to show")
+        return nothing(f"No observed {trade.things} to show")
     kept = pd.concat([g["y"].dropna().pct_change().abs().iloc[1:] for g in groups.values()])
-    days = [pd.date_range(g["ts"].min(), g["ts"].max()) for g in groups.values()]
+    days = [pd.date_range(g["ts"].min(), g["ts"].max(), freq=freq) for g in groups.values()]
     gap = 1 - sum(g["y"].notna().sum() for g in groups.values()) / sum(len(d) for d in days)
     changed = percent(np.mean(kept > 0.005) if len(kept) else 0.0)
     who = "This price" if len(groups) == 1 else f"These {len(groups)} prices"
     title = f"{who} changed on {changed} of observed days; {percent(max(gap, 0))} of days have no observation"
+    if trade is trades.SALES:
+        silent = np.mean(np.concatenate([g["y"].dropna() for g in groups.values()]) == 0)
+        whose = "this item" if len(groups) == 1 else f"these {len(groups)} items"
+        title = f"In {percent(silent)} of the periods of {whose} nothing was sold"
     cols = min(3, len(groups))
     rows = -(-len(groups) // cols)
     fig, axes = _figure(title, rows=rows, cols=cols, size=(8.2, 0.6 + 1.75 * rows), sharex=True)
@@ -262,7 +282,7 @@ def small_multiples(frame: pd.DataFrame, series=None, unit: str = "price") -> Fi
         ax.margins(y=0.15)
         _dates(ax, span, most=4)
     for ax in axes[:, 0]:
-        ax.set_ylabel(unit)
+        ax.set_ylabel(trade.unit)
     return fig
 
 
@@ -300,15 +320,16 @@ def spells(lengths, unit: str = "days") -> Figure:
 
 
 @_figure_function
-def coverage_over_time(frame: pd.DataFrame) -> Figure:
-    """Number of series observed on each day. frame: series_id, ts, y."""
+def coverage_over_time(frame: pd.DataFrame, freq: str = "D") -> Figure:
+    """Number of series observed in each period. frame: series_id, ts, y."""
     seen = frame.dropna(subset=["y"]) if len(frame) else frame
     if not len(seen):
         return nothing("No observations in the window")
     daily = seen.groupby("ts")["series_id"].nunique()
-    daily = daily.reindex(pd.date_range(daily.index.min(), daily.index.max()), fill_value=0)
+    daily = daily.reindex(pd.date_range(daily.index.min(), daily.index.max(), freq=freq), fill_value=0)
     total, typical = frame["series_id"].nunique(), daily.median()
-    title = f"On a typical day {typical:,.0f} of {total:,} series are observed ({percent(typical / total)})"
+    one = period_name(freq).removesuffix("s")
+    title = f"In a typical {one} {typical:,.0f} of {total:,} series are observed ({percent(typical / total)})"
     fig, axes = _figure(title, size=(8.2, 2.7))
     ax = axes[0, 0]
     ax.fill_between(daily.index, daily, step="mid", color=PALE, lw=0)
@@ -323,7 +344,7 @@ def coverage_over_time(frame: pd.DataFrame) -> Figure:
         color=GREY,
     )
     ax.set_ylim(0, total * 1.15)
-    ax.set_ylabel("series observed, per day")
+    ax.set_ylabel(f"series observed, per {one}")
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     _dates(ax, daily.index)
     return fig
@@ -439,42 +460,45 @@ def losses(history, step: str = "step") -> Figure:
 
 
 @_figure_function
-def errors_by_origin(frame: pd.DataFrame, metric: str = "loss") -> Figure:
-    """Relative quantile score at each origin. frame: a backtest, or aggregated with the columns model, origin, value."""
+def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = PRICES) -> Figure:
+    """Quantile score at each origin. frame: a backtest, or aggregated with the columns model, origin, value."""
     table = _by(frame, metric, "origin")
     if table.empty:
         return nothing("No origin has met its actuals yet")
-    ours, models = _ours(table.columns), _rank(table.columns)
-    rivals = [m for m in ("champion", "last_value") if m in table and m != ours] or [m for m in models if m != ours]
+    ours, models, safe = _ours(table.columns), _rank(table.columns), _safe(table.columns)
+    rivals = [m for m in ("champion", safe) if m in table and m != ours] or [m for m in models if m != ours]
     if ours and rivals:
         wins = int((table[ours] < table[rivals[-1]]).sum())
         title = f"The {name(ours)} forecast beats {name(rivals[-1])} at {wins} of {len(table)} origins"
     else:
-        title = f"Relative quantile score at {len(table)} origins"
+        title = f"Quantile score at {len(table)} origins"
     fig, axes = _figure(title, size=(8.2, 3.2))
     ax = axes[0, 0]
     x = pd.to_datetime(table.index)
     for model in models:
-        main = (colour := _colour(model, ours)) != PALE
+        main = (colour := _colour(model, ours, safe)) != PALE
         ax.plot(x, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
     ax.set_ylim(0, np.nanmax(table.to_numpy()) * 1.12 or 1)
-    colours = {m: GREY if _colour(m, ours) == PALE else _colour(m, ours) for m in models}
+    colours = {m: GREY if _colour(m, ours, safe) == PALE else _colour(m, ours, safe) for m in models}
     _end_labels(ax, [(x[-1], table[m].dropna().iloc[-1], name(m), colours[m]) for m in models if table[m].notna().any()])
     ax.set_xlabel("forecast made on")
-    ax.set_ylabel("quantile score / last price\n(lower is better)")
-    _percent_axis(ax.yaxis)
+    ax.set_ylabel(
+        "quantile score / last price\n(lower is better)" if trade is PRICES else "quantile score, units\n(lower is better)"
+    )
+    if trade is PRICES:
+        _percent_axis(ax.yaxis)
     _dates(ax, x)
     return fig
 
 
-def _fan(ax, past: pd.DataFrame, ahead: pd.DataFrame, colour: str) -> None:
+def _fan(ax, past: pd.DataFrame, ahead: pd.DataFrame, colour: str, freq: str) -> None:
     """History as black steps, then median and shaded bands; the two are told apart by a line at the as-of day."""
-    origin = ahead["ts"].min() - pd.Timedelta(days=1)
-    span = pd.date_range(past["ts"].min(), origin) if len(past) else []
+    span = pd.date_range(past["ts"].min(), ahead["ts"].min(), freq=freq, inclusive="left") if len(past) else []
     if len(span):
         y = past.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(span)
         _history(ax, y)
-    edges = [*ahead["ts"], ahead["ts"].max() + pd.Timedelta(days=1)]  # a day's price holds for the whole day
+    last = ahead["ts"].max()
+    edges = [*ahead["ts"], pd.date_range(last, periods=2, freq=freq)[-1]]  # a period's value holds for all of it
 
     def held(column: str) -> np.ndarray:
         return np.append(ahead[column].to_numpy(float), ahead[column].iloc[-1])
@@ -486,26 +510,39 @@ def _fan(ax, past: pd.DataFrame, ahead: pd.DataFrame, colour: str) -> None:
     ax.axvline(ahead["ts"].min(), color=GREY, lw=0.8, ls=(0, (2, 2)))
 
 
+def period_name(freq: str) -> str:
+    """What periods of a pandas frequency are called: 'days', 'weeks', 'months', 'quarters', else 'periods'."""
+    return {"D": "days", "W": "weeks", "M": "months", "Q": "quarters"}.get(freq[:1], "periods")
+
+
+def _expectation(ahead: pd.DataFrame, trade: Trade) -> str:
+    """What the medians of some series expect, as the end of a sentence."""
+    if trade is trades.SALES:
+        selling = int((ahead.groupby("series_id", observed=True)["q50"].sum() > 0).sum())
+        return "expect no sale" if not selling else f"expect {selling} to sell"
+    if "last_value" not in ahead:
+        return "hold their last price"
+    final = ahead.groupby("series_id", observed=True).tail(1)
+    moving = int(((final["q50"] / final["last_value"] - 1).abs() > 0.005).sum())
+    return "hold their last price" if not moving else f"expect {moving} to move"
+
+
 @_figure_function
-def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, days: int = 60, unit: str = "price") -> Figure:
+def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, periods: int = 60, freq: str = "D") -> Figure:
     """History and forecast of up to four series. history: series_id, ts, y, title; forecast: series_id, ts, q05 … q95.
 
-    ids: the series to show, in order; labels: a line for each ('best, error 1.2 %'); days: how much history.
+    ids: the series to show, in order; labels: a line for each ('best, error 1.2 %'); periods: how much history.
     """
     ids = list(ids if ids is not None else pd.unique(forecast["series_id"]))[:4] if len(forecast) else []
     ids = [i for i in ids if (forecast["series_id"] == i).any()]
     if not ids:
         return nothing("No forecast to show")
     horizon = int(forecast.groupby("series_id", observed=True).size().max())
-    moving = sum(
-        abs(f["q50"].iloc[-1] / f["last_value"].iloc[-1] - 1) > 0.005
-        for i in ids
-        if "last_value" in forecast and len(f := forecast[forecast["series_id"] == i])
-    )
-    what = "hold their last price" if not moving else f"expect {moving} to move"
-    title = (
-        f"Next {horizon} days: the median forecasts of these {len(ids)} {what}" if len(ids) > 1 else f"The next {horizon} days"
-    )
+    trade, unit = trades.of(forecast), period_name(freq)
+    what = _expectation(forecast[forecast["series_id"].isin(ids)], trade)
+    title = f"The next {horizon} {unit}"
+    if len(ids) > 1:
+        title = f"Next {horizon} {unit}: the median forecasts of these {len(ids)} {what}"
     cols = len(ids) if len(ids) in (1, 3) else 2
     rows = -(-len(ids) // cols)
     fig, axes = _figure(
@@ -519,8 +556,9 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, d
     for number, (ax, key) in enumerate(zip(axes.flat, ids, strict=False)):
         ahead = forecast[forecast["series_id"] == key].sort_values("ts").assign(ts=lambda f: pd.to_datetime(f["ts"]))
         past = history[history["series_id"] == key].sort_values("ts").assign(ts=lambda f: pd.to_datetime(f["ts"]))
-        past = past[(past["ts"] > ahead["ts"].min() - pd.Timedelta(days=days)) & (past["ts"] < ahead["ts"].min())]
-        _fan(ax, past, ahead, BLUE)
+        since = pd.date_range(end=ahead["ts"].min(), periods=periods + 1, freq=freq)[0]
+        past = past[(past["ts"] >= since) & (past["ts"] < ahead["ts"].min())]
+        _fan(ax, past, ahead, BLUE, freq)
         title = past["title"].iloc[-1] if "title" in past and len(past) else key
         label = f"\n{plain(labels[number], 44)}" if labels is not None and number < len(labels) else ""
         ax.set_title(called(title, key, 44 if cols < 3 else 26) + label)
@@ -530,7 +568,7 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, d
             ax.set_ylim(ax.dataLim.y0 * 0.9 - 0.01, ax.dataLim.y0 * 1.1 + 0.01)
         _dates(ax, most=4)
     for ax in axes[:, 0]:
-        ax.set_ylabel(unit)
+        ax.set_ylabel(trade.unit)
     for ax in axes.flat[len(ids) :]:
         ax.set_visible(False)
     first = axes.flat[0]
@@ -639,39 +677,46 @@ def attention(weights, unit: str = "days") -> Figure:
 
 
 @_figure_function
-def error_by_horizon(frame: pd.DataFrame, metric: str = "error", unit: str = "days") -> Figure:
+def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str = "days") -> Figure:
     """Mean error by days ahead. frame: a backtest, or aggregated with model, horizon, value (fractions of the last price)."""
+    metric = metric or trades.of(frame).metric
     table = _by(frame, metric, "horizon")
     if table.empty:
         return nothing("No forecast has met its actuals yet")
-    ours, models = _ours(table.columns), _rank(table.columns)
-    if ours and "last_value" in table:
-        gain = 1 - table[ours].mean() / table["last_value"].mean() if table["last_value"].mean() > 0 else 0.0
-        said = f"{percent(abs(gain), 1)} {'below' if gain > 0 else 'above'} that of the last value"
-        title = f"The {name(ours)} error is {said if abs(gain) >= 0.0005 else 'the same as that of the last value'}"
+    ours, models, safe, trade = _ours(table.columns), _rank(table.columns), _safe(table.columns), trades.of(frame)
+    if ours and safe:
+        gain = 1 - table[ours].mean() / table[safe].mean() if table[safe].mean() > 0 else 0.0
+        against = trade.safe_words
+        said = f"{percent(abs(gain), 1)} {'below' if gain > 0 else 'above'} that of {against}"
+        what = "error" if metric == "error" else "quantile score"
+        title = f"The {name(ours)} {what} is {said if abs(gain) >= 0.0005 else f'the same as that of {against}'}"
         title += f", 1 to {table.index.max()} {unit} ahead" if table.index.max() > 1 else ""
     else:
         title = f"Error, 1 to {table.index.max()} {unit} ahead"
+    if safe and (far := [m for m in models if m not in OURS and table[m].mean() > FAR * table[safe].mean()]):
+        models = [m for m in models if m not in far]  # they would press the others together
+        table = table[models]
     fig, axes = _figure(title, size=(8.2, 3.2))
     ax = axes[0, 0]
     for model in models:
-        main = (colour := _colour(model, ours)) != PALE
+        main = (colour := _colour(model, ours, safe)) != PALE
         ax.plot(table.index, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
     ax.set_ylim(0, np.nanmax(table.to_numpy()) * 1.1 or 1)
-    colours = {m: GREY if _colour(m, ours) == PALE else _colour(m, ours) for m in models}
+    colours = {m: GREY if _colour(m, ours, safe) == PALE else _colour(m, ours, safe) for m in models}
     _end_labels(
         ax, [(table.index[-1], table[m].dropna().iloc[-1], name(m), colours[m]) for m in models if table[m].notna().any()]
     )
     ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     ax.set_xlabel(f"{unit} ahead")
-    ax.set_ylabel("mean |error| / last price" if metric == "error" else "quantile score / last price")
+    ax.set_ylabel(trade.error if metric == "error" else trade.loss)
     _percent_axis(ax.yaxis)
     return fig
 
 
 @_figure_function
-def accuracy(frame: pd.DataFrame, metric: str = "error") -> Figure:
+def accuracy(frame: pd.DataFrame, metric: str | None = None) -> Figure:
     """One bar a model, the best on top. frame: a backtest, or aggregated with the columns model, value."""
+    metric = metric or trades.of(frame).metric
     table = _means(frame, metric, "model").sort_values(ascending=False)
     if table.empty:
         return nothing("No forecast has met its actuals yet")
@@ -690,7 +735,8 @@ def accuracy(frame: pd.DataFrame, metric: str = "error") -> Figure:
         ax.annotate(percent(value, 2), (value, row), xytext=(5, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(table)), [name(m) for m in table.index])
     ax.set_xlim(0, table.max() * 1.12 or 1)
-    ax.set_xlabel("mean |error| / last price" if metric == "error" else "mean quantile score / last price")
+    trade = trades.of(frame)
+    ax.set_xlabel(trade.error if metric == "error" else f"mean {trade.loss}")
     _percent_axis(ax.xaxis)
     ax.grid(axis="y", visible=False)
     return fig
@@ -698,7 +744,9 @@ def accuracy(frame: pd.DataFrame, metric: str = "error") -> Figure:
 
 @_figure_function
 def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
-    """Promised quantile against the share of actuals below it, on all and on changed days. frame: a backtest (rows of `model`).
+    """Promised quantile against the share of actuals below it, on all periods and where the event came.
+
+    frame: a backtest, whose rows of `model` are shown.
 
     Posted prices tie with their quantiles, so each level has a bar from 'strictly below' to 'at or below': an honest
     forecast's bar touches the diagonal.
@@ -708,10 +756,11 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
     if not len(scored):
         return nothing("No forecast has met its actuals yet")
     rows, quantiles = frame.loc[scored.index], levels(frame)
-    groups = {"all days": np.ones(len(rows), bool), "changed prices": scored["changed"].to_numpy()}
+    trade = trades.of(scored)
+    groups = {"all periods": np.ones(len(rows), bool), trade.with_event: event(scored).to_numpy()}
     held = scored["inside90"].mean() if "inside90" in scored else np.nan
     fig, axes = _figure(
-        f"{percent(held)} of actual prices fell inside a band that promised 90 %", cols=2, size=(8.2, 3.6), sharey=True
+        f"{percent(held)} of actual {trade.things} fell inside a band that promised 90 %", cols=2, size=(8.2, 3.6), sharey=True
     )
     y = rows["y"].to_numpy(float)
     for ax, (label, mask), colour in zip(axes.flat, groups.items(), (BLUE, ORANGE), strict=True):
@@ -729,7 +778,39 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
         _percent_axis(ax.xaxis)
         _percent_axis(ax.yaxis)
         ax.set_xlabel("quantile promised")
-    axes[0, 0].set_ylabel("share of actual prices\nbelow … at or below it")
+    axes[0, 0].set_ylabel(f"share of actual {trade.things}\nbelow … at or below it")
+    return fig
+
+
+@_figure_function
+def band_width(frame: pd.DataFrame, model: str = "published") -> Figure:
+    """Mean width of the central bands by horizon, as a share of the last price. frame: a backtest; rows of `model` count."""
+    mine = frame[frame["model"] == model] if len(frame) else frame
+    mine = mine[mine["last_value"] > 0] if len(mine) else mine
+    bands = {promised: ends for promised, ends in {0.9: ("q05", "q95"), 0.5: ("q25", "q75")}.items() if set(ends) <= set(mine)}
+    if not len(mine) or not bands:
+        return nothing("No band has been forecast yet")
+    lines = {
+        promised: ((mine[high] - mine[low]) / mine["last_value"]).groupby(mine["horizon"]).mean()
+        for promised, (low, high) in bands.items()
+    }
+    width = lines[max(lines)]
+    ahead = f"{width.index[-1]} periods ahead"
+    title = f"Holding {percent(max(lines))} takes a band of {percent(width.iloc[-1], 1)} of the price {ahead}"
+    if 0.5 in lines and len(lines) > 1:
+        title += f", holding half {percent(lines[0.5].iloc[-1], 1)}"
+    fig, axes = _figure(title, size=(8.2, 2.8))
+    ax = axes[0, 0]
+    for promised, line in lines.items():
+        ax.plot(line.index, line, "o-", color=BLUE if promised == max(lines) else GREY)
+    ax.set_ylim(0, width.max() * 1.15 or 1)
+    _end_labels(
+        ax, [(w.index[-1], w.iloc[-1], f"{percent(p)} band", BLUE if p == max(lines) else GREY) for p, w in lines.items()]
+    )
+    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    ax.set_xlabel("periods ahead")
+    ax.set_ylabel("mean width / last price")
+    _percent_axis(ax.yaxis)
     return fig
 
 
@@ -815,7 +896,7 @@ def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: st
 
 
 @_figure_function
-def track_record(frame: pd.DataFrame) -> Figure:
+def track_record(frame: pd.DataFrame, trade: Trade = PRICES) -> Figure:
     """What earlier published forecasts said and what came. frame: as_of, error, coverage; baseline_error and n are optional."""
     frame = frame.dropna(subset=["error"]).sort_values("as_of") if len(frame) else frame
     if not len(frame):
@@ -833,7 +914,7 @@ def track_record(frame: pd.DataFrame) -> Figure:
         ends.append((x.iloc[-1], frame["baseline_error"].iloc[-1], "last value", ORANGE))
     error.set_ylim(0, max(frame[[c for c in ("error", "baseline_error") if c in frame]].max()) * 1.15 or 1)
     _end_labels(error, ends)
-    error.set_ylabel("error / last price")
+    error.set_ylabel(f"error / {trade.size}")
     cover.plot(x, frame["coverage"], "o-", color=BLUE)
     cover.axhline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
     cover.set_ylim(0, 1.15)

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from forecastbook import backtest, gate, models, roster, scores
+from forecastbook import backtest, gate, models, scores
 from forecastbook.backtest import Origin
-from forecastbook.experts import Experts
 from forecastbook.gate import Gate
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.publication import variant_ids
 from forecastbook.run import Run
+from forecastbook.trades import SALES
 
 FORMATS = {  # how the columns of these tables are shown
     "price now": ",.2f",
@@ -24,25 +24,29 @@ FORMATS = {  # how the columns of these tables are shown
 }
 
 
-def now(panel: Panel, params: Params, decided: Gate, speaker: Experts | None = None) -> Origin:
+def now(panel: Panel, params: Params, decided: Gate, speaker=None) -> Origin:
     """The forecasts that may be published from the as-of date itself: nothing has come yet, so ``y`` is NaN.
 
-    Asked are the last value, and what the gate decided to use: a baseline, or one of the experts (``speaker``).
+    Asked are the safe baseline, and what the gate decided to use: a baseline, or one of the experts (``speaker``).
     """
-    at = Origin(
-        panel.as_of,
-        panel.horizon_dates(params.horizon),
-        roster.status(panel, params),
-        panel.last_value,
-        models.scale(panel),
-        np.full((len(panel), params.horizon), np.nan),
-    )
-    asked = {name: models.fit(name, panel) for name in {backtest.SAFE, decided.use} & set(models.BASELINES)}
-    if speaker and decided.use not in models.BASELINES:
+    at, trade = backtest.opened(panel, params), params.trade
+    asked = {name: models.fit(name, panel, trade) for name in {trade.safe, decided.use} & set(trade.baselines)}
+    if speaker and decided.use not in trade.baselines:
         asked[params.model.name] = speaker
-    for name, (q, p) in models.forecasts(asked, panel, params.horizon, params.quantiles).items():
-        at.q[name], at.p[name] = q, p
+    for name, said in models.forecasts(asked, panel, params.horizon, params.levels).items():
+        at.put(name, said)
+    backtest.experts_of(params).blend_in(at, decided.mix, params)
     return at
+
+
+def speaker(run: Run):
+    """The experts that this run's model directory holds; None where only the baselines can speak."""
+    return backtest.experts_of(run.params).load(run.dir / "model")
+
+
+def looks(speaker, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:
+    """What the experts look at: feature importance, mean attention (H, L); empty where there are none."""
+    return speaker.looks(panel) if speaker else (pd.DataFrame(columns=["feature", "share"]), np.empty((0, 0)))
 
 
 def frame(at: Origin, decided: Gate, panel: Panel, params: Params, run: Run) -> pd.DataFrame:
@@ -54,9 +58,15 @@ def frame(at: Origin, decided: Gate, panel: Panel, params: Params, run: Run) -> 
         "ts": np.tile(at.ts, len(keep)).astype("datetime64[ms]"),
         "horizon": np.tile(np.arange(1, H + 1), len(keep)),
     }
-    columns |= {backtest.level_name(level): q[keep, :, k].ravel() for k, level in enumerate(params.quantiles)}
+    columns |= {backtest.level_name(level): q[keep, :, k].ravel() for k, level in enumerate(params.levels)}
+    columns |= {"mean": at.mean["published"][keep].ravel()} if params.trade is SALES else {}
     out = pd.DataFrame(
-        columns | {"p_change": p[keep].ravel(), "last_value": np.repeat(at.last[keep], H), "source": np.repeat(source[keep], H)}
+        columns
+        | {
+            params.trade.probability: p[keep].ravel(),
+            "last_value": np.repeat(at.last[keep], H),
+            "source": np.repeat(source[keep], H),
+        }
     )
     out["run_id"], out["model_id"], out["as_of"], out["job"] = run.id, params.publish.model_id, run.as_of, run.job
     out["ts"] = out["ts"].dt.date
@@ -65,7 +75,7 @@ def frame(at: Origin, decided: Gate, panel: Panel, params: Params, run: Run) -> 
 
 def sanity(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
     """What must not be in a forecast table, counted: check, found (rows), result."""
-    names = [backtest.level_name(level) for level in params.quantiles]
+    names = [backtest.level_name(level) for level in params.levels]
     q = frame[names].to_numpy()
     jump = np.abs(np.log(np.maximum(frame["q50"], 1e-12) / np.maximum(frame["last_value"], 1e-12))) > np.log(2)
     found = {
@@ -75,7 +85,11 @@ def sanity(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
         "series without every period": int((frame.groupby("series_id").size() != params.horizon).sum()),
     }
     rows = [(name, count, "ok" if not count else "fault") for name, count in found.items()]
-    rows.append(("point more than doubled or halved", int(jump.sum()), "ok" if not jump.any() else "look"))
+    if params.trade is SALES:
+        jump = (frame["mean"] > frame["q95"]).to_numpy()
+        rows.append(("mean above the 95 % quantile", int(jump.sum()), "ok" if not jump.any() else "look"))
+    else:
+        rows.append(("point more than doubled or halved", int(jump.sum()), "ok" if not jump.any() else "look"))
     return pd.DataFrame(rows, columns=["check", "found", "result"])
 
 
@@ -113,7 +127,7 @@ def rows(frame: pd.DataFrame, series: pd.DataFrame, target: str) -> pa.Table:
     named = (
         {"predicted_price": "q50", "confidence_upper": "q95", "confidence_lower": "q05", "p_change": "p_change"}
         if target == "FactPriceForecast"
-        else {q: q for q in ("q05", "q25", "q50", "q75", "q95")}
+        else {q: q for q in ("q05", "q25", "q50", "q75", "q95", "mean")}
     )
     return pa.table(columns | {name: pa.array(frame[source].to_numpy(float)) for name, source in named.items()})
 
@@ -123,8 +137,7 @@ def model_record(run: Run, table: pd.DataFrame) -> dict:
     overall = table[(table["slice"] == "all") & (table["model"] == "published")]
     metrics = {row.metric: row.value for row in overall.itertuples() if np.isfinite(row.value)}
     decided = run.manifest["gate"]
-    kind = {"lstm": ("LSTM_Price_Forecaster", "LSTM_Seq2Seq")}
-    name, family = kind.get(run.params.model.name, (run.params.model.name, run.params.model.name))
+    name, family = run.params.trade.families[run.params.model.name]
     return {
         "model_name": name,
         "model_version": run.id,
@@ -209,10 +222,11 @@ def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
 
     They are kept in ForecastScore too.
 
-    error: mean |actual - predicted| / last price at that as-of date; coverage: share inside the published band.
+    error: mean |actual - predicted| / last price at that as-of date (of sales: / mean sales); coverage: share inside the
+    published band; baseline_error: that of the last value.
     """
     empty = pd.DataFrame(columns=["as_of", "error", "coverage", "baseline_error", "n"])
-    if not run.params.publish.enabled or run.params.publish.table != "FactPriceForecast":
+    if not run.params.publish.enabled:
         return empty
     past = store.vintages(run.job, before=run.as_of).to_pandas()
     if past.empty:
@@ -223,10 +237,11 @@ def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
     met = (row >= 0) & (column >= 0) & (origin >= 0)
     past, row, column, origin = past[met], row[met], column[met], origin[met]
     actual, last = panel.y[row, column], panel.filled[row, origin]
+    size = run.params.trade.sizes(actual, last)
     past = past.assign(
-        error=scores.relative(np.abs(actual - past["predicted"]), last),
+        error=np.abs(actual - past["predicted"]) / size,
         coverage=scores.covered(actual, past["lower"], past["upper"]),
-        baseline_error=scores.relative(np.abs(actual - last), last),
+        baseline_error=np.abs(actual - last) / size,
     ).dropna(subset=["error"])
     if past.empty:
         return empty

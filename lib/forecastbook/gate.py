@@ -1,8 +1,9 @@
 """The gate: what the record so far allows to publish.
 
-Every expert, every baseline and the last value stand on the same origins, finished by then. What is known of a candidate's gain
-is a normal prior (its credit) and the gains seen, weighed by how much they scatter. The candidate that is expected to gain most
-is published when the last value is beaten by more than the doubt; with no record the last value is published.
+Every expert and every baseline stand on the same origins, finished by then. What is known of a candidate's gain over the
+trade's safe baseline (the last price; IMAPA for sales) is a normal prior (its credit) and the gains seen, weighed by how much
+they scatter. The candidate that is expected to gain most is published when the safe baseline is beaten by more than the doubt.
+With no record at all the safe baseline is published; of sales the blend, which has been better on every set it was tried on.
 
 Symbols: N series, H periods ahead, Q quantile levels, P central intervals.
 """
@@ -10,31 +11,30 @@ Symbols: N series, H periods ahead, Q quantile levels, P central intervals.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from forecastbook import intervals
-from forecastbook.backtest import SAFE, Origin, point_error, quantile_error
-from forecastbook.models import BASELINES
+from forecastbook.backtest import Origin, experts_of, point_error, quantile_error
 from forecastbook.params import Params
 from forecastbook.run import sha256, write_text
+from forecastbook.trades import PRICES, SALES, Trade
 
-# What a candidate may be expected to gain before it has shown anything, as a share of the last value's score, and how far that
-# may be off (a standard deviation): from the development data, shrunk. A baseline that is no price model starts with a loss.
-CREDIT = {"gbm": 0.04, "blend": 0.04, "lstm_table": 0.03, "table": 0.03, "lstm": 0.0}
-OTHERS, OFF = -0.05, 0.12
-SCATTER, WEIGHT = 0.3, 2  # of the gains from origin to origin before any is seen, and for how many origins that counts
+SLACK = 0.02  # of the coverage of sales above zero
+TRUST = 4.0  # finished origins from which half of what they ask for is widened by
+WEIGHT = 2  # for how many origins the scatter counts that is expected before any gain is seen
 
 
 @dataclass
 class Gate:
     """What the record so far allows to publish.
 
-    use: a candidate's name, or 'last_value' when nothing has proven better. hold_median: the point stays at the last value
-    because the candidate's own point has done worse. widening: (H, P) of intervals.widening. skill: of the chosen one (of the
-    best candidate, when the last value is published) on the record, NaN without one. standings: a row a candidate, best first.
+    use: a candidate's name, or the trade's safe baseline when nothing has proven better. hold_median: the point stays at the
+    last value because the candidate's own point has done worse. widening: (G, H, P) of intervals.widening. skill: of the chosen
+    one (of the best candidate, when the safe baseline is published) on the record, NaN without one. standings: a row a
+    candidate, best first. mix: how the trade's experts make their blend on this record, None where it needs none.
     """
 
     use: str
@@ -43,73 +43,119 @@ class Gate:
     skill: float
     origins: int
     standings: list[dict]
+    trade: Trade = PRICES
+    mix: dict | None = None
 
     def verdict(self) -> str:
         """The choice in one sentence, computed."""
+        safe = self.trade.safe_words
+        first = f"{safe[0].upper()}{safe[1:]} is published"
         if not self.origins:
-            return "The last value is published: there is no finished origin yet on which a model could prove itself."
+            proof = "there is no finished origin yet on which a model could prove itself."
+            return f"{first if self.use == self.trade.safe else f'{titled(self.use, self.trade)} is published'}: {proof}"
         over = f"over {self.origins} finished origins"
-        if self.use == SAFE:
+        if self.use == self.trade.safe:
             gap = f"{self.skill:.1%} lower, which is within the doubt," if self.skill > 0 else "no lower"  # nor is a NaN
-            said = f"{over} the best candidate's quantile error was {gap} than the last value's"
-            return f"The last value is published: {said}."
+            return f"{first}: {over} the best candidate's quantile error was {gap} than {safe}'s."
         hold = " Points stay at the last value, on which it was no better." if self.hold_median else ""
-        gain = f"its quantile error was {self.skill:.1%} lower than the last value's"
-        return f"{titled(self.use)} is published: {gain} {over}.{hold}"
+        gain = f"its quantile error was {self.skill:.1%} lower than {safe}'s"
+        return f"{titled(self.use, self.trade)} is published: {gain} {over}.{hold}"
 
 
-def titled(name: str) -> str:
+def titled(name: str, trade: Trade = PRICES) -> str:
     """A candidate's name at the start of a sentence."""
     return {
         "lstm": "The network",
+        "tide": "The network",
         "lstm_table": "The network with the counting table",
         "gbm": "The boosted trees' model",
-        "blend": "The blend of network, trees and table",
+        "blend": "The blend of network, trees and table" if trade is PRICES else "The blend of network, trees and IMAPA",
         "table": "The counting table",
     }.get(name, name)
 
 
-def decide(record: list[Origin], params: Params, before=None) -> Gate:
+def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate:
     """Choose on the origins of a record whose last period had come by ``before`` (None: on all).
 
-    A gain is the last value's relative quantile score less the candidate's, as a share of the last value's mean; a point is
+    spoken: names of those that can be published; asked only where there is no record and the trade trusts one of them.
+
+    A gain is the safe baseline's quantile score less the candidate's, as a share of the safe one's mean; a price's point is
     held at the last value where its absolute error was no better. ``gate.doubt`` is in standard deviations of what is expected.
     """
-    finished = [o for o in record if before is None or o.ts[-1] <= before]
-    finished = [o for o in finished if np.isfinite(_means(o, params)[SAFE][0])]
-    calm = np.zeros((params.horizon, len(intervals.pairs(params.quantiles))))
+    finished, trade = finished_by(record, before), params.trade
+    finished = [o for o in finished if np.isfinite(_means(o, params)[trade.safe][0])]
     if not finished:
-        return Gate(SAFE, False, calm, float("nan"), 0, [])
+        calm = _calm(params, float("nan"), 0, [])
+        return replace(calm, use=trade.trusted) if trade.trusted in spoken else calm
     n = len(finished)
-    base = float(np.mean([_means(o, params)[SAFE][0] for o in finished]))
-    standings = [dict(model=SAFE, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False)]
-    for name in finished[-1].q.keys() - {SAFE, "published"}:  # one that was not there from the start has shown less
-        both = np.array([(_means(o, params)[name], _means(o, params)[SAFE]) for o in finished if name in o.q])  # (n, 2, 3)
+    base = float(np.mean([_means(o, params)[trade.safe][0] for o in finished]))
+    standings = [dict(model=trade.safe, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False)]
+    for name in finished[-1].q.keys() - {trade.safe, "published"}:  # one that was not there from the start has shown less
+        both = np.array(
+            [(_means(o, params)[name], _means(o, params)[trade.safe]) for o in finished if name in o.q]
+        )  # (n, 2, 3)
         (loose, held, point), safe = both[:, 0].T, both[:, 1].T
-        hold = bool(not point.mean() < safe[2].mean())
+        hold = trade is PRICES and bool(not point.mean() < safe[2].mean())
         own = held if hold else loose
         size = safe[0].mean()
-        skill, expected, doubt = _expected((safe[0] - own) / size if size > 0 else -own, CREDIT.get(name, OTHERS))
+        gains = (safe[0] - own) / size if size > 0 else -own
+        skill, expected, doubt = _expected(gains, trade.credit.get(name, trade.others), trade)
         doubt *= params.gate.doubt
         standings.append(dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold))
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
     best = next((row for row in standings if row["expected"] > row["doubt"]), None)
     if best is None or base <= 0:
-        known = [row["skill"] for row in standings if row["model"] != SAFE and np.isfinite(row["skill"])]
-        return Gate(SAFE, False, calm, max(known, default=float("nan")), n, standings)
+        known = [row["skill"] for row in standings if row["model"] != trade.safe and np.isfinite(row["skill"])]
+        return _calm(params, max(known, default=float("nan")), n, standings)
     finished = [o for o in finished if best["model"] in o.q]
+    wider, mix = _widening(finished, best["model"], params), experts_of(params).mix(finished, params)
+    return Gate(best["model"], best["hold"], wider, best["skill"], len(finished), standings, trade, mix)
+
+
+def finished_by(record: list[Origin], before=None) -> list[Origin]:
+    """The origins of a record whose last period had come by ``before`` (None: all of them)."""
+    return [o for o in record if before is None or o.ts[-1] <= before]
+
+
+def _calm(params: Params, skill: float, n: int, standings: list[dict]) -> Gate:
+    """The safe baseline, as it is."""
+    calm = np.zeros((1, params.horizon, len(intervals.pairs(params.levels))))
+    return Gate(params.trade.safe, False, calm, skill, n, standings, params.trade)
+
+
+def _widening(finished: list[Origin], name: str, params: Params) -> np.ndarray:
+    """(G, H, P) how much the bands of a candidate must be widened to have held what they promised, by group.
+
+    Of sales only those count that were not zero: a zero lies on its bound as a rule, and a band that is too narrow where
+    something sells would not show. They are no fair sample, though: an honest band holds a little less of them, and the inner
+    one much less. So only the outermost is widened, and only where it held less than ``SLACK`` below its promise.
+    """
     rows = [(o.status == "model")[:, None] & np.isfinite(o.y) for o in finished]
+    if params.trade is SALES:
+        rows = [r & (o.y > 0) for o, r in zip(finished, rows, strict=True)]
     actual = np.concatenate([np.where(r, o.y, np.nan) for o, r in zip(finished, rows, strict=True)])
-    scale, said = np.concatenate([o.scale for o in finished]), np.concatenate([o.q[best["model"]] for o in finished])
-    widening = intervals.widening(actual, said, scale, params.quantiles)
-    return Gate(best["model"], best["hold"], widening, best["skill"], len(finished), standings)
+    spread, said = np.concatenate([_spread(o) for o in finished]), np.concatenate([o.q[name] for o in finished])
+    group = np.concatenate([_group(o) for o in finished])
+    if params.trade is PRICES:
+        return intervals.widening(actual, said, spread, params.levels, group)
+    out = intervals.widening(actual, said, spread, params.levels, group, SLACK) * len(finished) / (len(finished) + TRUST)
+    out[..., 1:] = 0
+    return out
 
 
-def _expected(gains: np.ndarray, credit: float) -> tuple[float, float, float]:
+def _spread(at: Origin) -> np.ndarray:
+    return at.scale if at.spread is None else at.spread
+
+
+def _group(at: Origin) -> np.ndarray:
+    return np.zeros(len(at.scale), dtype=int) if at.group is None else at.group
+
+
+def _expected(gains: np.ndarray, credit: float, trade: Trade) -> tuple[float, float, float]:
     """(mean gain, its expectation, the standard deviation of that): a normal prior at the credit, met with the gains seen."""
     n, mean = len(gains), float(gains.mean())
-    scatter = (((gains - mean) ** 2).sum() + WEIGHT * SCATTER**2) / (n + WEIGHT - 1)  # of one origin's gain, squared
-    seen, prior = n / scatter, 1 / OFF**2
+    scatter = (((gains - mean) ** 2).sum() + WEIGHT * trade.scatter**2) / (n + WEIGHT - 1)  # of one origin's gain, squared
+    seen, prior = n / scatter, 1 / trade.off**2
     return mean, float((seen * mean + prior * credit) / (seen + prior)), float((seen + prior) ** -0.5)
 
 
@@ -123,9 +169,10 @@ def _means(at: Origin, params: Params) -> dict[str, tuple[float, float, float]]:
         if not scored.any():
             at.means[name] = (np.nan, np.nan, np.nan)
             continue
-        held = quantile_error(at, hold(at.q[name], at, params), params)[scored].mean()
+        loose = quantile_error(at, at.q[name], params)[scored].mean()
+        held = loose if params.trade is SALES else quantile_error(at, hold(at.q[name], at, params), params)[scored].mean()
         at.means[name] = (
-            float(quantile_error(at, at.q[name], params)[scored].mean()),
+            float(loose),
             float(held),
             float(point_error(at, name, params)[scored].mean()),
         )
@@ -134,7 +181,7 @@ def _means(at: Origin, params: Params) -> dict[str, tuple[float, float, float]]:
 
 def hold(q, at: Origin, params: Params) -> np.ndarray:
     """Quantiles with the median at the last value and the others on their side of it: (N, H, Q), a copy."""
-    out, middle, last = np.array(q, float), params.quantiles.index(0.5), at.last[:, None]
+    out, middle, last = np.array(q, float), params.levels.index(0.5), at.last[:, None]
     out[..., :middle] = np.minimum(out[..., :middle], last[..., None])
     out[..., middle + 1 :] = np.maximum(out[..., middle + 1 :], last[..., None])
     out[..., middle] = last
@@ -142,32 +189,51 @@ def hold(q, at: Origin, params: Params) -> np.ndarray:
 
 
 def shape(q, at: Origin, widening, hold_median: bool, params: Params) -> np.ndarray:
-    """Calibrated quantiles (N, H, Q): widened, the median held at the last value when asked, in order, not below 0."""
-    out = intervals.widen(q, at.scale, widening, params.quantiles)
+    """Calibrated quantiles (N, H, Q): widened, the median held at the last value when asked, in order, not below 0; whole again
+    where sales are whole numbers."""
+    group = np.minimum(_group(at), len(widening) - 1)
+    out = intervals.widen(q, _spread(at), widening, params.levels, group)
+    if at.whole:  # they were whole before: outwards, so that no band gives up what it was widened by
+        levels = np.asarray(params.levels)
+        out = np.where(levels < 0.5, np.floor(out), np.where(levels > 0.5, np.ceil(out), np.rint(out)))
     return hold(out, at, params) if hold_median else out
 
 
 def publishable(at: Origin, decided: Gate, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the gate lets out from one origin: (quantiles (N, H, Q), p_change (N, H), source (N,)).
+    """What the gate lets out from one origin: (quantiles (N, H, Q), probability (N, H), source (N,)).
 
-    source is 'model', 'naive' or 'excluded'; excluded rows are NaN.
+    source is 'model', 'naive' or 'excluded'; excluded rows are NaN. Of sales ``at.mean["published"]`` is made too.
     """
-    out, p = at.q[SAFE].copy(), at.p[SAFE].copy()
+    safe = params.trade.safe
+    out, p = at.q[safe].copy(), at.p[safe].copy()
+    mean = at.mean[safe].copy() if safe in at.mean else None
     source = np.where(at.status == "excluded", "excluded", "naive").astype(object)
-    if decided.use in at.q and decided.use != SAFE:
+    if decided.use in at.q and decided.use != safe:
         use = at.status == "model"
         shaped = shape(at.q[decided.use], at, decided.widening, decided.hold_median, params)
         use = use & np.isfinite(shaped).all(axis=(1, 2))
-        out[use], source[use] = shaped[use], "model" if decided.use not in BASELINES else decided.use
+        out[use], source[use] = shaped[use], "model" if decided.use not in params.trade.baselines else decided.use
         p[use] = np.where(np.isfinite(at.p[decided.use][use]), at.p[decided.use][use], p[use])
+        if mean is not None:
+            mean[use] = at.mean[decided.use][use]
+    source[~np.isfinite(out).all(axis=(1, 2))] = "excluded"  # seen, but never on offer: nothing is known of its demand
     out[source == "excluded"], p[source == "excluded"] = np.nan, np.nan
+    if mean is not None:
+        mean[source == "excluded"] = np.nan
+        at.mean["published"] = mean
     return out, p, source
 
 
 def replay(record: list[Origin], params: Params) -> list[Origin]:
-    """Add ``published`` to each origin: what the gate would have let out there, on the record that was finished by then."""
+    """Add ``published`` to each origin: what the gate would have let out there, on the record that was finished by then.
+
+    The blend of experts whose weights need a record is made first, at each origin on what was finished by then.
+    """
+    home = experts_of(params)
+    for at in record:
+        home.blend_in(at, home.mix(finished_by(record, at.date), params), params)
     for at in (o for o in record if not o.warm_up):
-        decided = decide(record, params, before=at.date)
+        decided = decide(record, params, before=at.date, spoken=at.q.keys())
         at.q["published"], at.p["published"], _ = publishable(at, decided, params)
     return record
 
@@ -177,8 +243,8 @@ def standings(decided: Gate) -> pd.DataFrame:
     table = pd.DataFrame(decided.standings, columns=["model", "score", "skill", "expected", "doubt", "hold"])
     heads = {
         "model": "candidate",
-        "score": "quantile error, share of price",
-        "skill": "skill against last value",
+        "score": "quantile error",
+        "skill": "skill",
         "expected": "expected gain",
         "hold": "point held",
     }
@@ -194,6 +260,7 @@ def save(run, decided: Gate, **said) -> None:
         "skill": decided.skill if np.isfinite(decided.skill) else None,
         "origins": decided.origins,
         "standings": decided.standings,
+        "mix": decided.mix,
     }
     write_text(run.dir / "model" / "calibration.json", json.dumps(text, indent=1) + "\n")
     run.note(
@@ -217,4 +284,13 @@ def load(run) -> Gate:
             run.verify(name)
     text = json.loads((run.dir / "model" / "calibration.json").read_text(encoding="utf-8"))
     skill = float("nan") if text["skill"] is None else text["skill"]
-    return Gate(text["use"], text["hold_median"], np.array(text["widening"]), skill, text["origins"], text["standings"])
+    return Gate(
+        text["use"],
+        text["hold_median"],
+        np.array(text["widening"]),
+        skill,
+        text["origins"],
+        text["standings"],
+        run.params.trade,
+        text["mix"],
+    )

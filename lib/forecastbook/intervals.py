@@ -1,8 +1,10 @@
-"""Conformal calibration of quantiles, pooled over series, by horizon."""
+"""Conformal calibration of quantiles, pooled over series, by group and horizon."""
 
 from __future__ import annotations
 
 import numpy as np
+
+POOL = 200  # points from which a group is calibrated on its own
 
 
 def tidy(q: np.ndarray, floor: float | None = 0.0) -> np.ndarray:
@@ -17,33 +19,42 @@ def pairs(levels) -> list[tuple[int, int]]:
     return [(i, int(j)) for i in range(len(levels) // 2) for j in np.flatnonzero(np.isclose(levels, 1 - levels[i])) if i < j]
 
 
-def widening(y, q, scale, levels) -> np.ndarray:
-    """How much each central interval must be widened, by horizon, to have held what it promised: (H, P), relative to scale.
+def widening(y, q, scale, levels, group=None, slack: float = 0.0) -> np.ndarray:
+    """How much each central interval must be widened, by horizon, to have held what it promised: (G, H, P), relative to scale.
 
-    Conformalized quantile regression (Romano, Patterson & Candes 2019) pooled over series: the score of a point is how far it
-    lies outside its interval (negative inside), divided by the series' scale; the widening is the score's quantile at the
-    promised coverage with the finite-sample correction. Never negative: a posted price that stays put lies exactly on its
-    bounds, so an interval that holds more than promised must not be cut.
+    Conformalized quantile regression (Romano, Patterson & Candes 2019) pooled over the series of a group: a point's score is
+    how far it lies outside its interval (negative inside), divided by the series' scale; the widening is the score's quantile
+    at the promised coverage with the finite-sample correction. Never negative: a posted price that stays put lies exactly on
+    its bounds, so an interval that holds more than promised must not be cut.
 
-    y: (M, H) actuals, NaN left out; q: (M, H, Q); scale: (M,) positive; a horizon without any point gets 0.
+    slack: how much less than promised an interval may hold before it is widened, and is then widened to.
+    y: (M, H) actuals, NaN left out; q: (M, H, Q); scale: (M,) positive; group: (M,) whole numbers from 0, None: one group. A
+    horizon without any point gets 0; a group with fewer than ``POOL`` points takes the widening of all.
     """
-    found = pairs(levels)
-    out = np.zeros((y.shape[1], len(found)))
+    found, group = pairs(levels), np.zeros(len(y), dtype=int) if group is None else np.asarray(group)
+    out = np.zeros((int(group.max(initial=0)) + 1, y.shape[1], len(found)))
     for p, (i, j) in enumerate(found):
         score = np.maximum(q[..., i] - y, y - q[..., j]) / scale[:, None]  # (M, H)
-        promised = levels[j] - levels[i]
+        promised = levels[j] - levels[i] - slack
         for h in range(y.shape[1]):
-            s = np.sort(score[:, h][np.isfinite(score[:, h])])
-            rank = int(np.ceil((len(s) + 1) * promised)) - 1
-            if len(s):
-                out[h, p] = max(0.0, s[min(rank, len(s) - 1)])
+            for g in range(len(out)):
+                own = score[group == g, h]
+                own = own if len(out) == 1 or np.isfinite(own).sum() >= POOL else score[:, h]
+                s = np.sort(own[np.isfinite(own)])
+                rank = int(np.ceil((len(s) + 1) * promised)) - 1
+                if len(s):
+                    out[g, h, p] = max(0.0, s[min(rank, len(s) - 1)])
     return out
 
 
-def widen(q, scale, amount, levels, floor: float | None = 0.0) -> np.ndarray:
-    """Quantiles with their central intervals widened by ``amount`` (H, P) x scale (N,): (N, H, Q), tidy."""
+def widen(q, scale, amount, levels, group=None, floor: float | None = 0.0) -> np.ndarray:
+    """Quantiles with their central intervals widened by ``amount`` (G, H, P) x scale (N,): (N, H, Q), tidy. group: (N,)."""
     out = np.array(q, float)
+    own = amount[np.zeros(len(out), dtype=int) if group is None else group]  # (N, H, P)
     for p, (i, j) in enumerate(pairs(levels)):
-        out[..., i] -= amount[None, :, p] * scale[:, None]
-        out[..., j] += amount[None, :, p] * scale[:, None]
+        out[..., i] -= own[..., p] * scale[:, None]
+        out[..., j] += own[..., p] * scale[:, None]
+    half = np.searchsorted(levels, 0.5)  # a level that no interval ends at follows those that were moved, outwards
+    out[..., half:] = np.maximum.accumulate(out[..., half:], axis=-1)
+    out[..., : half + 1] = np.minimum.accumulate(out[..., half::-1], axis=-1)[..., ::-1]
     return tidy(out, floor)

@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from forecastbook import grid, intervals, scores, table
+from forecastbook import grid, intermittent, intervals, scores, table
+from forecastbook.counts import Demand
 from forecastbook.panel import Panel
+from forecastbook.trades import PRICES, SALES, Trade
 
-MODELS = {"lstm": "forecastbook.lstm"}
-BASELINES = ("last_value", "table", "seasonal_naive", "moving_average", "historical_quantiles")
-
-
-SHAPE = ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")  # fixed once trained
-
+MODELS = {"lstm": "forecastbook.lstm", "tide": "forecastbook.tide"}
 SHIPPED = "the shipped base"  # id of the base model that the package carries
 
 
@@ -33,9 +29,9 @@ class ModelError(ValueError):
     """A model that cannot be made, loaded or asked."""
 
 
-def fit(name: str, panel: Panel, **hyper):
-    """Train the named model from nothing. A baseline is ready at once."""
-    return Baseline(name) if name in BASELINES else _module(name).fit(panel, **hyper)
+def fit(name: str, panel: Panel, trade: Trade = PRICES, **hyper):
+    """Train the named model from nothing. A baseline of the trade is ready at once."""
+    return Baseline(name, trade) if name in trade.baselines else _module(name).fit(panel, **hyper)
 
 
 def finetune(model, panel: Panel, **hyper):
@@ -43,46 +39,53 @@ def finetune(model, panel: Panel, **hyper):
     return model if isinstance(model, Baseline) else _home(model).finetune(model, panel, **hyper)
 
 
-def forecast(model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
-    """(quantiles (N, H, Q), probability that the price has changed by then (N, H)) from the panel's as-of date.
+def forecast(model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray] | Demand:
+    """The forecast from the panel's as-of date: of a model of prices (quantiles (N, H, Q), probability that the price has
+    changed by then (N, H)), of a model of sales a ``Demand``.
 
     Quantiles never cross and, where the panel's values are positive, are never negative; NaN for a series never observed.
     """
-    q, p_change = (
-        model.forecast(panel, horizon, quantiles)
-        if isinstance(model, Baseline)
-        else _home(model).forecast(model, panel, horizon, quantiles)
-    )
-    return intervals.tidy(q, floor(panel)), p_change
+    home = model if isinstance(model, Baseline) else _home(model)
+    said = home.forecast(*([] if home is model else [model]), panel, horizon, quantiles)
+    return _tidy(said, floor(panel))
 
 
-def forecasts(asked: dict, panel: Panel, horizon: int, quantiles) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _tidy(said, lowest: float | None):
+    if isinstance(said, Demand):
+        return replace(said, q=intervals.tidy(said.q, 0.0))
+    q, p_change = said
+    return intervals.tidy(q, lowest), p_change
+
+
+def forecasts(asked: dict, panel: Panel, horizon: int, quantiles) -> dict:
     """``forecast`` of several models, by name; experts answer under the names of all their candidates."""
     out, lowest = {}, floor(panel)
     for name, model in asked.items():
         if several := getattr(model, "forecasts", None):
-            out |= {each: (intervals.tidy(q, lowest), p) for each, (q, p) in several(panel, horizon, quantiles).items()}
+            out |= {each: _tidy(said, lowest) for each, said in several(panel, horizon, quantiles).items()}
         else:
             out[name] = forecast(model, panel, horizon, quantiles)
     return out
 
 
-def baselines(panel: Panel) -> dict:
-    """Every baseline that suits the panel, by name: the counting table speaks of positive prices only."""
+def baselines(panel: Panel, trade: Trade = PRICES) -> dict:
+    """Every baseline of the trade that suits the panel: the counting table speaks of positive prices only."""
     positive = not (panel.y <= 0).any()  # NaN is not
-    return {name: Baseline(name) for name in BASELINES if positive or name != "table"}
+    return {name: Baseline(name, trade) for name in trade.baselines if positive or name != "table"}
 
 
 def predict(model, panel: Panel, horizon: int, quantiles) -> np.ndarray:
     """The quantiles of ``forecast``: (N, H, Q)."""
-    return forecast(model, panel, horizon, quantiles)[0]
+    said = forecast(model, panel, horizon, quantiles)
+    return said.q if isinstance(said, Demand) else said[0]
 
 
 def save(model, directory: Path) -> None:
     """Write a model as JSON (and safetensors, where it has weights) into ``directory``."""
     if isinstance(model, Baseline):
         Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / "model.json").write_text(json.dumps({"model": model.name}) + "\n", encoding="utf-8")
+        said = {"model": model.name, "trade": model.trade.name}
+        (Path(directory) / "model.json").write_text(json.dumps(said) + "\n", encoding="utf-8")
     else:
         _home(model).save(model, directory)
 
@@ -91,34 +94,47 @@ def load(directory: Path):
     """Read what ``save`` wrote. Raises ModelError naming the file when it is missing or is no model of ours."""
     path = Path(directory) / "model.json"
     try:
-        name = str(json.loads(path.read_text(encoding="utf-8"))["model"])
+        described = json.loads(path.read_text(encoding="utf-8"))
+        name = str(described["model"])
     except FileNotFoundError:
         raise ModelError(f"{path}: model file not found; run make forecast, or name another finetune.base") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not a model description ({error!r}); make the run anew") from error
-    return Baseline(name) if name in BASELINES else _module(name).load(directory)
+    for trade in (PRICES, SALES):
+        if name in trade.baselines and described.get("trade", PRICES.name) == trade.name:
+            return Baseline(name, trade)
+    return _module(name).load(directory)
 
 
 def checkpoint(name: str, path: Path, **hyper):
     """A model from a foreign file of weights. Raises the model's own error naming path, key and both shapes."""
+    if not hasattr(_module(name), "from_checkpoint"):
+        raise ModelError(f"{path}: {name} starts from a directory that a run has written, not from a file of weights")
     return _module(name).from_checkpoint(path, **hyper)
+
+
+def shape(name: str) -> tuple[str, ...]:
+    """Names of the hyperparameters that are fixed once a network is trained."""
+    return _module(name).SHAPE
 
 
 def shipped(name: str, **hyper):
     """The trained base model that the package carries, None where it has none or one of another shape than ``hyper`` asks."""
+    if not hasattr(_module(name), "shipped"):
+        return None
     base = _module(name).shipped()
-    return base if all(base.hyper[k] == hyper.get(k, base.hyper[k]) for k in SHAPE) else None
+    return base if all(base.hyper[k] == hyper.get(k, base.hyper[k]) for k in shape(name)) else None
 
 
 def _module(name: str):
     if name not in MODELS:
-        raise ModelError(f"model {name!r} is not known; known: {', '.join([*MODELS, *BASELINES])}")
+        raise ModelError(f"model {name!r} is not known; known: {', '.join([*MODELS, *PRICES.baselines])}")
     return importlib.import_module(MODELS[name])
 
 
 def _home(model):
     """The module that made a model and knows how to handle it."""
-    return sys.modules[type(model).__module__]
+    return importlib.import_module(getattr(model, "home", type(model).__module__))
 
 
 def floor(panel: Panel) -> float | None:
@@ -145,7 +161,8 @@ QUANTILE_WINDOW = 90  # periods of the historical quantiles
 
 @dataclass(frozen=True)
 class Baseline:
-    """A forecast that needs no training. Points, then the empirical quantiles of its own past errors.
+    """A forecast that needs no training. Those of sales are in ``intermittent``; those of prices are points, and the empirical
+    quantiles of their own past errors:
 
     - ``last_value``: the last observed value.
     - ``seasonal_naive``: the value carried at the same place of the last season (7 days, 52 weeks, 12 months).
@@ -159,9 +176,12 @@ class Baseline:
     """
 
     name: str
+    trade: Trade = PRICES
 
-    def forecast(self, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
-        """(quantiles (N, H, Q), p_change (N, H)); p_change is the rate of change by h, half own and half pooled."""
+    def forecast(self, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray] | Demand:
+        """(quantiles (N, H, Q), p_change (N, H)), the rate of change by h, half own and half pooled; of sales a Demand."""
+        if self.trade is SALES:
+            return intermittent.forecast(self.name, panel, horizon, quantiles)
         if self.name == "table":
             return _counted(panel, horizon, quantiles)
         if self.name == "historical_quantiles":

@@ -158,14 +158,15 @@ class Panel:
         return np.diff(day)[np.diff(row) == 0]
 
     def after(self, date, horizon: int) -> np.ndarray:
-        """The truth behind the other door: y of the ``horizon`` periods after ``date``, (N, H). For scoring only.
+        """The truth behind the other door: y of the ``horizon`` periods after ``date``, (N, H), NaN beyond the as-of date.
 
-        Raises ValueError when those periods reach beyond this panel's as-of date.
+        For scoring only. Raises ValueError when no period is known after ``date``.
         """
         start = len(self.until(date).dates)
-        if start + horizon > len(self.dates):
-            raise ValueError(f"{horizon} periods after {date} reach beyond the panel's as-of date {self.as_of}")
-        return self.y[:, start : start + horizon]
+        if start >= len(self.dates):
+            raise ValueError(f"nothing is known after {date}, the panel's as-of date")
+        known = self.y[:, start : start + horizon]
+        return np.pad(known, ((0, 0), (0, horizon - known.shape[1])), constant_values=np.nan)
 
 
 def periods(start, count: int, freq: str) -> np.ndarray:

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator, model_validator
 
-
-class ParamsError(ValueError):
-    """A params file that cannot be run as it is written."""
+from .trades import TRADES, Trade
+from .yamlfile import ParamsError, merge, read_yaml
 
 
 class Section(BaseModel):
@@ -38,6 +36,42 @@ class WarehousePrices(Section):
     past: ClassVar[tuple[str, ...]] = ("list_price",)
     future: ClassVar[tuple[str, ...]] = ()
     static: ClassVar[tuple[str, ...]] = ()
+
+
+class WarehouseSales(Section):
+    """FactSales joined with DimItem: one row an item and period, no row where nothing was sold."""
+
+    kind: Literal["warehouse_sales"]
+    history_days: int | None = Field(None, ge=40)  # days read; None: all of them
+    sample_series: int = Field(3000, ge=1, le=20000)  # items loaded when an empty embedded warehouse gets the sample
+    positive: ClassVar[bool] = False
+    past: ClassVar[tuple[str, ...]] = ("price", "list_price", "promotion")
+    future: ClassVar[tuple[str, ...]] = ()
+    static: list[str] = ["department", "category", "brand"]  # keys of DimItem.attributes_json
+
+
+class ShopFiles(Section):
+    """A record shop's own files: a snapshot of the stock, and one row a copy sold. Without paths a generated shop."""
+
+    kind: Literal["shop_files"]
+    stock: str | None = None  # .xlsx, .xls or .csv: one row a record and lot, with its quantity
+    sales: list[str] = []  # paths or globs: one row a copy sold
+    cutoff: str | None = None  # day of the snapshot, 2022-09-30, 30.09.2022 or 30-09-2022; None: the day after the last sale
+    sheet: str | None = None  # needed only where a workbook has several
+    fill_last_month: StrictBool = (
+        False  # complete a month that the files cover only in part by its mean day; else it is left out
+    )
+    history_months: int | None = Field(None, ge=3)  # None: all of it
+    positive: ClassVar[bool] = False
+    past: ClassVar[tuple[str, ...]] = ("price", "price_band", "availability", "confidence", "lost_sales")
+    future: ClassVar[tuple[str, ...]] = ()
+    static: ClassVar[tuple[str, ...]] = ("cover_type", "release_type", "style", "recording_decade", "release_decade")
+
+    @model_validator(mode="after")
+    def _both(self) -> ShopFiles:
+        if (self.stock is None) != (not self.sales):
+            raise ValueError("stock and sales belong together: name both, or neither for the generated shop")
+        return self
 
 
 class Columns(Section):
@@ -62,6 +96,12 @@ RESERVED = set(
         "n_obs",
         "gap",
         "change_rate",
+        "sale_rate",
+        "mean_units",
+        "interval",
+        "cv2",
+        "stock",
+        "lost_units",
         "demand_class",
         "source",
         "why",
@@ -98,8 +138,8 @@ class Eligible(Section):
     max_gap: int = Field(28, ge=1)  # periods without a reading, after which a series counts as gone
 
 
-class Model(Section):
-    """Hyperparameters of the network; the first seven keep the names of the pipeline this replaces."""
+class Lstm(Section):
+    """Hyperparameters of the network of prices; the first seven keep the names of the pipeline this replaces."""
 
     name: Literal["lstm"] = "lstm"
     sequence_length: int = Field(30, ge=2, le=400)  # periods of context a forecast needs and attention looks back on
@@ -122,14 +162,72 @@ class Model(Section):
         return {"hidden_size": 128, "num_layers": 2} | given if plain else given
 
     @model_validator(mode="after")
-    def _states(self) -> Model:
+    def _states(self) -> Lstm:
         if not self.num_layers and (self.attention or self.window == "single"):
             raise ValueError("num_layers 0 has no states: attention must be false, and window all")
         return self
 
 
+class Tide(Section):
+    """Hyperparameters of the network of sales: darts' TiDE with a head for counts or for quantiles.
+
+    ``config``: a model_config JSON of the system that this replaces, as a path or as keys; what else is given is laid over it.
+    """
+
+    name: Literal["tide"]
+    sequence_length: int = Field(8, ge=2, le=400)  # periods of the window; it reads smoothed what is further back
+    forecast_length: int | None = Field(None, ge=1)  # periods ahead it is trained for; None: the horizon
+    hidden_size: int = Field(64, ge=2, le=1024)
+    num_encoder_layers: int = Field(1, ge=1, le=8)
+    num_decoder_layers: int = Field(1, ge=1, le=8)
+    decoder_output_dim: int = Field(16, ge=1, le=512)
+    temporal_width_past: int = Field(0, ge=0, le=64)  # numbers a period that past covariates are projected to; 0: as they are
+    temporal_width_future: int = Field(0, ge=0, le=64)
+    temporal_hidden_size_past: int = Field(16, ge=1, le=512)
+    temporal_hidden_size_future: int = Field(16, ge=1, le=512)
+    temporal_decoder_hidden: int = Field(32, ge=1, le=512)
+    use_layer_norm: StrictBool = False
+    dropout: float = Field(0.2, ge=0, lt=1)
+    covariates: StrictBool = False  # past covariates of the source, beside the sales themselves
+    static_covariates: StrictBool = False  # categories, multi-hot
+    seasonal: StrictBool | None = None  # year-ago sales and calendar; None: where the history holds them
+    window_scale: StrictBool = True  # counts relative to their window's own level; false: raw counts, as darts has it
+    head: Literal["nb", "zinb", "quantile"] = "zinb"  # negative binomial, with zero inflation, or the weighted quantile loss
+    sigma_left: float | None = Field(None, gt=0, le=10)  # of the quantile loss's weights; None: all levels weigh the same
+    sigma_right: float | None = Field(None, gt=0, le=10)
+    weight_alpha: float = Field(0.0, ge=0, le=20)  # windows weigh by their past sales; 0: all the same
+    batch_size: int = Field(512, ge=1, le=8192)  # windows in a step
+    learning_rate: float = Field(3e-3, gt=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    schedule: Literal["one_cycle", "cosine_restarts"] = "one_cycle"
+    T_0: int = Field(130, ge=1)  # steps of the first cosine
+    T_mult: int = Field(3, ge=1)
+    gradient_clip: float = Field(1.0, gt=0)
+    swa_start: float | None = Field(None, gt=0, lt=1)  # share of the epochs after which weights are averaged; None: never
+    swa_lr: float = Field(1e-4, gt=0, lt=1)
+    epochs: int = Field(5, ge=1, le=1000)  # of a first training
+    max_steps: int = Field(2000, ge=1)  # of all epochs together: bounds a first training on any amount of data
+    seeds: int = Field(3, ge=1, le=20)  # networks whose quantiles are averaged
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_config(cls, given):
+        if not isinstance(given, dict) or given.get("config") is None:
+            return given
+        from .tide_model import from_config  # lazily: few jobs bring one, and torch comes with it
+
+        config = given["config"]
+        if isinstance(config, str):
+            if not Path(config).is_file():
+                raise ValueError(f"config {config}: there is no such file; a relative path starts at {Path.cwd()}")
+            config = Path(config).read_text(encoding="utf-8")
+        known = {k: v for k, v in from_config(config).items() if k in cls.model_fields}
+        return known | {k: v for k, v in given.items() if k != "config"}
+
+
 class Finetune(Section):
-    base: str = "champion"  # champion (else the shipped base) | none: from nothing | path of a checkpoint
+    base: str = "champion"  # champion (else the shipped base) | none | path of a checkpoint | anew: from nothing, each time
     days: int = Field(60, ge=10)  # origins of the last so many periods are trained on
     epochs: int = Field(10, ge=1, le=1000)
     learning_rate: float = Field(5e-4, gt=0, lt=1)
@@ -175,24 +273,70 @@ class Publish(Section):
     enabled: StrictBool = True
 
 
+DEFAULTS: dict[str, dict] = {  # of jobs that forecast something else than daily prices, by their network
+    "tide": {
+        "title": "Sales forecast",
+        "freq": "W-MON",
+        "horizon": 4,
+        "service_levels": [0.8, 0.9, 0.99],
+        "eligible": {"min_observations": 4, "max_gap": 52},
+        "finetune": {"base": "anew", "days": 104, "epochs": 3, "patience": 2, "validation_days": 4},
+        "backtest": {"origins": 6, "stride": 4, "refits": 9},
+        "tune": {
+            "space": {
+                "hidden_size": [32, 64, 128],
+                "learning_rate": [3e-4, 1e-2],
+                "dropout": [0.0, 0.3],
+                "batch_size": [128, 256, 512],
+            }
+        },
+        "publish": {"table": "FactSalesForecast", "model_id": 200},
+    }
+}
+
+
 class Params(Section):
     """One job, whole. Read from yaml by ``load``; ``hash`` says whether two runs asked for the same thing."""
 
     title: str = "Price forecast"
-    source: Annotated[WarehousePrices | File, Field(discriminator="kind")] = WarehousePrices()
+    source: Annotated[WarehousePrices | WarehouseSales | ShopFiles | File, Field(discriminator="kind")] = WarehousePrices()
     max_series: int | None = Field(None, ge=1)  # only the first so many series by id: for a quick look
     freq: str = "D"
     horizon: int = Field(7, ge=1, le=365)
     quantiles: list[float] = [0.05, 0.25, 0.5, 0.75, 0.95]
+    service_levels: list[float] = []  # further quantiles, which a stock is planned by; in no quantile score
     seed: int = Field(7, ge=0)
     eligible: Eligible = Eligible()
-    model: Model = Model()
+    model: Annotated[Lstm | Tide, Field(discriminator="name")] = Lstm()
     finetune: Finetune = Finetune()
     backtest: Backtest = Backtest()
     gate: Gate = Gate()
     freshness: Freshness = Freshness()
     tune: Tune = Tune()
     publish: Publish = Publish()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trade_defaults(cls, given):
+        """Lay the defaults of the job's trade under what is given: sales are not prices by another name."""
+        if not isinstance(given, dict) or not isinstance(given.get("model", {}), dict):
+            return given
+        name = given.get("model", {}).get("name", "lstm")
+        space = (given.get("tune") or {}).get("space") if isinstance(given.get("tune"), dict) else None
+        given = merge({"model": {"name": "lstm"}} if name == "lstm" else DEFAULTS.get(name, {}), given)
+        if space is not None:
+            given["tune"] = given["tune"] | {"space": space}  # a space is given whole
+        source = given.get("source")
+        if isinstance(source, dict) and source.get("kind") == "file" and "positive" not in source:
+            given["source"] = source | {"positive": name == "lstm"}
+        return given
+
+    @field_validator("service_levels")
+    @classmethod
+    def _services(cls, levels: list[float]) -> list[float]:
+        if sorted(set(levels)) != levels or not all(0.5 < q < 1 for q in levels):
+            raise ValueError("must rise strictly between 0.5 and 1")
+        return levels
 
     @field_validator("quantiles")
     @classmethod
@@ -218,10 +362,30 @@ class Params(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Params:
         if self.model.name == "lstm" and not self.source.positive:
-            raise ValueError("source.positive is false, but the lstm forecasts ratios of prices and needs values above 0")
+            why = "is false" if self.source.kind == "file" else f"cannot be true for {self.source.kind}, which brings sales"
+            raise ValueError(f"source.positive {why}, but the lstm forecasts ratios of prices and needs values above 0")
+        if self.model.name == "tide" and self.source.kind == "warehouse_prices":
+            raise ValueError("model.name tide forecasts sales, but source.kind warehouse_prices brings prices")
+        if (self.publish.table == "FactSalesForecast") != (self.trade.name == "sales"):
+            raise ValueError(f"publish.table {self.publish.table} is not where {self.trade.name} go")
         if self.model.forecast_length is not None and self.model.forecast_length < self.horizon:
             raise ValueError(f"model.forecast_length {self.model.forecast_length} is shorter than horizon {self.horizon}")
         return self
+
+    @property
+    def trade(self) -> Trade:
+        """What is forecast: prices or sales."""
+        return TRADES[self.model.name]
+
+    @property
+    def levels(self) -> list[float]:
+        """All quantile levels that are forecast, rising: ``quantiles`` and ``service_levels``."""
+        return sorted({*self.quantiles, *self.service_levels})
+
+    @property
+    def scored(self) -> list[int]:
+        """Places among ``levels`` of the ``quantiles``: what quantile scores are made of."""
+        return [self.levels.index(level) for level in self.quantiles]
 
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON of every value."""
@@ -231,67 +395,6 @@ class Params(Section):
 def digest(value) -> str:
     """SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
-    seen: dict = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise ParamsError(f"{_place(key_node)}: key {key!r} is not text; write it in quotes")
-        if key in seen:
-            raise ParamsError(f"{_place(key_node)}: key {key!r} is written twice (first in line {seen[key]}); keep one")
-        seen[key] = key_node.start_mark.line + 1
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
-
-
-def _place(node) -> str:
-    return f"{node.start_mark.name}:{node.start_mark.line + 1}"
-
-
-def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    if re.fullmatch(r"[+-]?0[0-9_]+", node.value):  # YAML 1.1 reads 012 as octal, which nobody means
-        raise ParamsError(f"{_place(node)}: {node.value} has a leading zero; write {int(node.value)} or quote it as text")
-    return yaml.SafeLoader.construct_yaml_int(loader, node)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-
-
-def read_yaml(path: Path) -> dict:
-    """One params file as a plain dict. Errors name the file and line."""
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1, cutoff=0.4)
-        raise ParamsError(f"{path}: there is no such params file" + (f"; did you mean {near[0]}?" if near else ""))
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            data = yaml.load(stream, Loader=_Loader)  # noqa: S506  (a SafeLoader that refuses more)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: not UTF-8 text: {error}") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ParamsError(f"{path}: holds a {type(data).__name__}, wanted keys and values")
-    return data
-
-
-def merge(base: dict, over: dict) -> dict:
-    """``over`` laid over ``base``, deeply. A mapping whose ``kind`` changes is replaced: its keys mean nothing there."""
-    out = dict(base)
-    for key, value in over.items():
-        old = out.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
-            out[key] = merge(old, value)
-        else:
-            out[key] = value
-    return out
 
 
 def load(path: str | Path, overlays: list[str | Path] = (), tuned: dict | None = None) -> Params:
@@ -305,7 +408,8 @@ def load(path: str | Path, overlays: list[str | Path] = (), tuned: dict | None =
         data = merge(data, read_yaml(Path(overlay)))
     asked = data.get("tune")
     if tuned and not (isinstance(asked, dict) and asked.get("use") is False):
-        data = merge(data, {"model": {k: v for k, v in tuned.items() if k in Model.model_fields}})
+        known = _section("model", data).model_fields
+        data = merge(data, {"model": {k: v for k, v in tuned.items() if k in known}})
     where = " + ".join(str(p) for p in [path, *overlays])
     try:
         return Params.model_validate(data)
@@ -315,8 +419,8 @@ def load(path: str | Path, overlays: list[str | Path] = (), tuned: dict | None =
 
 def _explain(where: str, data: dict, error: dict) -> str:
     loc = list(error["loc"])
-    if loc[:1] == ["source"]:
-        del loc[1:2]  # pydantic's tag of the kind of source
+    if loc[:1] in (["source"], ["model"]):
+        del loc[1:2]  # pydantic's tag of the kind of source, of the model's name
     key = ".".join(str(part) for part in loc) or "(whole file)"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), _known(loc[:-1], data), n=1, cutoff=0.5)
@@ -324,7 +428,7 @@ def _explain(where: str, data: dict, error: dict) -> str:
             f"; did you mean {near[0]}?" if near else f"; known: {', '.join(_known(loc[:-1], data))}"
         )
     if error["type"] == "union_tag_not_found":
-        return f"{where}: {key}: kind is missing; wanted warehouse_prices or file"
+        return f"{where}: {key}: kind is missing; wanted {', '.join(KINDS['source'])}"
     given = error.get("input")
     hint = " (YAML reads yes, no, on and off as true and false: quote text)" if isinstance(given, bool) else ""
     if isinstance(given, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", given):
@@ -334,15 +438,26 @@ def _explain(where: str, data: dict, error: dict) -> str:
     return f"{where}: {key}: {message}{shown}{hint}"
 
 
+KINDS: dict[str, dict[str, type[Section]]] = {  # the sections that come in kinds
+    "source": {"warehouse_prices": WarehousePrices, "warehouse_sales": WarehouseSales, "shop_files": ShopFiles, "file": File},
+    "model": {"lstm": Lstm, "tide": Tide},
+}
+
+
+def _section(part: str, data: dict) -> type[Section]:
+    """The class of ``source`` or ``model`` that the data asks for; the first one where it does not say."""
+    given = data.get(part) if isinstance(data.get(part), dict) else {}
+    kinds = KINDS[part]
+    return kinds.get(given.get("kind") or given.get("name"), next(iter(kinds.values())))
+
+
 def _known(loc: list, data: dict) -> list[str]:
     section: Any = Params
     for part in loc:
         field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
         if field is None:
             return []
-        section = field.annotation
-        if part == "source":
-            section = File if (data.get("source") or {}).get("kind") == "file" else WarehousePrices
+        section = _section(part, data) if part in KINDS else field.annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
 

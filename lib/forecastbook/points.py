@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from forecastbook import scores
+from forecastbook import trades
 
 OURS = (
     "published",
@@ -40,9 +40,11 @@ def levels(names: Iterable[str]) -> dict[str, float]:
 def errors(frame: pd.DataFrame) -> pd.DataFrame:
     """Score every row of a backtest that has an actual.
 
-    Returns the rows with a finite y and a positive last_value, with the columns model, series_id, origin, horizon (where
-    present) and: error = |y − q50| / last_value; loss = mean over the levels of pinball / last_value; inside90, inside50 = y
-    within [q05, q95], [q25, q75]; changed as in ``scores.changed``. A frame that is scored already is returned as it is.
+    Returns the rows with a finite y and a size to measure in (``Trade.sizes``: the last price; for sales the mean of all), with
+    the columns model, series_id, origin, horizon (where present) and: error = |y − q50| / size; loss = mean over the levels of
+    pinball / size (twice that for sales: the mean is their WQL); inside90, inside50 = y within [q05, q95], [q25, q75]; the
+    trade's event: changed, or sold; and of sales share = y / size, so that a series' own WQL is sum(loss) / sum(share). A frame
+    that is scored already is returned as it is.
     """
     if "loss" in frame:
         return frame
@@ -50,13 +52,20 @@ def errors(frame: pd.DataFrame) -> pd.DataFrame:
     return out.set_axis(frame.index[keep])
 
 
+SCORED = ("q05", "q25", "q50", "q75", "q95")  # what a quantile score is made of where a table has more levels, of service
+
+
 def _scored(names: list[str], column: Callable[[str], pd.Series]) -> tuple[pd.DataFrame, np.ndarray]:
     """``errors`` of a backtest whose columns are asked for one at a time: (scores (k, …), which rows have one (n,) bool)."""
+    trade = trades.of(names)
     y, last = column("y").to_numpy(float), column("last_value").to_numpy(float)
-    keep = np.isfinite(y) & np.isfinite(last) & (last > 0)
+    keep = np.isfinite(y) & np.isfinite(last) & ((last > 0) | (trade is trades.SALES))
     y, last = y[keep], last[keep]
+    size = trade.sizes(y, last)
     out = {name: column(name).array[keep] for name in ("model", "series_id", "origin", "ts", "horizon") if name in names}
     quantiles = levels(names)
+    if trade is trades.SALES and set(SCORED) <= set(quantiles):
+        quantiles = {name: quantiles[name] for name in SCORED}
     bands = {label: ends for label, ends in BANDS.items() if set(ends) <= set(quantiles)}
     slack = 1e-9 * np.maximum(1.0, np.abs(y))  # a price that equals the bound is inside, whatever the last bit says
     loss, inside = np.zeros(len(y)), {label: np.ones(len(y), dtype=bool) for label in bands}
@@ -65,15 +74,22 @@ def _scored(names: list[str], column: Callable[[str], pd.Series]) -> tuple[pd.Da
         for label, (low, high) in bands.items():
             inside[label] &= (gap >= -slack) if name == low else (gap <= slack) if name == high else True
         if name == "q50":
-            out["error"] = np.abs(gap) / last
+            out["error"] = np.abs(gap) / size
         loss += np.maximum(level * gap, (level - 1) * gap)
-    out["loss"] = loss / max(len(quantiles), 1) / last
+    out["loss"] = trade.weight * loss / max(len(quantiles), 1) / size
     out |= {label: held.astype("float32") for label, held in inside.items()}
-    out["changed"] = scores.changed(y, last) == 1
+    out[trade.event] = trade.happened(y, last) == 1
+    if trade is trades.SALES:
+        out["share"] = y / size
     return pd.DataFrame(out, copy=False), keep
 
 
-def read(path: Path, keep=("published", "last_value")) -> tuple[pd.DataFrame, pd.DataFrame]:
+def event(scored: pd.DataFrame) -> pd.Series:
+    """Where the trade's event came: the price had changed, something was sold. scored: what ``errors`` made; (n,) bool."""
+    return scored[trades.of(scored).event]
+
+
+def read(path: Path, keep=("published", "last_value", "imapa")) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A ``backtest.parquet``: (the rows of the models ``keep`` that have an actual, ``errors`` of all rows).
 
     Text is categorical. Millions of rows fit: of the other models no more than a column is in memory at a time. Raises OSError

@@ -146,7 +146,7 @@ def since(run: Record, before: Record | None, head: dict | None) -> dict:
                 )
             )
     then, now = moves(before), moves(run)
-    if then is not None and now is not None:
+    if then is not None and now is not None and "p_change" in now:
         both = now.merge(then[["series_id", "last_value"]], on="series_id", suffixes=("", "_then"))
         both["moved"] = both["last_value"] / both["last_value_then"].where(both["last_value_then"] > 0) - 1
         moved = both[both["moved"].abs() > 0.005].sort_values("moved", key=lambda v: -v.abs())

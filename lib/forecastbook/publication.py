@@ -40,7 +40,9 @@ FORECASTS = {
         "run_price",
         (("shop_product_id", 0),),
     ),
-    "FactSalesForecast": Forecasts("item_id", "DimItem", "title", ("q05", "q25", "q50", "q75", "q95"), "run_sales"),
+    "FactSalesForecast": Forecasts(
+        "item_id", "DimItem", "title", ("q05", "q25", "q50", "q75", "q95"), "run_sales", (("from_files", True),)
+    ),
 }
 FILLED = ("forecast_id", "model_id", "as_of", "run_id", "created_at")  # publish writes these itself
 MODEL = ("model_name", "model_version", "model_type", "training_date", "performance_metrics", "hyperparameters")

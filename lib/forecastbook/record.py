@@ -135,11 +135,14 @@ def scores_of(directory: Path) -> dict[str, float]:
         return {}
     try:
         scores = pd.read_parquet(path)
-        scores = scores[scores["slice"] == "all"]
+        sold = scores[(scores["slice"] == "nonzero") & (scores["metric"] == "coverage90")]  # of sales: a zero proves little
+        scores = pd.concat([scores[scores["slice"] == "all"], sold])
         values = {(r.model, r.metric): float(r.value) for r in scores.itertuples()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from error
-    found = {label: values.get(("published", metric)) for label, metric in (("error", "rel_mae"), ("inside90", "coverage90"))}
+    sales = ("published", "bias") in values
+    wanted = (("error", "wql" if sales else "rel_mae"), ("inside90", "coverage90"))
+    found = {label: values.get(("published", metric)) for label, metric in wanted}
     bases = [v for (model, metric), v in values.items() if metric == "rel_ql" and model not in points.OURS and v > 0]
     if bases and ("published", "rel_ql") in values:
         found["skill"] = 1 - values["published", "rel_ql"] / min(bases)

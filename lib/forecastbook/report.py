@@ -33,7 +33,8 @@ def render_index(out: str | Path) -> Path:
     rows.sort(key=lambda r: r["as_of"], reverse=True)
     jobs = sorted({r["job"] for r in rows})
     intro = f"{len(rows):,} {'run' if len(rows) == 1 else 'runs'} of {', '.join(jobs)}, the newest first. " if rows else ""
-    intro += "Error and skill are those of rolling forecasts of the past; skill is against the best baseline. "
+    intro += "Errors are those of rolling forecasts of the past: of prices the mean error as a share of the last price, "
+    intro += "of sales the weighted quantile loss. Skill is against the best baseline. "
     intro += "* marks a commit with uncommitted changes."
     text = pages.render("index.html.j2", title="Forecast book", intro=intro, rows=rows)
     return pages.write(out / "index.html", text)

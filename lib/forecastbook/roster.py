@@ -8,11 +8,14 @@ import logging
 import numpy as np
 import pandas as pd
 
-from forecastbook import scores
+from forecastbook import counts, scores
+from forecastbook.intake import Intake
 from forecastbook.panel import Panel
 from forecastbook.params import Params
+from forecastbook.trades import PRICES, SALES
 
 log = logging.getLogger("forecastbook")
+RATES = (PRICES.rate, SALES.rate)
 
 
 class StaleError(RuntimeError):
@@ -38,7 +41,7 @@ def reasons(panel: Panel, params: Params) -> np.ndarray:
                 if n == 0
                 else f"not seen for {g} periods (limit {rules.max_gap})"
                 if k == "excluded"
-                else f"only {n} observations (a model needs {rules.min_observations}): last value"
+                else f"only {n} observations (a model needs {rules.min_observations}): {params.trade.safe_words}"
             )
             for k, n, g in zip(kind, panel.n_obs, panel.gap, strict=True)
         ],
@@ -46,38 +49,50 @@ def reasons(panel: Panel, params: Params) -> np.ndarray:
     )
 
 
-def roster(panel: Panel, params: Params) -> pd.DataFrame:
+def roster(panel: Panel, params: Params, intake: Intake | None = None) -> pd.DataFrame:
     """``series.parquet``: a row a series: title, attributes, last value and date, counts, class, source and, if so, why not.
 
-    demand_class: 'constant' (never changed), 'sticky' (changed on fewer than one in ten observed steps) or 'volatile'.
-    source: 'model' where a model may forecast it, 'naive', or 'excluded'.
+    Of prices: change_rate (share of observed steps) and demand_class 'constant' (never changed), 'sticky' (fewer than one step
+    in ten) or 'volatile'. Of sales: what ``counts.describe`` says of demand, and where the source knows it (``intake``) the
+    stock of today and the latest price. source: 'model' where a model may forecast it, 'naive', or 'excluded'.
     """
+    last = panel.last_index[:, -1]
+    columns = {"series_id": panel.ids, "title": panel.titles}
+    columns |= {name: panel.static[:, k] for k, name in enumerate(panel.static_names)}
+    columns |= {
+        "last_value": panel.last_value,
+        "last_ts": pd.to_datetime(np.where(last >= 0, panel.dates[last], np.datetime64("NaT"))).date,
+        "n_obs": panel.n_obs,
+        "gap": panel.gap,
+    }
+    columns |= counts.describe(panel) if params.trade is SALES else _stickiness(panel)
+    if intake and "StockNow" in intake.facts:
+        now = intake.facts["StockNow"].to_pandas().set_index("series_id").reindex(panel.ids)
+        columns |= {"stock": now["units"].to_numpy(), "price": now["price"].to_numpy()}
+    return pd.DataFrame(columns | {"source": status(panel, params), "why": reasons(panel, params)})
+
+
+def _stickiness(panel: Panel) -> dict[str, np.ndarray]:
+    """Of posted prices: how often they change, and a word for it."""
     moved = np.zeros(len(panel))
     for i in range(1, len(panel.dates)):  # over periods, all series at once
         step = scores.changed(panel.y[:, i][:, None], panel.filled[:, i - 1])[:, 0]
         moved += np.nan_to_num(step)
     rate = moved / np.maximum(panel.n_obs - 1, 1)
-    last = panel.last_index[:, -1]
-    columns = {"series_id": panel.ids, "title": panel.titles}
-    columns |= {name: panel.static[:, k] for k, name in enumerate(panel.static_names)}
-    return pd.DataFrame(
-        columns
-        | {
-            "last_value": panel.last_value,
-            "last_ts": pd.to_datetime(np.where(last >= 0, panel.dates[last], np.datetime64("NaT"))).date,
-            "n_obs": panel.n_obs,
-            "gap": panel.gap,
-            "change_rate": rate,
-            "demand_class": np.where(moved == 0, "constant", np.where(rate < 0.1, "sticky", "volatile")),
-            "source": status(panel, params),
-            "why": reasons(panel, params),
-        }
-    )
+    return {
+        "change_rate": rate,
+        "demand_class": np.where(moved == 0, "constant", np.where(rate < 0.1, "sticky", "volatile")),
+    }
+
+
+def context(params: Params) -> int:
+    """Periods of history that a network can first be trained on."""
+    return params.model.sequence_length + params.finetune.validation_days + params.horizon
 
 
 def trainable(panel: Panel, params: Params) -> str | None:
     """None when a network can be trained on this panel, else the reason why not."""
-    needed = params.model.sequence_length + params.finetune.validation_days + params.horizon
+    needed = context(params)
     if len(panel.dates) < needed:
         return f"{len(panel.dates)} periods of history, a network needs {needed}"
     if not (status(panel, params) == "model").any():
@@ -88,7 +103,7 @@ def trainable(panel: Panel, params: Params) -> str | None:
 
 def eligibility(series: pd.DataFrame) -> pd.DataFrame:
     """How many series are forecast by what, and why the others are not: source, why, series."""
-    words = {"model": "model, if the gate lets it", "naive": "last value", "excluded": "not forecast"}
+    words = {"model": "model, if the gate lets it", "naive": "the safe baseline", "excluded": "not forecast"}
     why = (
         series["why"].fillna("enough observations, seen lately").str.replace(r"\d+ (periods|observations)", r"… \1", regex=True)
     )
@@ -98,8 +113,8 @@ def eligibility(series: pd.DataFrame) -> pd.DataFrame:
 
 def examples(series: pd.DataFrame, count: int = 6) -> list[str]:
     """Ids of the liveliest well-observed series: what a look at the data should see first."""
-    enough = series[series["n_obs"] >= series["n_obs"].median()]
-    return enough.sort_values(["change_rate", "series_id"], ascending=[False, True])["series_id"].head(count).tolist()
+    enough, rate = series[series["n_obs"] >= series["n_obs"].median()], next(c for c in RATES if c in series)
+    return enough.sort_values([rate, "series_id"], ascending=[False, True])["series_id"].head(count).tolist()
 
 
 def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str:

@@ -28,7 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forecastbook import panel as panels
+from forecastbook.intake import quiet
 from forecastbook.params import Params, digest
+from forecastbook.trades import SALES
 
 log = logging.getLogger("forecastbook")
 WAIT = 1800.0  # seconds to wait for another process that works on the same run
@@ -128,6 +130,13 @@ class Run:
                 f"{path}: its content is not what was written (hash mismatch); "
                 f"remove {self.dir / '01_ingest.ipynb'} and run make forecast to make it anew"
             )
+
+    def complete(self, intake):
+        """What a source read; for sales with a row of 0 for each period in which nothing was sold since an item's first.
+
+        A period without a row is no gap there: the item was on offer and nobody bought it, unless the source says otherwise.
+        """
+        return quiet(intake, self.params.freq, self.as_of) if self.params.trade is SALES else intake
 
     def build(self, frame: pd.DataFrame) -> panels.Panel:
         """The panel of a long frame as of this run, with the covariates of its source; at most ``max_series`` series."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import nbformat
 
-from forecastbook import evidence, pages, provenance, scoreboard
+from forecastbook import evidence, figures, pages, provenance, scoreboard, trades
 from forecastbook.executed import fault
 from forecastbook.record import Record, previous, state_of
+from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import moment, plain_line, share1
 
 SECTIONS = [
@@ -17,7 +18,7 @@ SECTIONS = [
     ("Accuracy", "accuracy"),
     ("Two best, two worst", "fans"),
     ("Is the uncertainty honest?", "uncertainty"),
-    ("Changes coming", "changes"),
+    ("Changes coming", "agenda"),
     ("Downloads", "downloads"),
     ("Data quality", "quality"),
     ("Since the last run", "since"),
@@ -53,14 +54,19 @@ def render_run(directory: str | Path) -> Path:
     if tone == "watch":
         warnings.insert(0, f"This run is not finished: {state}.")
     why = "The run did not come this far." if tone != "good" else "No forecast of the backtest has met its actuals."
+    freq = str((m.get("params") or {}).get("freq") or "D")
+    trade = _trade(m, forecast)
+    agenda = (
+        evidence.orders(run) if trade is SALES else evidence.changes(moved, horizon, currency) if moved is not None else None
+    )
     sections = {
-        "cards": evidence.glance(run, head, moved),
-        "accuracy": evidence.accuracy(scored, skill, head) if head else None,
+        "cards": evidence.glance(run, head, moved, trade),
+        "accuracy": evidence.accuracy(scored, skill, head, freq) if head else None,
         "fans": evidence.fans(run, scored),
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
         "download": provenance.download(run),
         "quality": provenance.quality(run),
-        "changes": evidence.changes(moved, horizon, currency) if moved is not None else None,
+        "agenda": agenda,
         "since": provenance.since(run, previous(run), head),
         "provenance": provenance.making(run),
     }
@@ -70,11 +76,16 @@ def render_run(directory: str | Path) -> Path:
         "accuracy": head,
         "fans": sections["fans"],
         "uncertainty": sections["uncertainty"],
-        "changes": sections["changes"],
+        "agenda": agenda,
         "downloads": sections["download"],
     }
-    nav = [(text, anchor) for text, anchor in SECTIONS if tone == "good" or shown.get(anchor, True)]
-    ahead = f"next {horizon} days" if horizon else "forecast"
+    order = (
+        SECTIONS
+        if trade is PRICES
+        else [SECTIONS[0], ("What to reorder", "agenda"), *(s for s in SECTIONS[1:] if s[1] != "agenda")]
+    )
+    nav = [(text, anchor) for text, anchor in order if tone == "good" or shown.get(anchor, True)]
+    ahead = f"next {horizon} {figures.period_name(freq)}" if horizon else "forecast"
     made = m.get("receipt", {}) or {}
     subtitle = " · ".join(
         filter(
@@ -94,15 +105,23 @@ def render_run(directory: str | Path) -> Path:
         problems=run.problems,
         warnings=warnings,
         verdict=_verdict(run, head),
-        standings=evidence.standings(gate),
+        standings=evidence.standings(gate, trade),
         missing={"accuracy": why, "fans": "There is no forecast to show.", "forecast": "There is no forecast to show."},
         sticky=forecast is not None and "p_change" in forecast,
+        agenda_title=dict((anchor, text) for text, anchor in order)["agenda"],
+        agenda_first=trade is SALES,
         nav=nav,
         done=tone == "good",
         crumbs=pages.crumbs(run.dir, "report.html"),
         **sections,
     )
     return pages.write(run.dir / "report.html", text)
+
+
+def _trade(manifest: dict, forecast) -> Trade:
+    """The trade of a run: its forecasts say, else its params."""
+    name = ((manifest.get("params") or {}).get("model") or {}).get("name")
+    return trades.of(forecast.columns) if forecast is not None else trades.TRADES.get(name, PRICES)
 
 
 def _failure(run: Record) -> None:

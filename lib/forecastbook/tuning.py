@@ -104,7 +104,7 @@ class Search:
         view = panel.until(spans["validation"][1])
         asked = {"defaults": _train(self.params, view, {})}
         asked["winner"] = asked["defaults"] if self.best == self.defaults else _train(self.params, view, self.best)
-        asked[backtest.SAFE] = models.fit(backtest.SAFE, view)
+        asked[self.params.trade.safe] = models.fit(self.params.trade.safe, view, self.params.trade)
         last = len(panel.dates) - 1 - self.params.horizon
         start = int(np.flatnonzero(panel.dates == spans["validation"][1])[0])
         errors = {name: [] for name in asked}

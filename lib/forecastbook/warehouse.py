@@ -76,7 +76,7 @@ class DuckDB(Warehouse):
 
     def __init__(self, url: str, path: Path, lock_wait: float = 60.0):
         super().__init__(url)
-        self.path, self.lock_wait = path, lock_wait
+        self.path, self.lock_wait, self.beside = path, lock_wait, path.parent
 
     def exists(self) -> bool:
         return self.path.is_file()
@@ -273,10 +273,10 @@ class DuckDB(Warehouse):
         finally:
             connection.unregister("incoming")
 
-    def seed(self, empty: str, rows: dict[str, pa.Table]) -> bool:
+    def seed(self, unless: str, rows: dict[str, pa.Table]) -> bool:
         checked = {table: conform(table, part) for table, part in rows.items()}
         with self._transaction() as connection:
-            if _fetched(connection, f"SELECT 1 FROM {empty} LIMIT 1"):
+            if self._run(connection, unless, {})["facts"][0].as_py():
                 return False
             for table, part in checked.items():
                 self._insert(connection, table, part, absent_only=part.column_names[0])

@@ -50,15 +50,18 @@ CREATE TABLE IF NOT EXISTS DimItem (
   item_id INT64 NOT NULL,
   title STRING NOT NULL,
   source_key STRING,               -- the id in the file it came from, where item_id is a hash of it
-  attributes_json STRING           -- JSON object of the item's fixed attributes
+  attributes_json STRING,          -- JSON object of the item's fixed attributes
+  from_files BOOL                  -- true for an item that came from files: not one of the warehouse's own
 );
 
--- One row an item and period.
+-- One row an item and period in which something was sold.
 CREATE TABLE IF NOT EXISTS FactSales (
   item_id INT64 NOT NULL,
   period DATE NOT NULL,            -- first day of the period
   units FLOAT64 NOT NULL,
-  revenue FLOAT64
+  revenue FLOAT64,
+  list_price FLOAT64,              -- mean price of a unit before reductions, where known
+  promotion FLOAT64                -- share of the units that were sold at a reduced price, where known
 );
 
 -- One row an item and day: arrivals minus sales.

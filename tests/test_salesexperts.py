@@ -1,0 +1,278 @@
+"""The sales job on small panels: experts, blend, gate, tables; nothing after an origin is seen there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import panel_of
+from forecastbook import (
+    backtest,
+    blend,
+    challenger,
+    counts,
+    forecasts,
+    gate,
+    models,
+    points,
+    pooled,
+    roster,
+    salesexperts,
+    scoreboard,
+    scores,
+    views,
+)
+from forecastbook import run as runs
+from forecastbook.intake import Intake
+from forecastbook.panel import build
+from forecastbook.trades import PRICES, SALES
+from forecastbook.trades import of as trade_of
+from forecastbook.warehouse import connect
+from salesdata import complete, sales_panel, sold_units, tiny
+
+PARAMS = tiny()
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return sales_panel()
+
+
+@pytest.fixture(scope="module")
+def record(panel):
+    return gate.replay(backtest.rolling(panel, PARAMS), PARAMS)
+
+
+@pytest.fixture(scope="module")
+def table(record, panel):
+    return backtest.frame(record, panel.ids, PARAMS)
+
+
+def test_everyone_is_asked_at_every_origin_and_says_whole_numbers(record):
+    wanted = {*SALES.baselines, "tide", "gbm", "blend"}
+    assert sum(not at.warm_up for at in record) == 4 < len(record)
+    for at in record:
+        assert set(at.q) == (wanted if at.warm_up else wanted | {"published"})
+        for name, q in at.q.items():
+            assert np.isfinite(q).all() and (q >= 0).all() and (np.diff(q, axis=-1) >= 0).all(), name
+            assert (q == np.rint(q)).all(), name
+        assert all((at.mean[n] >= 0).all() and ((at.p[n] >= 0) & (at.p[n] <= 1)).all() for n in wanted)
+
+
+def test_the_replay_sees_nothing_after_its_origins(record, panel):
+    cut = record[-2].date
+    frame = complete(sold_units())
+    later = frame["ts"] > pd.Timestamp(cut)
+    frame.loc[later, "y"] = np.random.default_rng(1).integers(0, 900, later.sum())
+    other = gate.replay(backtest.rolling(build(frame, "W-MON", frame["ts"].max()), PARAMS), PARAMS)
+    compared = 0
+    for at, then in zip(record, other, strict=True):
+        if at.ts[-1] <= cut or at.date <= cut:
+            for name in at.q:
+                np.testing.assert_array_equal(at.q[name], then.q[name], err_msg=f"{name} at {at.date}")
+                np.testing.assert_array_equal(at.mean[name], then.mean[name], err_msg=name)
+                compared += 1
+    assert compared >= 3 * len(record[0].q)
+    assert not np.array_equal(record[-1].q["imapa"], other[-1].q["imapa"]), "there was something to see"
+
+
+def test_before_any_record_the_blend_is_published_by_its_prior_and_later_by_what_finished(record, panel):
+    first = next(at for at in record if not at.warm_up)
+    prior = blend.prior([n for n in SALES.members], PARAMS.quantiles)
+    mix = salesexperts.mix([], PARAMS)
+    for name in SALES.members:
+        np.testing.assert_allclose(mix["weights"][name], np.interp(PARAMS.levels, PARAMS.quantiles, prior[name]))
+    assert mix["level"] == [1.0, 1.0]
+    by_hand = blend.whole(blend.combine(record[0].raw, {n: np.array(w) for n, w in mix["weights"].items()}, blend.Level()))
+    np.testing.assert_array_equal(record[0].q["blend"], by_hand.q)
+    alone = backtest.opened(panel.until(first.date), PARAMS, first.y)
+    alone.raw, alone.q, alone.p, alone.mean = dict(first.raw), dict(first.q), dict(first.p), dict(first.mean)
+    gate.replay([alone], PARAMS)
+    np.testing.assert_array_equal(alone.q["published"], alone.q["blend"])
+    moved = salesexperts.mix(record[:3], PARAMS)
+    assert any(not np.allclose(moved["weights"][n], mix["weights"][n]) for n in SALES.members)
+
+
+def test_no_record_and_nobody_trained_publishes_the_safe_baseline():
+    short = panel_of(np.random.default_rng(0).integers(0, 3, (5, 9)), freq="W-MON")
+    found = gate.replay(backtest.rolling(short, tiny(horizon=1)), tiny(horizon=1))
+    assert found and not {"tide", "gbm", "blend"} & set(found[0].q)
+    np.testing.assert_array_equal(found[0].q["published"], found[0].q["imapa"])
+    decided = gate.decide([], PARAMS)
+    assert decided.use == "imapa" and decided.verdict().startswith("IMAPA is published: there is no finished origin")
+
+
+def test_the_gate_judges_by_the_weighted_quantile_loss(record):
+    decided = gate.decide(record, PARAMS)
+    rows = {row["model"]: row for row in decided.standings}
+    for name in ("imapa", "gbm", "zeros"):
+        loss = [
+            scores.pinball(at.y, at.q[name][..., PARAMS.scored], PARAMS.quantiles).mean(-1)[np.isfinite(at.y)].mean()
+            for at in record
+        ]
+        assert rows[name]["score"] == pytest.approx(np.mean(loss))
+        assert not rows[name]["hold"], "a point of sales is never held"
+    assert decided.widening.shape[1:] == (PARAMS.horizon, 2) and decided.mix == salesexperts.mix(record, PARAMS)
+
+
+def test_a_band_is_widened_by_class_until_it_holds_what_sells(panel, record):
+    narrow = {o.date: o.q["gbm"].copy() for o in record}
+    try:
+        for o in record:
+            o.q["gbm"] = np.repeat(o.q["gbm"][..., [2]], o.q["gbm"].shape[-1], axis=-1)  # a band without width
+        wider = gate._widening(record, "gbm", PARAMS)
+        held = np.concatenate([gate.shape(o.q["gbm"], o, wider, False, PARAMS) for o in record])
+    finally:
+        for o in record:
+            o.q["gbm"] = narrow[o.date]
+    low, high = PARAMS.levels.index(0.05), PARAMS.levels.index(0.95)
+    y = np.concatenate([o.y for o in record])
+    share = scores.covered(y, held[..., low], held[..., high])[y > 0].mean()
+    assert share >= 0.9 and (held == np.rint(held)).all() and (np.diff(held, axis=-1) >= 0).all()
+
+
+def test_the_table_of_the_backtest_says_what_it_is_of(table):
+    assert {"p_sale", "mean", "demand_class", "q80", "q99"} <= set(table) and "p_change" not in table
+    assert trade_of(table) is SALES and trade_of(["p_change"]) is PRICES
+    assert set(table["demand_class"].unique()) <= set(counts.CLASSES)
+
+
+def test_scores_are_those_of_independent_arithmetic(table, panel):
+    board = scoreboard.score_table(table, PARAMS, panel).set_index(["model", "metric", "slice"])["value"]
+    mine = table[table["model"] == "blend"]
+    y, q = mine["y"].to_numpy(), {level: mine[backtest.level_name(level)].to_numpy() for level in PARAMS.levels}
+
+    def pin(level, rows=slice(None)):
+        gap = y[rows] - q[level][rows]
+        return np.maximum(level * gap, (level - 1) * gap)
+
+    assert board["blend", "wql", "all"] == pytest.approx(2 * np.mean([pin(a) for a in PARAMS.quantiles]) / y.mean())
+    sold = y > 0
+    assert board["blend", "wql", "nonzero"] == pytest.approx(
+        2 * np.mean([pin(a, sold) for a in PARAMS.quantiles]) / y[sold].mean()
+    )
+    assert np.isnan(board["blend", "wql", "zero"]), "nothing was sold there"
+    assert board["blend", "bias", "all"] == pytest.approx(mine["mean"].sum() / y.sum() - 1)
+    assert board["blend", "pinball99", "all"] == pytest.approx(pin(0.99).mean())
+    assert board["blend", "service90", "all"] == pytest.approx(np.mean(y <= q[0.9]))
+    assert board["blend", "brier", "all"] == pytest.approx(np.mean((sold - mine["p_sale"]) ** 2))
+    inside = (q[0.05] <= y) & (y <= q[0.95])
+    assert board["blend", "coverage90", "nonzero"] == pytest.approx(inside[sold].mean())
+    zero, nonzero = inside[~sold].mean(), inside[sold].mean()
+    assert board["blend", "mic_combined", "all"] == pytest.approx(17 * zero * nonzero / (16 * zero + nonzero))
+    before = panel.until(table["origin"].min()).y
+    scale = np.nanmean(np.diff(before, axis=1) ** 2, axis=1)
+    squared = ((mine["mean"] - mine["y"]) ** 2).groupby(mine["series_id"].astype(str)).mean().reindex(panel.ids).to_numpy()
+    ok = scale > 0
+    assert board["blend", "rmsse", "all"] == pytest.approx(np.nanmean(np.sqrt(squared[ok] / scale[ok])))
+    classes = {s for s in board.index.get_level_values("slice") if s.startswith("class=")}
+    assert classes == {f"class={c}" for c in table["demand_class"].unique()}
+
+
+def test_points_average_to_the_weighted_quantile_loss(table, panel):
+    board = scoreboard.score_table(table, PARAMS, panel).set_index(["model", "metric", "slice"])["value"]
+    scored = points.errors(table)
+    for name, loss in scored.groupby("model", observed=True)["loss"].mean().items():
+        assert loss == pytest.approx(board[name, "wql", "all"])
+    assert (scored["sold"] == (table["y"] > 0)).all()
+    one = scored[(scored["model"] == "published") & (scored["series_id"] == "003")]
+    own = table[(table["model"] == "published") & (table["series_id"] == "003")]
+    wanted = scores.wql(own["y"], own[["q05", "q25", "q50", "q75", "q95"]], PARAMS.quantiles)
+    assert scoreboard.by_series(table)["003"] == pytest.approx(wanted) == pytest.approx(one["loss"].sum() / one["share"].sum())
+
+
+def test_the_summary_speaks_of_sales(table, panel):
+    board = scoreboard.score_table(table, PARAMS, panel)
+    best = scoreboard.summary(board, SALES)
+    assert {"WQL", "bias of the mean", "inside, where sold", "MIWS", "MIC", "RMSSE"} <= set(best)
+    assert best["WQL"].is_monotonic_increasing and float(best.set_index("model").loc["imapa", "skill"]) == 0
+    said = scoreboard.verdict(board, {"verdict": "So."})
+    assert "IMAPA on quantile error" in said and "sales that were not zero" in said and said.endswith("So.")
+
+
+def test_the_roster_describes_demand_and_todays_stock(panel):
+    import pyarrow as pa
+
+    facts = {"StockNow": pa.table({"series_id": ["003"], "units": [7.0], "price": [12.5]})}
+    found = roster.roster(panel, PARAMS, Intake(pd.DataFrame(), pd.DataFrame(), {}, facts)).set_index("series_id")
+    assert found.loc["003", "stock"] == 7 and found.loc["003", "price"] == 12.5 and np.isnan(found.loc["004", "stock"])
+    y = panel.y[3][np.isfinite(panel.y[3])]
+    assert found.loc["003", "mean_units"] == pytest.approx(y.mean()) and found.loc["003", "sale_rate"] == pytest.approx(
+        (y > 0).mean()
+    )
+    assert found.loc["003", "interval"] == pytest.approx(len(y) / (y > 0).sum())
+    assert roster.examples(found.reset_index())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, panel, record):
+    """A sales run with everything made but its publication."""
+    out = tmp_path_factory.mktemp("sales")
+    frame = complete(sold_units())
+    made = runs.prepare(out, "sales", frame["ts"].max().date(), PARAMS, warehouse=f"duckdb:{out / 'w.duckdb'}", fingerprint="f")
+    quarantine = pd.DataFrame({"file": [], "sheet": [], "row": [], "column": [], "value": [], "reason": []})
+    made.keep(Intake(frame, quarantine, {}), panel, roster.roster(panel, PARAMS))
+    start = challenger.start(made, panel)
+    model = challenger.train(start, panel, PARAMS)
+    outcome = challenger.duel(panel, PARAMS, {"challenger": model, "champion": start.rival})
+    verdict = challenger.settle(made, start, model, outcome)
+    made.write("backtest.parquet", backtest.parts(record, panel.ids, PARAMS))
+    made.write("scores.parquet", scoreboard.score_table(made.parts("backtest.parquet"), PARAMS, panel))
+    gate.save(made, gate.decide(record, PARAMS), model=verdict)
+    return made
+
+
+def test_what_is_published_is_what_the_record_was_made_with(run, panel):
+    speaker, decided = forecasts.speaker(run), gate.load(run)
+    assert speaker.network is not None and speaker.trees is not None and (run.dir / "model" / pooled.FILE).is_file()
+    now = forecasts.now(panel, PARAMS, decided, speaker)
+    frame = forecasts.frame(now, decided, panel, PARAMS, run)
+    assert {"mean", "p_sale", "q05", "q99"} <= set(frame) and len(frame) == len(panel) * PARAMS.horizon
+    assert not (forecasts.sanity(frame, PARAMS)["result"] == "fault").any()
+    again = forecasts.frame(forecasts.now(panel, PARAMS, decided, speaker), decided, panel, PARAMS, run)
+    pd.testing.assert_frame_equal(frame, again)
+    if decided.use == "blend":
+        mixed = blend.combine(
+            now.raw, {n: np.array(w) for n, w in decided.mix["weights"].items()}, blend.Level(*decided.mix["level"])
+        )
+        np.testing.assert_allclose(now.mean["blend"], mixed.mean)
+    importance, weights = forecasts.looks(speaker, panel)
+    assert importance["share"].sum() == pytest.approx(1) and weights.shape == (0, 0)
+
+
+def test_sales_are_published_to_their_own_table_and_read_back(run, panel):
+    speaker, decided, series = forecasts.speaker(run), gate.load(run), run.read("series.parquet")
+    frame = forecasts.frame(forecasts.now(panel, PARAMS, decided, speaker), decided, panel, PARAMS, run)
+    run.write("forecast.parquet", frame)
+    store = connect(run.warehouse)
+    forecasts.publish(run, store, frame, series)
+    assert "already published" in str(forecasts.publish(run, store, frame, series))
+    assert forecasts.read_back(run, store, frame).startswith(f"{len(frame):,} rows of this run are stored")
+    served = store.current("sales").to_pandas()
+    np.testing.assert_allclose(np.sort(served["mean"]), np.sort(frame["mean"]))
+    assert all(ok for _, ok, _ in store.checks())
+
+
+def test_the_views_of_a_sales_job_are_about_sales(run, panel, table):
+    series, frame = run.read("series.parquet"), table[table["model"] == "published"]
+    ahead = frame[frame["origin"] == frame["origin"].max()].assign(source="model")
+    assert "class" in views.character(panel, series, PARAMS).alt.lower() or views.character(panel, series, PARAMS).alt
+    due = views.agenda(ahead, series, PARAMS)
+    assert {"order", "need", "expected"} <= set(due) and views.service_level(PARAMS) == 0.9
+    assert "What to reorder" in views.agenda_table(due, PARAMS)
+    for figure in (views.agenda_figure(ahead, series, PARAMS), views.honesty(table, PARAMS), views.certainty(table, PARAMS)):
+        assert figure.png(40)[:4] == b"\x89PNG"
+    assert "WQL" in views.standings(run.read("scores.parquet"), PARAMS)
+
+
+def test_a_period_without_an_offer_is_not_scored(panel):
+    from dataclasses import replace
+
+    gone = panel.available.copy()
+    gone[:, -2] = False
+    at = backtest.ask(replace(panel, available=gone), panel.dates[-4], PARAMS, models.baselines(panel, SALES))
+    silent = panel.y[:, -2] == 0
+    assert silent.any() and np.isnan(at.y[silent, 1]).all(), "nobody could have bought it"
+    np.testing.assert_array_equal(at.y[~silent, 1], panel.y[~silent, -2], err_msg="what was sold was wanted")
+    np.testing.assert_array_equal(at.y[:, [0, 2]], panel.y[:, [-3, -1]])

@@ -1,0 +1,192 @@
+"""FactSales -> long frame: the sample, whose rows count, what is set aside; and periods without a sale."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from conftest import day
+from forecastbook import sample
+from forecastbook.intake import Intake, SourceError, quiet
+from forecastbook.panel import build
+from forecastbook.params import WarehouseSales
+from forecastbook.salesfacts import _attribute, ensure_sample
+from forecastbook.sources import SOURCES, record
+from forecastbook.warehouse import connect
+from salesdata import complete, sold_units
+
+SOURCE = WarehouseSales(kind="warehouse_sales", sample_series=40)
+READ = SOURCES["warehouse_sales"]
+MONDAYS = [day("2024-01-01"), day("2024-01-08"), day("2024-01-15"), day("2024-01-22")]
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A warehouse with three items of its own."""
+    store = connect(f"duckdb:{tmp_path / 'w.duckdb'}")
+    store.migrate()
+    about = [json.dumps({"department": "Tea"}), None, json.dumps({"department": "Tea", "category": "Green", "brand": 7})]
+    items = {"item_id": [1, 2, 3], "title": ["Assam", "Darjeeling", "Sencha"], "attributes_json": pa.array(about, pa.string())}
+    store.append("DimItem", pa.table(items))
+    return store
+
+
+def sell(store, rows: list[tuple]) -> None:
+    names = ("item_id", "period", "units", "revenue", "list_price", "promotion")
+    columns = list(zip(*rows, strict=True))
+    kinds = (pa.int64(), pa.date32(), pa.float64(), pa.float64(), pa.float64(), pa.float64())
+    store.append("FactSales", pa.table({n: pa.array(c, k) for n, c, k in zip(names, columns, kinds, strict=True)}))
+
+
+def test_sales_become_a_long_frame_with_price_and_attributes(house):
+    sell(house, [(1, MONDAYS[0], 4, 10.0, 3.0, 0.5), (3, MONDAYS[1], 2, None, None, None), (1, MONDAYS[2], 1, 2.0, 2.0, 0.0)])
+    assert READ.span(SOURCE, house) == (MONDAYS[0], MONDAYS[2])
+    frame = READ.read(SOURCE, house, MONDAYS[2]).frame
+    assert frame["series_id"].tolist() == ["1", "1", "3"] and frame["y"].tolist() == [4, 1, 2]
+    assert frame["title"].tolist() == ["Assam", "Assam", "Sencha"] and frame["available"].all()
+    np.testing.assert_allclose(frame["price"], [2.5, 2.0, np.nan])
+    assert frame["brand"].tolist() == ["", "", "7"] and frame["department"].tolist() == ["Tea"] * 3
+    assert READ.read(SOURCE, house, MONDAYS[0]).frame["y"].tolist() == [4], "nothing after the as-of date"
+    late = READ.read(SOURCE.model_copy(update={"history_days": 40}), house, MONDAYS[2])
+    assert len(late.frame) == 3
+    with pytest.raises(SourceError, match="runs from 2024-01-01 to 2024-01-15"):
+        READ.read(SOURCE, house, MONDAYS[3])
+
+
+def test_rows_that_break_the_contract_are_set_aside_and_counted(house):
+    nan = float("nan")
+    rows = [(1, MONDAYS[0], 4, 1.0, None, None), (9, MONDAYS[0], 1, 1.0, None, None), (2, MONDAYS[0], -1, 1.0, None, None)]
+    rows += [
+        (2, MONDAYS[1], float("inf"), 1.0, None, None),
+        (1, MONDAYS[0], 6, 1.0, None, None),
+        (2, MONDAYS[2], 0, None, None, nan),
+    ]
+    sell(house, rows)
+    intake = READ.read(SOURCE, house, MONDAYS[2])
+    assert dict(zip(intake.quarantine["reason"], intake.quarantine["value"], strict=True)) == {
+        "missing item: not in DimItem": "9",
+        "negative": "-1.0",
+        "not finite": "inf",
+    }
+    counts = intake.counts
+    taken = sum(n for rule, n in counts.items() if rule.startswith("quarantined")) + counts["duplicates resolved"]
+    assert counts["rows read"] == len(rows) == taken + counts["rows kept"]
+    assert intake.frame.set_index(["series_id", "ts"])["y"].tolist() == [6, 0], "of two rows of one week the larger counts"
+
+
+def test_sales_that_came_from_files_are_another_jobs(house):
+    house.append("DimItem", pa.table({"item_id": [5], "title": ["A record"], "from_files": [True]}))
+    sell(house, [(5, MONDAYS[3], 4, 1.0, None, None), (1, MONDAYS[0], 2, 1.0, None, None)])
+    assert READ.span(SOURCE, house) == (MONDAYS[0], MONDAYS[0])
+    assert READ.read(SOURCE, house, MONDAYS[0]).frame["series_id"].tolist() == ["1"]
+
+
+def test_an_empty_table_gets_the_sample_once_and_only_where_it_is_nobodys(tmp_path, house):
+    store = connect(f"duckdb:{tmp_path / 'new.duckdb'}")
+    store.migrate()
+    store.append("DimItem", pa.table({"item_id": [5], "title": ["A record"], "from_files": [True]}))
+    sell(store, [(5, MONDAYS[3], 4, 1.0, None, None)])
+    assert ensure_sample(store, 40) is True and ensure_sample(store, 40) is False
+    first, last = READ.span(SOURCE, store)
+    assert first.weekday() == last.weekday() == 0 and (last - first).days == 51 * 7
+    assert len(READ.read(SOURCE, store, last).frame["series_id"].cat.categories) == 40
+    with pytest.raises(SourceError, match="DimItem has 3 items"):
+        ensure_sample(house, 40)
+
+
+def test_the_sample_is_drawn_from_best_sellers_to_slow_ones():
+    tables = sample.sales(60)
+    facts = tables["FactSales"].to_pandas()
+    weeks = facts.groupby("item_id").size()
+    assert len(weeks) == 60 == tables["DimItem"].num_rows and weeks.min() >= sample.WEEKS and weeks.max() >= 50
+    assert weeks.median() < 30, "half of them are intermittent"
+    assert facts["promotion"].between(0, 1).all() and (facts["list_price"] * facts["units"] >= facts["revenue"] - 0.01).all()
+    assert tables["FactSales"].equals(sample.sales(60)["FactSales"])
+    assert tables["DimItem"]["title"].to_pandas().is_unique
+
+
+def test_the_fingerprint_follows_the_facts_up_to_the_as_of_date(house):
+    sell(house, [(1, MONDAYS[0], 4, 10.0, 3.0, 0.5), (1, MONDAYS[3], 4, 10.0, 3.0, 0.5)])
+    before = READ.fingerprint(SOURCE, house, MONDAYS[1])
+    sell(house, [(1, MONDAYS[2], 9, 10.0, 3.0, 0.5)])
+    assert READ.fingerprint(SOURCE, house, MONDAYS[1]) == before != READ.fingerprint(SOURCE, house, MONDAYS[2])
+    sell(house, [(2, MONDAYS[0], 1, 1.0, None, None)])
+    assert READ.fingerprint(SOURCE, house, MONDAYS[1]) != before
+
+
+def test_attributes_that_are_no_object_are_named():
+    assert _attribute(None, "brand") == "" and _attribute('{"brand": null}', "brand") == ""
+    for text in ("[1]", "{"):
+        with pytest.raises(SourceError, match="attributes_json is no JSON object"):
+            _attribute(text, "brand")
+
+
+# --- periods without a sale ---------------------------------------------------------------------------------------------
+
+
+def test_a_period_without_a_row_is_a_zero_from_the_first_sale_to_the_as_of_date():
+    days = pd.to_datetime(["2024-01-08", "2024-01-01", "2024-01-22"])
+    frame = pd.DataFrame({"series_id": ["a", "b", "b"], "ts": days, "y": [2.0, 1, np.nan], "available": [True, True, False]})
+    frame = frame.assign(price=[3.0, 4, 5], title=["A", "B", "B"])
+    frame = frame.astype({"series_id": "category", "title": "category"})
+    intake = quiet(Intake(frame, pd.DataFrame(), {"observed": 2}), "W-MON", "2024-01-29")
+    panel = build(intake.frame, "W-MON", "2024-01-29", past=("price",))
+    np.testing.assert_array_equal(panel.y, [[np.nan, 2, 0, 0, 0], [1, 0, 0, np.nan, 0]])
+    np.testing.assert_array_equal(panel.available[1], [True, True, True, False, True])
+    assert panel.titles.tolist() == ["A", "B"] and np.isnan(panel.past[0, 2:, 0]).all()
+    assert intake.counts["periods without a sale, added as 0"] == 6 and intake.counts["observed"] == 8
+
+
+def test_dates_off_the_grid_are_named_with_what_to_do():
+    frame = sold_units(3)
+    frame.loc[1, "ts"] += pd.Timedelta(days=1)
+    with pytest.raises(SourceError, match=r"1 dates are not the first day of a period of freq 'W-MON', first \d{4}.*'000'"):
+        complete(frame)
+
+
+def test_a_frame_that_is_whole_is_left_alone():
+    frame = complete(sold_units(3))
+    intake = Intake(frame, pd.DataFrame(), {})
+    assert quiet(intake, "W-MON", frame["ts"].max()) is intake
+
+
+# --- facts that a job's own files bring ---------------------------------------------------------------------------------
+
+
+def brought(units: dict[str, float], last: dt.date = MONDAYS[1]) -> Intake:
+    ids = list(units)
+    text, n = pa.array(ids, pa.string()), len(ids)
+    facts = {
+        "DimItem": pa.table({"series_id": text, "title": text, "attributes_json": pa.array(["{}"] * n)}),
+        "FactSales": pa.table({"series_id": text, "period": [last] * n, "units": list(units.values()), "revenue": [1.0] * n}),
+        "FactStockMovement": pa.table({"series_id": text, "date": [last] * n, "units": [-u for u in units.values()]}),
+        "FactItemMonth": pa.table({"series_id": text, "period": [last] * n, "availability": [1.0] * n}),
+    }
+    return Intake(pd.DataFrame(), pd.DataFrame(), {}, facts)
+
+
+def stored(store) -> dict[int, float]:
+    with store._open(read_only=True) as connection:
+        return dict(
+            connection.execute(
+                "SELECT source_key, SUM(units) FROM FactSales JOIN DimItem USING (item_id) GROUP BY 1"
+            ).fetchall()
+        )
+
+
+def test_facts_from_files_are_written_once_corrected_and_never_shortened(tmp_path, lines):
+    store = connect(f"duckdb:{tmp_path / 'w.duckdb'}")
+    record(Intake(pd.DataFrame(), pd.DataFrame(), {}), store)
+    assert not store.exists(), "a source without facts writes nothing"
+    record(brought({"x1": 2, "x2": 3}), store)
+    record(brought({"x1": 2, "x2": 3}), store)
+    assert stored(store) == {"x1": 2, "x2": 3}
+    record(brought({"x1": 5, "x2": 3}), store)
+    assert stored(store) == {"x1": 5, "x2": 3}
+    record(brought({"x1": 9}, MONDAYS[0]), store)
+    assert stored(store) == {"x1": 5, "x2": 3} and any("are not written over them" in line for line in lines)
