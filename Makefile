@@ -71,8 +71,8 @@ tune: $(if $(RUN),$(RUN)/02_tune.ipynb) ## search hyperparameters; the winner is
 all: ## tune and forecast for every job in params/
 	@for job in $(JOBS); do $(MAKE) --no-print-directory tune JOB=$$job && $(MAKE) --no-print-directory forecast JOB=$$job || exit 1; done
 
-smoke: ## a tiny run of every job, in outputs/smoke
-	@for job in $(JOBS); do $(MAKE) --no-print-directory forecast JOB=$$job OUT=$(OUT)/smoke PARAMS="params/smoke.yaml $(PARAMS)" || exit 1; done
+smoke: ## a tiny run of every job, two at a time, in outputs/smoke
+	@printf '%s\n' $(JOBS) | xargs -P 2 -I{} $(MAKE) --no-print-directory forecast JOB={} OUT=$(OUT)/smoke PARAMS="params/smoke.yaml $(PARAMS)"
 
 setup: .venv/ready.mk ## only the environment: .venv from requirements.lock
 

@@ -116,7 +116,7 @@ def test_the_gate_judges_by_the_weighted_quantile_loss(record):
     assert decided.widening.shape[1:] == (PARAMS.horizon, 2) and decided.mix == salesexperts.mix(record, PARAMS)
 
 
-def test_a_band_is_widened_by_class_until_it_holds_what_sells(panel, record):
+def test_a_band_is_widened_by_class_towards_what_sells_as_far_as_the_record_is_trusted(record):
     narrow = {o.date: o.q["gbm"].copy() for o in record}
     try:
         for o in record:
@@ -129,7 +129,13 @@ def test_a_band_is_widened_by_class_until_it_holds_what_sells(panel, record):
     low, high = PARAMS.levels.index(0.05), PARAMS.levels.index(0.95)
     y = np.concatenate([o.y for o in record])
     share = scores.covered(y, held[..., low], held[..., high])[y > 0].mean()
-    assert share >= 0.9 and (held == np.rint(held)).all() and (np.diff(held, axis=-1) >= 0).all()
+    point = np.concatenate([o.q["gbm"][..., 2] for o in record])
+    assert share > scores.covered(y, point, point)[y > 0].mean() + 0.4
+    assert (held == np.rint(held)).all() and (np.diff(held, axis=-1) >= 0).all()
+    assert (wider[..., 1:] == 0).all(), "the inner band is not widened"
+    n = len(record)
+    alone = gate._widening(record[:1], "gbm", PARAMS)
+    assert (alone[..., 0] <= wider[..., 0].max() * (n + gate.TRUST) / n).all(), "one origin is trusted less"
 
 
 def test_the_table_of_the_backtest_says_what_it_is_of(table):

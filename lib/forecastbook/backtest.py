@@ -26,6 +26,7 @@ from forecastbook.roster import context, status, trainable
 from forecastbook.trades import SALES
 
 WARM_UP = 8  # origins of evidence before the first that is scored, a horizon apart
+WARM_UP_SALES = 2  # the same of sales
 WITNESSES = 500  # series that are asked at an origin of evidence
 JUDGES = 5000  # series that are asked at a scored origin: a seeded sample of a larger panel says as much, and costs no more
 
@@ -99,8 +100,9 @@ def evidence(panel: Panel, params: Params, judged: list[np.datetime64]) -> list[
     if not judged:
         return []
     last, first = (int(np.flatnonzero(panel.dates == d)[0]) for d in (judged[-1], judged[0]))
-    found = range(last, first - WARM_UP * params.horizon - 1, -params.horizon)
-    least = context(params) if params.trade is SALES else params.model.sequence_length  # of sales none without a network
+    sales = params.trade is SALES  # slower to train: less evidence, and none without a network
+    found = range(last, first - (WARM_UP_SALES if sales else WARM_UP) * params.horizon - 1, -params.horizon)
+    least = context(params) if sales else params.model.sequence_length
     return [panel.dates[i] for i in sorted(found) if i + 1 >= least and panel.dates[i] not in judged]
 
 

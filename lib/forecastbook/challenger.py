@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,14 +169,17 @@ def settle(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     A challenger that is not better than the model it started from on held-out time is rolled back, and so is one that nothing
     could be compared on. A network whose error is not a number is never kept. Beside a network, trees are grown anew.
     """
-    said = _settled(run, origin, challenger, outcome)
-    backtest.experts_of(run.params).plant(run.panel(), run.params, run.dir / "model")
+    home, panel = backtest.experts_of(run.params), run.panel()
+    with ThreadPoolExecutor(1) as beside:  # as in backtest.train
+        trees = beside.submit(home.grow, panel, run.params)
+        said = _settled(run, panel, origin, challenger, outcome)
+        home.plant(trees.result(), run.dir / "model")
     return said
 
 
-def _settled(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
+def _settled(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     means, trade = outcome.groupby("model")["rel_ql"].mean(), run.params.trade
-    target, safe_model = run.dir / "model", models.fit(trade.safe, run.panel(), trade)
+    target, safe_model = run.dir / "model", models.Baseline(trade.safe, trade)
     if challenger is None:
         models.save(origin.model or safe_model, target)
         return origin.said
@@ -198,16 +202,16 @@ def _settled(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     if "challenger" in means and np.isnan(mine):
         models.save(safe_model, target)
         return "No network is kept: its held-out error is not a number, so its training failed. The baselines forecast."
-    _put(run, _whole(run, origin, challenger), target)
+    _put(run, _whole(panel, run.params, origin, challenger), target)
     gained = f", {1 - mine / before:.1%} lower than the {rival}'s" if np.isfinite(before) else ""
     judged = f"held-out quantile error {mine:.5f}{gained}" if np.isfinite(mine) else "no held-out origin to judge it by"
     run.crown(f"{judged}; {against}")
     return f"The challenger becomes the champion: {judged} ({against})."
 
 
-def _whole(run: Run, origin: Start, challenger):
+def _whole(panel: Panel, params: Params, origin: Start, challenger):
     """The challenger that has won, as it will forecast: of sales trained again, now on all periods."""
-    return _train(origin, run.panel(), run.params) if run.params.trade is SALES else challenger
+    return _train(origin, panel, params) if params.trade is SALES else challenger
 
 
 def _put(run: Run, model, target: Path) -> None:

@@ -73,10 +73,10 @@ def together(network: lstm.Model | None, trees: gbm.Trees | None) -> Experts | N
     return network and Experts(network, trees)
 
 
-def plant(panel: Panel, params: Params, directory: Path) -> None:
-    """Grow trees beside the network that ``directory`` holds, in place of those that were there; none beside a baseline."""
+def plant(trees: gbm.Trees | None, directory: Path) -> None:
+    """Put trees beside the network that ``directory`` holds, in place of those that were there; none beside a baseline."""
     (Path(directory) / gbm.FILE).unlink(missing_ok=True)  # of the run whose network forecasts again
-    if load(directory) and (trees := grow(panel, params)):
+    if trees and load(directory):
         gbm.save(trees, directory)
 
 

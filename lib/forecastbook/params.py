@@ -281,7 +281,7 @@ DEFAULTS: dict[str, dict] = {  # of jobs that forecast something else than daily
         "service_levels": [0.8, 0.9, 0.99],
         "eligible": {"min_observations": 4, "max_gap": 52},
         "finetune": {"base": "anew", "days": 104, "epochs": 3, "patience": 2, "validation_days": 4},
-        "backtest": {"origins": 6, "stride": 4, "refits": 9},
+        "backtest": {"origins": 6, "stride": 4, "refits": 8},
         "tune": {
             "space": {
                 "hidden_size": [32, 64, 128],

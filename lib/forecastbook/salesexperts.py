@@ -58,10 +58,10 @@ def together(network, trees: pooled.Pooled | None) -> Experts | None:
     return None if network is None and trees is None else Experts(network, trees)
 
 
-def plant(panel: Panel, params: Params, directory: Path) -> None:
-    """Grow trees into ``directory``, in place of those that were there, whatever else it holds."""
+def plant(trees: pooled.Pooled | None, directory: Path) -> None:
+    """Put trees into ``directory``, in place of those that were there, whatever else it holds."""
     (Path(directory) / pooled.FILE).unlink(missing_ok=True)
-    if trees := grow(panel, params):
+    if trees:
         pooled.save(trees, directory)
 
 
