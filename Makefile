@@ -87,6 +87,8 @@ report: ## render the HTML of all runs and outputs/index.html again
 
 bench: ## accuracy and speed against named peers; tables in outputs/bench/
 	$(PY) tests/bench.py --out "$(OUT)/bench"
+	$(PY) tests/bench_sales.py --out "$(OUT)/bench"
+	$(PY) tests/bench_tide.py > "$(OUT)/bench/tide.txt" && cat "$(OUT)/bench/tide.txt"
 
 pretrain: ## make the base network that the package carries, from generated price processes
 	$(PY) -m forecastbook.pretrain

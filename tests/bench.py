@@ -25,7 +25,9 @@ from bench_accuracy import COLUMNS
 from forecastbook.intake import SourceError
 from forecastbook.run import write_text
 
-FORMATS = bench_accuracy.FORMATS | bench_speed.FORMATS  # how the columns of all tables are shown
+SALES = {"WQL": ".4f", "bias of the mean": "+.1%", "inside, where sold": ".1%", "Brier score of a sale": ".4f", "MIWS": ".2f"}
+SALES |= {"MIC": ".1%", "RMSSE": ".3f", "service 95": ".1%", "published saves": "+.1%"}
+FORMATS = bench_accuracy.FORMATS | bench_speed.FORMATS | SALES  # how the columns of all tables are shown
 
 
 def markdown(frame: pd.DataFrame) -> str:

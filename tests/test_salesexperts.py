@@ -17,6 +17,8 @@ from forecastbook import (
     models,
     points,
     pooled,
+    reorder,
+    report,
     roster,
     salesexperts,
     scoreboard,
@@ -258,6 +260,24 @@ def test_sales_are_published_to_their_own_table_and_read_back(run, panel):
     served = store.current("sales").to_pandas()
     np.testing.assert_allclose(np.sort(served["mean"]), np.sort(frame["mean"]))
     assert all(ok for _, ok, _ in store.checks())
+
+
+def test_the_report_opens_with_what_to_reorder(run, panel):
+    speaker, decided, series = forecasts.speaker(run), gate.load(run), run.read("series.parquet")
+    frame = forecasts.frame(forecasts.now(panel, PARAMS, decided, speaker), decided, panel, PARAMS, run)
+    run.write("forecast.parquet", frame)
+    wild = series.assign(stock=1.0, price=3.0, lost_units=2.0)
+    wild.loc[wild["series_id"] == frame["series_id"].iloc[0], "title"] = "<script>alert(1)</script> $x_1$"
+    run.write("series.parquet", wild)
+    try:
+        page = report.render_run(run.dir).read_text(encoding="utf-8")
+    finally:
+        run.write("series.parquet", series)
+    assert 0 < page.index("What to reorder</h2>") < page.index("Accuracy against baselines</h2>")
+    assert "weighted quantile loss" in page and "Changes coming" not in page and "<script>alert" not in page
+    due = reorder.plan(frame, wild, 0.9)
+    assert f"{(due['order'] > 0).sum():,} of {len(panel):,} items need {due['order'].sum():,.0f} units" in page
+    assert "Slow movers" in page and "Lost sales" in page
 
 
 def test_the_views_of_a_sales_job_are_about_sales(run, panel, table):
