@@ -30,8 +30,8 @@ from forecastbook.warehouse import connect
 JOB = Path(__file__).resolve().parents[1] / "params" / "sales.yaml"
 READING = (
     "WQL: weighted quantile loss at .05 .25 .5 .75 .95. Published saves: its WQL below the row's, as a share, with a 90 % "
-    "interval by block bootstrap over origins. Bias: of the mean forecast, as a share of what was sold. Where sold: coverage of "
-    "the actuals above zero by the 90 % band. Service 95: share of points not above the 95 % quantile."
+    "interval by block bootstrap over origins. Bias: of the mean forecast, as a share of what was sold. Where sold: coverage "
+    "of the actuals above zero by the 90 % band. Service 95: share of points not above the 95 % quantile."
 )
 
 

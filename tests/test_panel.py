@@ -184,8 +184,9 @@ def test_a_view_of_a_date_outside_the_panel_is_refused(date):
 def test_the_truth_after_a_date_ends_with_the_panel():
     panel = panel_of(np.arange(20.0).reshape(2, 10))
     np.testing.assert_array_equal(panel.after("2024-01-07", 3), [[7, 8, 9], [17, 18, 19]])
-    with pytest.raises(ValueError, match="beyond the panel's as-of date 2024-01-10"):
-        panel.after("2024-01-08", 3)
+    np.testing.assert_array_equal(panel.after("2024-01-08", 3), [[8, 9, np.nan], [18, 19, np.nan]])
+    with pytest.raises(ValueError, match="nothing is known after 2024-01-10"):
+        panel.after("2024-01-10", 3)
 
 
 def test_the_last_periods_and_some_rows():

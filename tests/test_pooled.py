@@ -101,7 +101,7 @@ def test_quantiles_means_and_zeros_are_sane(panel, model):
     y = panel.after(panel.dates[-5], H)
     flat = np.nanquantile(counts.sold(view), LEVELS)
     assert scores.wql(y, said.q, LEVELS) < 0.9 * scores.wql(y, np.broadcast_to(flat, said.q.shape), LEVELS)
-    assert scores.wql(y, said.q, LEVELS) < scores.wql(y, intermittent.forecast("naive", view, H, LEVELS).q, LEVELS)
+    assert scores.wql(y, said.q, LEVELS) < scores.wql(y, intermittent.forecast("last_value", view, H, LEVELS).q, LEVELS)
     assert np.corrcoef(said.zero[:, 0], np.nanmean(counts.sold(view) == 0, axis=1))[0, 1] > 0.7
 
 

@@ -71,7 +71,11 @@ def titled(name: str, trade: Trade = PRICES) -> str:
         "gbm": "The boosted trees' model",
         "blend": "The blend of network, trees and table" if trade is PRICES else "The blend of network, trees and IMAPA",
         "table": "The counting table",
-    }.get(name, name)
+        "imapa": "IMAPA",
+        "tsb": "TSB",
+        "croston_sba": "Croston's method with the Syntetos-Boylan correction",
+        "auto_ets": "AutoETS",
+    }.get(name, name.replace("_", " ").capitalize())
 
 
 def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate:
