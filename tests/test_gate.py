@@ -81,7 +81,7 @@ def test_a_worse_model_is_not():
 
 def test_a_baseline_can_win_and_is_named():
     decided = gate.decide(record(4, {SAFE: 1.0, "moving_average": 0.5, "lstm": 0.8}), PARAMS)
-    assert decided.use == "moving_average" and decided.verdict().startswith("moving_average is published")
+    assert decided.use == "moving_average" and decided.verdict().startswith("Moving average is published")
 
 
 @pytest.mark.parametrize("order", [("seasonal_naive", "lstm"), ("lstm", "seasonal_naive")])
