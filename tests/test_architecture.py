@@ -27,7 +27,7 @@ DRAWING = {
     "wording": "",
     "schema": "",
     "intake": "panel",
-    "sample": "",
+    "sample": "intake",
     "yamlfile": "",
     # what is asked for
     "trades": "scores",
@@ -99,8 +99,6 @@ LAZY = {
     ("models", "tide"),
     ("salesexperts", "tide"),
     ("sources", "recordshop"),
-    ("sources", "sample"),
-    ("salesfacts", "sample"),
     ("chain", "report"),
     ("chain", "sources"),
     ("chain", "warehouse"),

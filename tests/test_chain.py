@@ -256,3 +256,39 @@ def test_params_edited_after_a_finished_run(finished, tmp_path):
     assert hashlib.sha256((kept / "forecast.parquet").read_bytes()).hexdigest() == digest, "the old run is kept"
     current = finished.store.current("prices").to_pandas()
     assert set(current["run_id"]) == {finished.manifest["run_id"]} and (current.groupby("variant_id").size() == 7).all()
+
+
+# --- sales jobs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", ["sales", "vinyl"])
+def test_a_dry_run_of_a_job_that_has_no_data_yet_writes_nothing(tmp_path, job):
+    book = Book(tmp_path / "out")
+    dry = book.make("-n", "forecast", f"JOB={job}")
+    assert dry.returncode == 0 and "01_ingest" in dry.stdout and not list(book.out.iterdir()), dry.stderr
+
+
+def test_a_record_shop_from_its_files_to_published_quantiles(tmp_path):
+    book = Book(tmp_path / "out")
+    first = book.make("forecast", "JOB=vinyl")
+    assert first.returncode == 0, first.stderr[-3000:]
+    run = next(p.parent for p in book.out.glob("vinyl/*/manifest.json"))
+    assert all((run / f"{step}.html").is_file() for step in STEPS)
+    assert json.loads((run / "manifest.json").read_text())["status"] == "done"
+    frame, series = pd.read_parquet(run / "forecast.parquet"), pd.read_parquet(run / "series.parquet")
+    assert len(series) == 12 and series["stock"].notna().all() and (frame[["q05", "q50", "q95", "q99"]] % 1 == 0).all(axis=None)
+    assert len(pd.read_parquet(run / "quarantine.parquet")), "the generated shop has rows that are wrong, as real ones have"
+    with duckdb.connect(str(book.out / "warehouse.duckdb"), read_only=True) as house:
+
+        def one(text: str):
+            return house.execute(text).fetchone()[0]
+
+        sold = one("SELECT SUM(units) FROM FactSales")
+        twice = "SELECT COUNT(*) FROM (SELECT item_id, period FROM FactSales GROUP BY ALL HAVING COUNT(*) > 1)"
+        assert sold > 500 and one(twice) == 0
+        assert one("SELECT MAX(availability) FROM FactItemMonth") <= 1 and one("SELECT COUNT(*) FROM FactStockMovement") > 500
+        assert one("SELECT COUNT(*) FROM CurrentSalesForecast WHERE job = 'vinyl'") == len(frame)
+        assert one("SELECT COUNT(*) FROM FactPriceForecast") == 0
+    assert "What to reorder" in (run / "report.html").read_text() and all(ok for _, ok, _ in book.store.checks())
+    before = book.times()
+    assert book.make("forecast", "JOB=vinyl").returncode == 0 and book.times() == before, "nothing is made twice"

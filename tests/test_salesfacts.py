@@ -95,7 +95,7 @@ def test_an_empty_table_gets_the_sample_once_and_only_where_it_is_nobodys(tmp_pa
     first, last = READ.span(SOURCE, store)
     assert first.weekday() == last.weekday() == 0 and (last - first).days == 51 * 7
     assert len(READ.read(SOURCE, store, last).frame["series_id"].cat.categories) == 40
-    with pytest.raises(SourceError, match="DimItem has 3 items"):
+    with pytest.raises(SourceError, match="DimItem has 3 rows"):
         ensure_sample(house, 40)
 
 

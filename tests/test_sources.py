@@ -269,7 +269,7 @@ def test_two_processes_load_the_sample_once(tmp_path):
     running = [python(code) for _ in range(2)]
     assert sorted(p.communicate(timeout=60)[0].strip() for p in running) == ["False", "True"]
     found = connect(f"duckdb:{tmp_path}/w.duckdb").query("price_stock").to_pylist()[0]
-    assert found["shop_variants"] == 30
+    assert found["own"] == 30
 
 
 def test_killed_while_the_sample_is_loaded_it_is_not_there_and_loads_next_time(tmp_path):
@@ -286,13 +286,13 @@ def test_killed_while_the_sample_is_loaded_it_is_not_there_and_loads_next_time(t
     process.kill()
     process.communicate()
     house = connect(f"duckdb:{tmp_path}/w.duckdb")
-    assert house.query("price_stock").to_pylist() == [{"facts": 0, "shop_variants": 0}]
+    assert house.query("price_stock").to_pylist() == [{"facts": 0, "own": 0}]
     assert ensure_sample(house, 30) is True
 
 
 def test_a_shops_own_empty_price_table_is_an_error_not_a_place_for_the_sample(tmp_path):
     house = shop(tmp_path, [])
-    with pytest.raises(SourceError, match="no facts, though DimVariant has 3 variants"):
+    with pytest.raises(SourceError, match="no facts, though DimVariant has 3 rows"):
         PRICES.span(job(), house)[1]
     assert house.query("price_stock").to_pylist()[0]["facts"] == 0
 
@@ -309,7 +309,7 @@ def test_a_server_is_never_filled_with_the_sample():
         url, embedded = "bigquery:some-project.prices", False
 
         def query(self, name):
-            return pa.table({"facts": [0], "shop_variants": [0]})
+            return pa.table({"facts": [0], "own": [0]})
 
     with pytest.raises(SourceError, match="has no facts"):
         ensure_sample(Server(), 10)

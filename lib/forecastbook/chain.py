@@ -64,8 +64,7 @@ def plan(
     source = SOURCES[params.source.kind]
     if dry:
         store.looks_only = True
-        stock = store.query("price_stock").to_pylist()
-        if params.source.kind == "warehouse_prices" and not (stock and stock[0]["facts"]):
+        if not source.there(params.source, store):
             return given
     else:
         writable(Path(out))

