@@ -57,7 +57,8 @@ def table(name: str, params: Params, panel: Panel) -> tuple[pd.DataFrame, str]:
     back = backtest.frame(record, backtest.judges(panel, params).ids, params)
     scores = scoreboard.score_table(back, params, panel)
     wide = scoreboard.summary(scores, SALES).drop(columns="skill")
-    wide["service 95"] = wide["model"].map(scores.set_index(["slice", "metric", "model"])["value"]["all", "service95"])
+    served = scores[(scores["slice"] == "all") & (scores["metric"] == "service95")].set_index("model")["value"]
+    wide["service 95"] = wide["model"].map(served)
     skill = scoreboard.skills(back, seed=params.seed).set_index("baseline")
     wide["published saves"] = wide["model"].map(skill["skill"])
     wide["from"], wide["to"] = wide["model"].map(skill["low"]), wide["model"].map(skill["high"])

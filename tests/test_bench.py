@@ -13,11 +13,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import bench as whole
+import bench_sales
 import bench_speed
 import peers
+import salesdata
 from conftest import panel_of, posted_panel, posted_prices
 from forecastbook import experts, forking, lstm, sticky
-from forecastbook.trades import PRICES
+from forecastbook.trades import PRICES, SALES
 
 BENCH = Path(__file__).with_name("bench.py")
 MODELS = {"published", *experts.NAMES, *PRICES.baselines}
@@ -129,3 +131,16 @@ def test_the_old_pipeline_is_what_it_was():
     assert len(said) == 4 * 7 and (said["confidence_lower"] <= said["confidence_upper"]).all()
     flat = peers.Original(30, 7).forecast(peers.long(panel_of(np.full(40, 100.0))))  # its output is added where nothing moved
     assert (flat["confidence_upper"] == flat["predicted_price"]).all() and flat["predicted_price"].between(99, 101).all()
+
+
+def test_the_bench_of_sales_ranks_what_was_published_among_all(tmp_path):
+    params, panel = salesdata.tiny(), salesdata.sales_panel()
+    found, said = bench_sales.table("tiny", params, panel)
+    assert {"published", "blend", "gbm", "tide", *SALES.baselines} == set(found["model"]) and found[
+        "WQL"
+    ].is_monotonic_increasing
+    saved = 1 - found.set_index("model")["WQL"]["published"] / found.set_index("model")["WQL"]
+    saves = found.set_index("model")["published saves"].dropna()
+    np.testing.assert_allclose(saves, saved[saves.index])
+    assert set(saves.index) == set(SALES.baselines) and said.startswith("tiny: 4 origins") and "% of them were zeros" in said
+    assert whole.markdown(found).count("\n") == len(found) + 1
