@@ -26,7 +26,7 @@ from forecastbook.intake import SourceError
 from forecastbook.run import write_text
 
 SALES = {"WQL": ".4f", "bias of the mean": "+.1%", "inside, where sold": ".1%", "Brier score of a sale": ".4f", "MIWS": ".2f"}
-SALES |= {"MIC": ".1%", "RMSSE": ".3f", "service 95": ".1%", "published saves": "+.1%"}
+SALES |= {"inside 90 % band": ".1%", "MIC": ".1%", "RMSSE": ".3f", "service 95": ".1%", "published saves": "+.1%"}
 FORMATS = bench_accuracy.FORMATS | bench_speed.FORMATS | SALES  # how the columns of all tables are shown
 
 
