@@ -210,7 +210,11 @@ def test_the_roster_describes_demand_and_todays_stock(panel):
         (y > 0).mean()
     )
     assert found.loc["003", "interval"] == pytest.approx(len(y) / (y > 0).sum())
-    assert roster.examples(found.reset_index())
+    totals = np.nansum(panel.y, axis=1)
+    np.testing.assert_allclose(found["total_units"], totals)
+    shown = roster.examples(found.reset_index())
+    assert len(shown) == 6 and found.loc[shown, "total_units"].is_monotonic_decreasing
+    assert shown[0] == found[found["n_obs"] >= found["n_obs"].median()]["total_units"].idxmax()
 
 
 @pytest.fixture(scope="module")

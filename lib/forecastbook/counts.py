@@ -67,13 +67,16 @@ def negative_binomial(mean: np.ndarray, variance: np.ndarray, levels) -> Demand:
 
 
 def describe(panel: Panel) -> dict[str, np.ndarray]:
-    """What is known of each series' demand, as columns of N values: mean_units (a period, where it was on offer), sale_rate
-    (share of periods with sales), interval (average demand interval), cv2, demand_class; lost_units where the panel has
-    lost_sales."""
+    """What is known of each series' demand, as columns of N values.
+
+    total_units, mean_units (a period in which it was on offer), sale_rate (share of them with sales), interval (average demand
+    interval), cv2, demand_class; price (the latest) and lost_units (of the last twelve periods) where the panel knows them.
+    """
     y = sold(panel)
     known = np.maximum(np.isfinite(y).sum(axis=1), 1)
     adi, cv2 = intermittency(panel)
     out = {
+        "total_units": np.where(np.isfinite(y), y, 0).sum(axis=1),
         "mean_units": np.where(np.isfinite(y), y, 0).sum(axis=1) / known,
         "sale_rate": (y > 0).sum(axis=1) / known,
         "interval": adi,

@@ -97,6 +97,7 @@ RESERVED = set(
         "gap",
         "change_rate",
         "sale_rate",
+        "total_units",
         "mean_units",
         "interval",
         "cv2",

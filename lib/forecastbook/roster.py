@@ -15,7 +15,7 @@ from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
 
 log = logging.getLogger("forecastbook")
-RATES = (PRICES.rate, SALES.rate)
+LIVELY = (PRICES.rate, "total_units")  # by what the series are chosen that a look at the data should see first
 
 
 class StaleError(RuntimeError):
@@ -113,7 +113,7 @@ def eligibility(series: pd.DataFrame) -> pd.DataFrame:
 
 def examples(series: pd.DataFrame, count: int = 6) -> list[str]:
     """Ids of the liveliest well-observed series: what a look at the data should see first."""
-    enough, rate = series[series["n_obs"] >= series["n_obs"].median()], next(c for c in RATES if c in series)
+    enough, rate = series[series["n_obs"] >= series["n_obs"].median()], next(c for c in LIVELY if c in series)
     return enough.sort_values([rate, "series_id"], ascending=[False, True])["series_id"].head(count).tolist()
 
 
