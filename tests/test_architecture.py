@@ -49,7 +49,7 @@ DRAWING = {
     "shop": "intake params records shoprows stock",
     "recordshop": "",
     "salesfacts": "intake longfile params sample",
-    "sources": "intake longfile params publication recordshop salesfacts sample shop",
+    "sources": "intake longfile panel params publication recordshop salesfacts sample shop trades",
     "run": "intake panel params trades",
     # models, and what they are worth
     "grid": "panel",
@@ -73,7 +73,7 @@ DRAWING = {
     "challenger": "backtest models panel params roster run trades",
     "points": "trades",
     "scoreboard": "backtest panel params points scores trades",
-    "forecasts": "backtest gate models panel params publication run scores trades",
+    "forecasts": "backtest counts gate models panel params publication run scores trades",
     "tuning": "backtest models panel params run",
     "processes": "panel",
     "pretrain": "lstm models panel processes",

@@ -344,6 +344,7 @@ def test_the_networks_defaults_are_those_of_the_params():
         ({"publish": {"table": "FactPriceForecast"}}, "is not where sales go"),
         ({"model": {"name": "tide", "attention": True}}, "attention"),
         ({"service_levels": [0.4]}, "between 0.5 and 1"),
+        ({"quantiles": [0.05, 0.5, 0.95]}, "FactSalesForecast has them"),
         ({"model": {"name": "tide", "config": "no.json"}}, "no.json: there is no such file"),
         ({"model": {"name": "tide", "config": {"optimizer_config": {"lr": 4.616}}}}, "exponent was lost"),
     ],

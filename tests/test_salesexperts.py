@@ -306,3 +306,54 @@ def test_a_period_without_an_offer_is_not_scored(panel):
     assert silent.any() and np.isnan(at.y[silent, 1]).all(), "nobody could have bought it"
     np.testing.assert_array_equal(at.y[~silent, 1], panel.y[~silent, -2], err_msg="what was sold was wanted")
     np.testing.assert_array_equal(at.y[:, [0, 2]], panel.y[:, [-3, -1]])
+
+
+def test_an_item_that_was_never_on_offer_is_left_out_and_harms_nobody(panel):
+    from dataclasses import replace
+
+    y, offered = panel.y.copy(), panel.available.copy()
+    y[5, :-3], offered[5, :-3] = 0, False
+    y[5, -3:], offered[5, -3:] = 4, True
+    odd = replace(panel, y=y, available=offered)
+    at = backtest.ask(odd, panel.dates[-4], PARAMS, models.baselines(panel, SALES))
+    assert at.status[5] == "excluded" and np.isnan(at.q["imapa"][5]).all() and (at.y[5] == 4).all()
+    assert gate.decide([at], PARAMS).origins == 1, "the origin still counts"
+    assert roster.reasons(odd.until(panel.dates[-4]), PARAMS)[5].startswith("no valid observation")
+
+
+def test_an_item_that_no_longer_sells_is_gone_after_the_limit(panel):
+    from dataclasses import replace
+
+    y = panel.y.copy()
+    y[7, -10:] = 0
+    y[7, -11] = 1
+    gone = tiny(eligible={"max_gap": 9})
+    assert roster.status(replace(panel, y=y), gone)[7] == "excluded"
+    assert roster.reasons(replace(panel, y=y), gone)[7] == "not sold for 10 periods (limit 9)"
+    assert roster.status(replace(panel, y=y), tiny(eligible={"max_gap": 10}))[7] == "model"
+
+
+def test_one_who_has_not_spoken_before_enters_the_blend_by_the_prior(record):
+    for name in ("tide", "gbm"):
+        assert record[-1].raw[name]
+    alone = backtest.Origin(**{f: getattr(record[0], f) for f in ("date", "ts", "status", "last", "scale", "y")})
+    alone.raw = {"imapa": record[0].raw["imapa"]}
+    assert salesexperts.mix([alone], PARAMS) == salesexperts.mix([], PARAMS), "IMAPA alone is no record"
+    part = dict(weights={n: [1.0] * len(PARAMS.levels) for n in ("imapa", "gbm")}, level=[1.0, 1.0])
+    at = backtest.Origin(**{f: getattr(record[0], f) for f in ("date", "ts", "status", "last", "scale", "y")}, whole=False)
+    at.raw = dict(record[0].raw)
+    salesexperts.blend_in(at, part, PARAMS)
+    without = dict(at.raw, tide=at.raw["imapa"])
+    other = backtest.Origin(**{f: getattr(record[0], f) for f in ("date", "ts", "status", "last", "scale", "y")}, whole=False)
+    other.raw = without
+    salesexperts.blend_in(other, part, PARAMS)
+    assert not np.array_equal(at.q["blend"], other.q["blend"])
+
+
+def test_without_a_record_the_blend_is_published_live_as_in_the_replay(panel, run):
+    decided = gate.decide([], PARAMS, spoken=challenger.spoken(run))
+    assert decided.use == "blend" and decided.verdict().startswith(
+        "The blend of network, trees and IMAPA is published: there is no"
+    )
+    now = forecasts.now(panel, PARAMS, decided, forecasts.speaker(run))
+    assert set(gate.publishable(now, decided, PARAMS)[2]) == {"model"}

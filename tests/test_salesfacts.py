@@ -16,7 +16,7 @@ from forecastbook.intake import Intake, SourceError, quiet
 from forecastbook.panel import build
 from forecastbook.params import WarehouseSales
 from forecastbook.salesfacts import _attribute, ensure_sample
-from forecastbook.sources import SOURCES, record
+from forecastbook.sources import SOURCES, newest, record
 from forecastbook.warehouse import connect
 from salesdata import complete, sold_units
 
@@ -190,3 +190,17 @@ def test_facts_from_files_are_written_once_corrected_and_never_shortened(tmp_pat
     assert stored(store) == {"x1": 5, "x2": 3}
     record(brought({"x1": 9}, MONDAYS[0]), store)
     assert stored(store) == {"x1": 5, "x2": 3} and any("are not written over them" in line for line in lines)
+
+
+def test_the_default_as_of_date_is_a_period_that_is_over():
+    from forecastbook.intake import today
+    from forecastbook.params import Params
+    from salesdata import tiny
+
+    monday = today() - dt.timedelta(days=today().weekday())
+    first, before = monday - dt.timedelta(weeks=60), monday - dt.timedelta(weeks=1)
+    assert newest((first, monday), tiny(freq="W-MON")) == before == newest((first, before), tiny(freq="W-MON"))
+    assert newest((first, monday), Params()) == monday, "a price of today is whole"
+    month = today().replace(day=1)
+    assert newest((first.replace(day=1), month), tiny(freq="MS")) == (month - dt.timedelta(days=1)).replace(day=1)
+    assert newest((monday, monday), tiny(freq="W-MON")) == monday, "there is no other"

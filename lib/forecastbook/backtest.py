@@ -23,7 +23,7 @@ from forecastbook.counts import Demand
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import context, status, trainable
-from forecastbook.trades import SALES
+from forecastbook.trades import PRICES, SALES
 
 WARM_UP = 8  # origins of evidence before the first that is scored, a horizon apart
 WARM_UP_SALES = 2  # the same of sales
@@ -149,7 +149,7 @@ def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel
     for i, date in enumerate(tqdm(dates, desc="origins", disable=not progress)):
         if i in refit_at or speaker is None:
             speaker = train((teacher or panel).until(date), params, speaker and speaker.network)
-            if teacher and speaker:
+            if teacher and speaker and params.trade is PRICES:
                 speaker = replace(speaker, counted=table.count(teacher.until(date), params.horizon))
         spoken = {params.model.name: speaker} if speaker else {}
         asked, warm_up = (jury, False) if date in judged else (witnesses, True)

@@ -56,7 +56,7 @@ def plan(
     WarehouseError, RunError.
     """
     from forecastbook import warehouse
-    from forecastbook.sources import SOURCES, inside
+    from forecastbook.sources import SOURCES, inside, newest
 
     given = jobs.as_of_date(as_of) if as_of else None
     home, path = Path(out) / jobs.job_name(job), ROOT / "params" / f"{job}.yaml"
@@ -69,7 +69,7 @@ def plan(
     else:
         writable(Path(out))
     span = source.span(params.source, store)
-    date = given or span[1]
+    date = given or newest(span, params)
     inside(date, span, params.source.kind)
     winner = _winner(home, date, force)
     params = jobs.load(path, overlays, winner)

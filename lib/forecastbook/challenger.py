@@ -61,6 +61,8 @@ def start(run: Run, panel: Panel) -> Start:
     model = models.load(path)
     if isinstance(model, models.Baseline):
         return _anew(panel, params, f"the champion of {champion['as_of']} is the baseline {model.name}")
+    if not models.made_by(params.model.name, model):
+        return _anew(panel, params, f"the champion of {champion['as_of']} is a model of something else")
     if base == "anew":
         return _anew(panel, params, "finetune.base is anew", path, model)
     wanted = backtest.hyper(params)
@@ -225,6 +227,12 @@ def _describe(directory: Path, **entries) -> None:
     path = directory / "model.json"
     described = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(described | entries, indent=1) + "\n", encoding="utf-8")
+
+
+def spoken(run: Run) -> set[str]:
+    """What could be published without any record: the trade's trusted candidate, where anybody was trained."""
+    trained = backtest.experts_of(run.params).load(run.dir / "model")
+    return {run.params.trade.trusted} - {None} if trained else set()
 
 
 def means(outcome: pd.DataFrame) -> pd.DataFrame:

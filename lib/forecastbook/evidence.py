@@ -27,7 +27,7 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
     return {
         "error": float(mine[trade.metric]),
         "best_error": float(base[trade.metric].min()) if len(base) else np.nan,
-        "best": figures.name(base[trade.metric].idxmin()) if len(base) else "",
+        "best": figures.name(base[trade.metric].idxmin()) if base[trade.metric].notna().any() else "",
         "inside90": float(held),
         "skill": float(best["skill"]) if best is not None else np.nan,
         "low": float(best["low"]) if best is not None else np.nan,

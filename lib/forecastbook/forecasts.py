@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from forecastbook import backtest, gate, models, scores
+from forecastbook import backtest, counts, gate, models, scores
 from forecastbook.backtest import Origin
 from forecastbook.gate import Gate
 from forecastbook.panel import Panel
@@ -236,7 +236,8 @@ def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
     column, origin = (days.get_indexer(pd.to_datetime(past[name])) for name in ("forecast_date", "as_of"))
     met = (row >= 0) & (column >= 0) & (origin >= 0)
     past, row, column, origin = past[met], row[met], column[met], origin[met]
-    actual, last = panel.y[row, column], panel.filled[row, origin]
+    y = counts.sold(panel) if run.params.trade is SALES else panel.y  # a stock-out says nothing of demand
+    actual, last = y[row, column], panel.filled[row, origin]
     size = run.params.trade.sizes(actual, last)
     past = past.assign(
         error=np.abs(actual - past["predicted"]) / size,

@@ -90,7 +90,9 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
     finished = [o for o in finished if np.isfinite(_means(o, params)[trade.safe][0])]
     if not finished:
         calm = _calm(params, float("nan"), 0, [])
-        return replace(calm, use=trade.trusted) if trade.trusted in spoken else calm
+        if trade.trusted is None or trade.trusted not in spoken:
+            return calm
+        return replace(calm, use=trade.trusted, mix=experts_of(params).mix([], params))
     n = len(finished)
     base = float(np.mean([_means(o, params)[trade.safe][0] for o in finished]))
     standings = [dict(model=trade.safe, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False)]

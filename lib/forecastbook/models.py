@@ -113,6 +113,11 @@ def checkpoint(name: str, path: Path, **hyper):
     return _module(name).from_checkpoint(path, **hyper)
 
 
+def made_by(name: str, model) -> bool:
+    """Whether the named network's module made the model."""
+    return _home(model) is _module(name)
+
+
 def shape(name: str) -> tuple[str, ...]:
     """Names of the hyperparameters that are fixed once a network is trained."""
     return _module(name).SHAPE

@@ -367,6 +367,8 @@ class Params(Section):
             raise ValueError(f"source.positive {why}, but the lstm forecasts ratios of prices and needs values above 0")
         if self.model.name == "tide" and self.source.kind == "warehouse_prices":
             raise ValueError("model.name tide forecasts sales, but source.kind warehouse_prices brings prices")
+        if self.trade.name == "sales" and (missing := {0.25, 0.75} - set(self.levels)):
+            raise ValueError(f"quantiles must hold 0.25 and 0.75 too: FactSalesForecast has them; missing {sorted(missing)}")
         if (self.publish.table == "FactSalesForecast") != (self.trade.name == "sales"):
             raise ValueError(f"publish.table {self.publish.table} is not where {self.trade.name} go")
         if self.model.forecast_length is not None and self.model.forecast_length < self.horizon:

@@ -15,6 +15,7 @@ from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
 
 log = logging.getLogger("forecastbook")
+LEAST = 4  # periods of an item's life before a network of sales can learn from what follows
 LIVELY = (PRICES.rate, "total_units")  # by what the series are chosen that a look at the data should see first
 
 
@@ -24,14 +25,25 @@ class StaleError(RuntimeError):
 
 def status(panel: Panel, params: Params) -> np.ndarray:
     """(N,) 'model' where a model may forecast, 'naive' for short or new series, 'excluded' for those gone or never seen."""
-    rules = params.eligible
-    gone = (panel.gap > rules.max_gap) | (panel.n_obs == 0)
-    return np.where(gone, "excluded", np.where(panel.n_obs < rules.min_observations, "naive", "model")).astype(object)
+    rules, (known, gap) = params.eligible, _known(panel, params)
+    gone = (gap > rules.max_gap) | (known == 0)
+    return np.where(gone, "excluded", np.where(known < rules.min_observations, "naive", "model")).astype(object)
+
+
+def _known(panel: Panel, params: Params) -> tuple[np.ndarray, np.ndarray]:
+    """((N,) observations, (N,) periods since the last): of sales those that speak of demand, and since the last one sold."""
+    if params.trade is not SALES:
+        return panel.n_obs, panel.gap
+    y = counts.sold(panel)
+    some, T = y > 0, y.shape[1]  # NaN is not
+    since = np.where(some.any(axis=1), np.argmax(some[:, ::-1], axis=1), np.minimum(panel.life, T))
+    return np.isfinite(y).sum(axis=1), since
 
 
 def reasons(panel: Panel, params: Params) -> np.ndarray:
     """(N,) why a series is not forecast by the model, None where it is."""
-    rules, kind = params.eligible, status(panel, params)
+    rules, kind, (known, gap) = params.eligible, status(panel, params), _known(panel, params)
+    verb = "sold" if params.trade is SALES else "seen"
     return np.array(
         [
             None
@@ -39,11 +51,11 @@ def reasons(panel: Panel, params: Params) -> np.ndarray:
             else (
                 f"no valid observation up to {panel.as_of}"
                 if n == 0
-                else f"not seen for {g} periods (limit {rules.max_gap})"
+                else f"not {verb} for {g} periods (limit {rules.max_gap})"
                 if k == "excluded"
                 else f"only {n} observations (a model needs {rules.min_observations}): {params.trade.safe_words}"
             )
-            for k, n, g in zip(kind, panel.n_obs, panel.gap, strict=True)
+            for k, n, g in zip(kind, known, gap, strict=True)
         ],
         dtype=object,
     )
@@ -95,6 +107,8 @@ def trainable(panel: Panel, params: Params) -> str | None:
     needed = context(params)
     if len(panel.dates) < needed:
         return f"{len(panel.dates)} periods of history, a network needs {needed}"
+    if params.trade is SALES and not (panel.life >= LEAST + params.horizon).any():
+        return f"no item is {LEAST + params.horizon} periods old"
     if not (status(panel, params) == "model").any():
         rules = params.eligible
         return f"no series has {rules.min_observations} observations and was seen in the last {rules.max_gap} periods"

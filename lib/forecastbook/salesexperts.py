@@ -78,13 +78,13 @@ def load(directory: Path) -> Experts | None:
 def mix(finished: list, params: Params) -> dict:
     """How to blend on the record of finished origins: {"weights": name -> one a level, "level": factors of quantiles and mean}.
 
-    Weights are read from the quantiles that are scored; those of other levels lie between. Origins at which nobody has spoken
-    are left out.
+    Weights are read from the quantiles that are scored; those of other levels lie between. Origins at which only IMAPA
+    has spoken are left out.
     """
     told = [
         blend.Finished(at.y, {name: replace(said, q=said.q[..., params.scored]) for name, said in at.raw.items()})
         for at in finished
-        if at.raw
+        if len(at.raw) > 1
     ]
     names = [name for name in SALES.members if told and name in told[-1].said] or list(SALES.members)
     found = blend.weights(told, names, params.quantiles)
@@ -97,5 +97,6 @@ def blend_in(at, how: dict | None, params: Params) -> None:
     """Add ``blend`` to an origin at which more than one member has spoken."""
     members = {name: at.raw[name] for name in SALES.members if name in at.raw}
     if how and len(members) > 1:
-        weights = {name: np.array(w) for name, w in how["weights"].items() if name in members}
-        at.put("blend", blend.combine(members, weights or dict.fromkeys(members, 1.0), blend.Level(*how["level"])))
+        told = {name: np.array(w) for name, w in how["weights"].items() if name in members}
+        weights = blend.prior(list(members), params.levels) | told  # of one that has not spoken before nothing else is known
+        at.put("blend", blend.combine(members, weights, blend.Level(*how["level"])))

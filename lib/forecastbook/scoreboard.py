@@ -110,7 +110,8 @@ def _scores(
         means, total = per_point[mask].mean(), np.abs(y[mask]).sum()
         values = {**means, "wql": 2 * pinball[mask].sum() / total if total > 0 else np.nan}
         if trade is SALES:
-            values["bias"] = values.pop("mean_error") * mask.sum() / total if total > 0 else np.nan
+            error = values.pop("mean_error")
+            values["bias"] = error * mask.sum() / total if total > 0 else np.nan
         if label == "all" or label.startswith("h="):
             rate = event[mask].mean()
             precision = scores.average_precision(event[mask], p[mask])

@@ -40,10 +40,12 @@ from forecastbook.intake import (
     today,
     unit_errors,
 )
+from forecastbook.panel import periods
 from forecastbook.params import digest
 from forecastbook.publication import variant_ids
 from forecastbook.salesfacts import WarehouseSales
 from forecastbook.shop import ShopFiles
+from forecastbook.trades import SALES
 
 log = logging.getLogger(__name__)
 
@@ -401,6 +403,16 @@ def _generated(source, warehouse):
         log.info("no files are named: a generated record shop was written to %s", home)
     stock, sales = (sorted(map(str, home.glob(pattern))) for pattern in ("Остатки *", "Продажи *"))
     return source.model_copy(update={"stock": stock[0], "sales": sales})
+
+
+def newest(span: tuple[date, date], params) -> date:
+    """The default as-of date: the last one of the data; of sales the last period that is over, as half a week is no week."""
+    first, last = span
+    if params.trade is not SALES or last == first:
+        return last
+    if periods(last, 2, params.freq)[-1].astype(date) <= today():
+        return last
+    return pd.date_range(end=pd.Timestamp(last), periods=2, freq=params.freq)[0].date()
 
 
 def record(intake: Intake, store) -> None:
