@@ -291,7 +291,11 @@ def test_the_views_of_a_sales_job_are_about_sales(run, panel, table):
     due = views.agenda(ahead, series, PARAMS)
     assert {"order", "need", "expected"} <= set(due) and views.service_level(PARAMS) == 0.9
     assert "What to reorder" in views.agenda_table(due, PARAMS)
-    for figure in (views.agenda_figure(ahead, series, PARAMS), views.honesty(table, PARAMS), views.certainty(table, PARAMS)):
+    for figure in (
+        views.agenda_figure(due, ahead, series, PARAMS),
+        views.honesty(table, PARAMS),
+        views.certainty(table, PARAMS),
+    ):
         assert figure.png(40)[:4] == b"\x89PNG"
     assert "WQL" in views.standings(run.read("scores.parquet"), PARAMS)
 

@@ -109,8 +109,9 @@ def evidence(panel: Panel, params: Params, judged: list[np.datetime64]) -> list[
 def ask(panel: Panel, date, params: Params, asked: dict, warm_up: bool = False) -> Origin:
     """Every model's forecast from ``date``, made on ``panel.until(date)``, with what ``panel`` knows of the periods after."""
     came = replace(panel, y=counts.sold(panel)) if params.trade is SALES else panel  # a stock-out says nothing of demand
-    at = opened(panel.until(date), params, came.after(date, params.horizon), warm_up)
-    for name, said in models.forecasts(asked, panel.until(date), params.horizon, params.levels).items():
+    view = panel.until(date)
+    at = opened(view, params, came.after(date, params.horizon), warm_up)
+    for name, said in models.forecasts(asked, view, params.horizon, params.levels).items():
         at.put(name, said)
     return at
 

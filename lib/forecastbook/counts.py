@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from .panel import Panel
+from .panel import Panel, carried
 
 CLASSES = ("smooth", "erratic", "intermittent", "lumpy", "silent")  # silent: nothing sold yet
+LEAST = 4  # periods of an item's life before a network can learn from what follows
 ADI, CV2 = 1.32, 0.49  # the cut between them: Syntetos, Boylan and Croston 2005
 
 
@@ -85,8 +86,7 @@ def describe(panel: Panel) -> dict[str, np.ndarray]:
     }
     if "price" in panel.past_names:
         price = panel.past[:, :, panel.past_names.index("price")]
-        at = np.maximum.accumulate(np.where(np.isfinite(price), np.arange(price.shape[1]), -1), axis=1)[:, -1]
-        out["price"] = np.where(at >= 0, price[np.arange(len(price)), at], np.nan)  # the latest one known
+        out["price"] = carried(price)[:, -1]  # the latest one known
     if "lost_sales" in panel.past_names:
         lost = panel.past[:, -12:, panel.past_names.index("lost_sales")]
         out["lost_units"] = np.where(np.isfinite(lost), lost, 0).sum(axis=1)  # of the last twelve periods

@@ -15,9 +15,8 @@ import numpy as np
 from scipy import sparse
 
 from . import counts
-from .panel import Panel
+from .panel import SEASON, Panel
 
-SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4, "h": 24}  # periods in a season, by the frequency's first letter
 WINDOWS = {"D": (7, 28, 91), "M": (3, 6, 12), "Q": (2, 4, 8)}  # of trailing means
 WEEKS = (4, 13, 26)  # else
 ALPHAS = (0.4, 0.2, 0.1, 0.05)  # smoothing constants of recent levels

@@ -242,8 +242,7 @@ def orders(run: Record) -> dict | None:
     forecast, series, params = run.frame("forecast"), run.frame("series"), run.manifest.get("params") or {}
     if forecast is None or series is None:
         return None
-    promised = [*params.get("quantiles", [0.9]), *params.get("service_levels", [])]
-    level = min((q for q in promised if q > 0.5), key=lambda q: abs(q - 0.9))
+    level = reorder.service_level([*params.get("quantiles", [0.9]), *params.get("service_levels", [])])
     unit, plan = figures.period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
     due = reorder.reorder(plan, None)
     text = f"To serve demand of the next {params.get('horizon')} {unit} in full with a chance of {percent(level)}: "

@@ -26,16 +26,14 @@ LEAST = 500  # pairs below which nothing is learnt
 FILE = "trees.txt"  # LightGBM's own text format, read as numbers: nothing in it is executed
 SEAL = "sha256="  # begins the last line, the hash of all before: text that is cut off or changed makes LightGBM end the process
 NAMES = [*sticky.FEATURES, *sticky.CALENDAR]
+STEADY = dict(num_threads=1, deterministic=True, force_row_wise=True, verbose=-1)  # same rows, same trees, bit for bit
 SETTINGS = dict(
     objective="binary",
     learning_rate=0.06,
     num_leaves=8,
     min_data_in_leaf=200,
     lambda_l2=5.0,
-    num_threads=1,
-    deterministic=True,
-    force_row_wise=True,
-    verbose=-1,
+    **STEADY,
 )
 TREES = 150
 
@@ -86,8 +84,7 @@ def fit(panel: Panel, horizon: int, seed: int = 0) -> Trees | None:
 
 def save(trees: Trees, directory) -> None:
     """Write the trees into a directory that exists, as text: same trees, same bytes."""
-    text = trees.booster.model_to_string()
-    (Path(directory) / FILE).write_text(f"{text}{SEAL}{_hash(text)}\n", encoding="utf-8")
+    (Path(directory) / FILE).write_text(sealed(trees.booster.model_to_string()), encoding="utf-8")
 
 
 def load(directory) -> Trees | None:
@@ -96,15 +93,25 @@ def load(directory) -> Trees | None:
     if not path.is_file():
         return None
     try:
-        text, _, seal = path.read_text(encoding="utf-8").rpartition(SEAL)
-        if seal.strip() != _hash(text):
-            raise ValueError("cut off, changed, or not written by forecastbook")
-        booster = lightgbm.Booster(model_str=text)
+        booster = lightgbm.Booster(model_str=unsealed(path.read_text(encoding="utf-8")))
     except (lightgbm.basic.LightGBMError, ValueError) as error:
         raise TreesError(f"{path}: not the text of boosted trees ({error}); make the run anew") from None
     if booster.feature_name() != NAMES:
         raise TreesError(f"{path}: grown on other features than this version reads; make the run anew")
     return Trees(booster)
+
+
+def sealed(text: str) -> str:
+    """The text with its hash as the last line."""
+    return f"{text}{SEAL}{_hash(text)}\n"
+
+
+def unsealed(text: str) -> str:
+    """What was given to ``sealed``. ValueError where it is no longer that."""
+    text, _, seal = text.rpartition(SEAL)
+    if seal.strip() != _hash(text):
+        raise ValueError("cut off, changed, or not written by forecastbook")
+    return text
 
 
 def _hash(text: str) -> str:

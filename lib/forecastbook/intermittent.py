@@ -16,9 +16,8 @@ from scipy import stats
 
 from . import counts, scores
 from .counts import Demand
-from .panel import Panel
+from .panel import SEASON, Panel, carried
 
-SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4, "h": 24}  # periods in a season, by the frequency's first letter
 WINDOW = {"D": 28, "W": 13, "M": 6, "Q": 4, "h": 168}  # periods of the moving average
 SPREAD = {"D": 91, "W": 26, "M": 24, "Q": 8, "h": 336}  # periods of the historical quantiles and of the spread
 ALPHA = 0.1  # smoothing of sizes, intervals and probabilities: Croston and TSB
@@ -69,16 +68,16 @@ def _whole(name: str, y: np.ndarray, freq: str, horizon: int, levels: np.ndarray
 
 def last_value(y: np.ndarray, freq: str, horizon: int) -> np.ndarray:
     """The last demand observed, the random walk that every method has to beat."""
-    return np.repeat(_carried(y)[:, -1:], horizon, axis=1)
+    return np.repeat(carried(y)[:, -1:], horizon, axis=1)
 
 
 def seasonal_naive(y: np.ndarray, freq: str, horizon: int) -> np.ndarray:
     """The demand at the same place of the last finished season; the last one observed where the item is younger."""
-    season, T, carried = SEASON.get(freq, 1), y.shape[1], _carried(y)
+    season, T, held = SEASON.get(freq, 1), y.shape[1], carried(y)
     ahead = np.arange(1, horizon + 1)
     back = T - 1 + ahead - season * -(-ahead // season)
-    point = np.where(back >= 0, carried[:, np.maximum(back, 0)], np.nan)  # (N, H)
-    return np.where(np.isnan(point), carried[:, -1:], point)
+    point = np.where(back >= 0, held[:, np.maximum(back, 0)], np.nan)  # (N, H)
+    return np.where(np.isnan(point), held[:, -1:], point)
 
 
 def moving_average(y: np.ndarray, freq: str, horizon: int) -> np.ndarray:
@@ -86,7 +85,7 @@ def moving_average(y: np.ndarray, freq: str, horizon: int) -> np.ndarray:
     recent = y[:, -WINDOW.get(freq, 12) :]
     n = np.isfinite(recent).sum(axis=1)
     mean = np.where(np.isfinite(recent), recent, 0).sum(axis=1) / np.maximum(n, 1)
-    return np.repeat(np.where(n > 0, mean, _carried(y)[:, -1])[:, None], horizon, axis=1)
+    return np.repeat(np.where(n > 0, mean, carried(y)[:, -1])[:, None], horizon, axis=1)
 
 
 def croston_sba(y: np.ndarray, freq: str, horizon: int) -> np.ndarray:
@@ -132,12 +131,6 @@ def imapa(y: np.ndarray, freq: str, horizon: int) -> np.ndarray:
 
 MEANS = {f.__name__: f for f in (last_value, moving_average, seasonal_naive, croston_sba, tsb, imapa)}
 BASELINES = ("zeros", *list(MEANS)[:3], "historical_quantiles", *list(MEANS)[3:], "auto_ets")
-
-
-def _carried(y: np.ndarray) -> np.ndarray:
-    """The last demand observed so far: (N, T), NaN before the first."""
-    last = np.maximum.accumulate(np.where(np.isfinite(y), np.arange(y.shape[1]), -1), axis=1)
-    return np.where(last >= 0, np.take_along_axis(y, np.maximum(last, 0), axis=1), np.nan)
 
 
 def _moved(level: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -212,7 +205,7 @@ def _width(y: np.ndarray, mean: np.ndarray, spread, levels) -> float:
 def _historical(y: np.ndarray, freq: str, horizon: int, levels: np.ndarray) -> Demand:
     """The item's own quantiles of the last 26 weeks (24 months, 91 days), linear between order statistics."""
     recent = y[:, -SPREAD.get(freq, 24) :]
-    recent = np.where(np.isfinite(recent).any(axis=1)[:, None], recent, _carried(y)[:, -1:])
+    recent = np.where(np.isfinite(recent).any(axis=1)[:, None], recent, carried(y)[:, -1:])
     return _repeated(np.nanquantile(recent, levels, axis=1).T, np.nanmean(recent, axis=1), _zeros(recent), horizon)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from forecastbook import grid, intermittent, intervals, scores, table
 from forecastbook.counts import Demand
-from forecastbook.panel import Panel
+from forecastbook.panel import SEASON, Panel
 from forecastbook.trades import PRICES, SALES, Trade
 
 MODELS = {"lstm": "forecastbook.lstm", "tide": "forecastbook.tide"}
@@ -158,7 +158,6 @@ def scale(panel: Panel) -> np.ndarray:
 
 # --- baselines ------------------------------------------------------------------------------------------------------
 
-SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4, "h": 24}  # periods in a season, by the frequency's first letter
 ERRORS = 365  # trailing periods whose errors make the intervals
 MEAN_WINDOW = 28  # periods of the moving average
 QUANTILE_WINDOW = 90  # periods of the historical quantiles

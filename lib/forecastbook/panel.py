@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4, "h": 24}  # periods in a season, by the frequency's first letter
+
 
 @dataclass(frozen=True, eq=False)  # a panel is itself: two of the same numbers are two
 class Panel:
@@ -119,15 +121,12 @@ class Panel:
     @cached_property
     def last_index(self) -> np.ndarray:
         """(N, T) int: at each period the column of the last observation so far, -1 before the first."""
-        day = np.arange(self.y.shape[1], dtype=np.int32)
-        return np.maximum.accumulate(np.where(self.observed, day, np.int32(-1)), axis=1)
+        return last_known(self.observed)
 
     @cached_property
     def filled(self) -> np.ndarray:
         """(N, T) float64: the last observation carried forward; NaN before the first."""
-        out = np.take_along_axis(self.y, np.maximum(self.last_index, 0), axis=1)
-        out[self.last_index < 0] = np.nan
-        return out
+        return carried(self.y, self.last_index)
 
     @property
     def last_value(self) -> np.ndarray:
@@ -167,6 +166,19 @@ class Panel:
             raise ValueError(f"nothing is known after {date}, the panel's as-of date")
         known = self.y[:, start : start + horizon]
         return np.pad(known, ((0, 0), (0, horizon - known.shape[1])), constant_values=np.nan)
+
+
+def last_known(known: np.ndarray) -> np.ndarray:
+    """(N, T) bool -> (N, T) int: at each period the column of the last one that is known so far, -1 before the first."""
+    return np.maximum.accumulate(np.where(known, np.arange(known.shape[1], dtype=np.int32), np.int32(-1)), axis=1)
+
+
+def carried(values: np.ndarray, last: np.ndarray | None = None) -> np.ndarray:
+    """(N, T): the last known value carried forward, NaN before the first. last: ``last_known`` of it, where it is at hand."""
+    last = last_known(np.isfinite(values)) if last is None else last
+    out = np.take_along_axis(values, np.maximum(last, 0), axis=1)
+    out[last < 0] = np.nan
+    return out
 
 
 def periods(start, count: int, freq: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from scipy import stats
 
 from . import counts, demand, gbm, intervals
 from .counts import Demand
-from .panel import Panel
+from .panel import SEASON, Panel
 
 KEEP = 156  # last periods that are learnt from
 MAX_CELLS = 600_000  # series-periods read: above it a seeded sample of the series
@@ -38,10 +38,7 @@ SETTINGS = dict(
     bagging_fraction=0.7,
     bagging_freq=1,
     lambda_l2=5.0,
-    num_threads=1,
-    deterministic=True,
-    force_row_wise=True,
-    verbose=-1,
+    **gbm.STEADY,
 )
 TREES = 120
 
@@ -97,7 +94,7 @@ def fit(panel: Panel, horizon: int, levels, seed: int = 0) -> Pooled | None:
         return None
     if len(known) > ROWS:
         known = known[np.sort(np.random.default_rng(seed).choice(len(known), ROWS, replace=False))]
-    season = demand.SEASON.get(panel.freq[:1], 1)
+    season = SEASON.get(panel.freq[:1], 1)
     yearly = panel.y.shape[1] > season + max(season // 4, 4)
     categories = {name: _frequent(panel.static[:, k]) for k, name in enumerate(panel.static_names)}
     x, names, scale = _features(panel, keep, horizon, categories, yearly, known)
@@ -186,8 +183,7 @@ def save(pooled: Pooled, directory) -> None:
         "yearly": pooled.yearly,
         "boosters": [booster.model_to_string() for booster in pooled.boosters],
     }
-    text = json.dumps(said, indent=0) + "\n"
-    (Path(directory) / FILE).write_text(f"{text}{gbm.SEAL}{gbm._hash(text)}\n", encoding="utf-8")
+    (Path(directory) / FILE).write_text(gbm.sealed(json.dumps(said, indent=0) + "\n"), encoding="utf-8")
 
 
 def load(directory) -> Pooled | None:
@@ -196,10 +192,7 @@ def load(directory) -> Pooled | None:
     if not path.is_file():
         return None
     try:
-        text, _, seal = path.read_text(encoding="utf-8").rpartition(gbm.SEAL)
-        if seal.strip() != gbm._hash(text):  # LightGBM ends the process on text that is cut off
-            raise ValueError("cut off, changed, or not written by forecastbook")
-        said = json.loads(text)
+        said = json.loads(gbm.unsealed(path.read_text(encoding="utf-8")))
         boosters = [lightgbm.Booster(model_str=each) for each in said["boosters"]]
         pooled = Pooled(tuple(said["levels"]), said["names"], said["categories"], said["yearly"], boosters)
     except (lightgbm.basic.LightGBMError, ValueError, KeyError, TypeError) as error:

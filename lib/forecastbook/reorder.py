@@ -192,6 +192,11 @@ def _periods(lasts: float) -> str:
     return "unknown" if pd.isna(lasts) else f"over {LONG}" if lasts > LONG else f"{lasts:.1f}"
 
 
+def service_level(levels) -> float:
+    """The level that a stock is planned for: 90 %, or the nearest above a half that is forecast."""
+    return min((level for level in levels if level > 0.5), key=lambda level: abs(level - 0.9))
+
+
 def upper(frame: pd.DataFrame) -> dict[str, float]:
     """Quantile columns that a stock may be planned by, at ½ or above, and their levels."""
     return {column: level for column, level in levels(frame).items() if level >= 0.5}

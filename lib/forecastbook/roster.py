@@ -15,7 +15,6 @@ from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
 
 log = logging.getLogger("forecastbook")
-LEAST = 4  # periods of an item's life before a network of sales can learn from what follows
 LIVELY = (PRICES.rate, "total_units")  # by what the series are chosen that a look at the data should see first
 
 
@@ -107,8 +106,8 @@ def trainable(panel: Panel, params: Params) -> str | None:
     needed = context(params)
     if len(panel.dates) < needed:
         return f"{len(panel.dates)} periods of history, a network needs {needed}"
-    if params.trade is SALES and not (panel.life >= LEAST + params.horizon).any():
-        return f"no item is {LEAST + params.horizon} periods old"
+    if params.trade is SALES and not (panel.life >= counts.LEAST + params.horizon).any():
+        return f"no item is {counts.LEAST + params.horizon} periods old"
     if not (status(panel, params) == "model").any():
         rules = params.eligible
         return f"no series has {rules.min_observations} observations and was seen in the last {rules.max_gap} periods"

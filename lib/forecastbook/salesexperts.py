@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import blend, intermittent, pooled
+from . import blend, pooled
 from .counts import Demand
 from .panel import Panel
 from .params import Params
@@ -39,7 +39,7 @@ class Experts:
             out["tide"] = tide.forecast(self.network, panel, horizon, quantiles)
         if self.trees is not None:
             out["gbm"] = self.trees.forecast(panel, horizon, quantiles)
-        return out | {"imapa": intermittent.forecast("imapa", panel, horizon, quantiles)}
+        return out
 
     def looks(self, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:
         """What the trees look at: feature, share of the loss that its splits saved. The network has no attention: (0, 0)."""

@@ -43,6 +43,10 @@ class WarehouseSales:
     def span(self, source, warehouse) -> tuple[date, date]:
         """First and newest period with sales, not after today. Raises SourceError when there is none."""
         self._ready(source, warehouse)
+        return self._span(warehouse)
+
+    @staticmethod
+    def _span(warehouse) -> tuple[date, date]:
         found = warehouse.query("sales_span", {"last": today()})
         first, last = (found["first_date"][0].as_py(), found["last_date"][0].as_py()) if found.num_rows else (None, None)
         if last is None:
@@ -59,7 +63,7 @@ class WarehouseSales:
         """The sales of the window up to ``as_of``."""
         self._ready(source, warehouse)
         as_of = as_day(as_of)
-        inside(as_of, self.span(source, warehouse), warehouse.url)
+        inside(as_of, self._span(warehouse), warehouse.url)
         start = FIRST if source.history_days is None else max(as_of - timedelta(days=source.history_days - 1), FIRST)
         facts, items = warehouse.query("sales_facts", {"first": start, "last": as_of}), warehouse.query("sales_items")
         n, sieve = facts.num_rows, Sieve("FactSales", np.arange(1, facts.num_rows + 1))

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from . import counts
-from .panel import Panel
+from .counts import LEAST
+from .panel import Panel, carried
 
 SEASON = {"D": 365, "W": 52, "M": 12, "Q": 4}  # periods in a year, by the frequency's first letter
 ALPHAS = (0.4, 0.2, 0.1, 0.05)  # smoothing of the levels
 SCALE = 2  # of ALPHAS: the one whose level scales the window
 SHRUNK = 2.0  # periods of a series that weigh as much as nothing known
 FLOOR = 0.05  # units a period: the least scale, and what keeps logarithms finite
-LEAST = 4  # periods of an item's life before its windows are learnt from
 CONTEXT = (
     "log_scale",
     *(f"level_{a}" for a in ALPHAS),
@@ -277,8 +277,7 @@ def _read(values: np.ndarray, kind) -> np.ndarray:
     """
     how, size = kind
     known = np.isfinite(values)
-    at = np.maximum.accumulate(np.where(known, np.arange(values.shape[1]), -1), axis=1)
-    held = np.where(at >= 0, np.take_along_axis(np.nan_to_num(values), np.maximum(at, 0), axis=1), np.nan)
+    held = carried(values)
     if how == "share":
         return np.nan_to_num(held - size)
     so_far = np.cumsum(np.where(known, values, 0.0), axis=1) / np.maximum(np.cumsum(known, axis=1), 1)

@@ -29,10 +29,10 @@ def agenda(forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> pd.D
     return forecasts.moves(forecast, series)
 
 
-def agenda_figure(forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> Figure:
-    """The same as a figure."""
+def agenda_figure(due: pd.DataFrame, forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> Figure:
+    """An ``agenda`` as a figure; of prices among all that are forecast."""
     if params.trade is SALES:
-        return salesfigures.reorder(agenda(forecast, series, params), units=figures.period_name(params.freq))
+        return salesfigures.reorder(due, units=figures.period_name(params.freq))
     return figures.moves(forecast.merge(series[["series_id", "title"]], on="series_id"))
 
 
@@ -49,7 +49,7 @@ def agenda_table(due: pd.DataFrame, params: Params) -> Html:
 
 def service_level(params: Params) -> float:
     """The service level that a stock is planned for: 90 %, or the nearest that is forecast."""
-    return min((level for level in params.levels if level > 0.5), key=lambda level: abs(level - 0.9))
+    return reorder.service_level(params.levels)
 
 
 def honesty(backtest: pd.DataFrame, params: Params) -> Figure:
