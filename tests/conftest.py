@@ -108,3 +108,16 @@ def lines():
     yield found
     log.removeHandler(handler)
     log.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """A running BigQuery emulator, one for the session; tests keep apart by datasets of their own."""
+    import emulated
+
+    try:
+        python = emulated.environment()
+    except emulated.Unavailable as missing:
+        pytest.skip(f"NO PYTHON 3.13: {missing}; BigQuery is NOT tested on this machine")
+    with emulated.Emulator(tmp_path_factory.mktemp("emulator"), python) as running:
+        yield running

@@ -1,6 +1,6 @@
 """What every warehouse does, whatever is behind it: queries by name, publishing, reading back, checks.
 
-A backend (in ``warehouse``) brings the primitives ``exists``, ``migrate``, ``append`` and ``seed``, and two hooks: ``_table``
+A backend (``embedded``, ``bigquery``) brings the primitives ``exists``, ``migrate`` and ``append``, and two hooks: ``_table``
 (run a query) and ``_store`` (publish rows, once and only once).
 """
 
@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from forecastbook.publication import FORECASTS, Publication, day_of, prepare
-from forecastbook.schema import WarehouseError, results, statement
+from forecastbook.schema import WarehouseError, changes, located, results, statement, views
 
 log = logging.getLogger(__name__)
+ALWAYS = date(1900, 1, 1), date(9999, 12, 31)
 
 
 class Warehouse(ABC):
-    """What every backend does. A backend brings migrate, append, seed, _table and _store."""
+    """What every backend does. A backend brings exists, migrate, append, _table and _store."""
 
     dialect: str  # of sqlglot
-    embedded = False  # True where an empty warehouse may be filled with the sample
-
+    embedded = False  # True where an empty warehouse may be filled with the sample; it then has ``seed``
+    place: tuple[str, str] | None = None  # (project, dataset), where statements must name them
     looks_only = False  # a dry run: a source may ask, and must not make anything
 
     def __init__(self, url: str):
@@ -39,24 +41,18 @@ class Warehouse(ABC):
         """Whether there is anything at the address yet; looks, and makes nothing."""
 
     @abstractmethod
-    def migrate(self) -> list[str]:
+    def migrate(self, dry: bool = False) -> list[str]:
         """Make every table and view that is absent, add nullable columns that a table lacks; nothing else is altered.
 
-        Returns what was done, one line each; empty when all was there. Raises WarehouseError before anything is written
-        when an existing column has another type than ours.
+        Returns what was done, one line each; empty when all was there. With ``dry`` nothing is done and the statements that
+        would be run are returned. Raises WarehouseError before anything is written when an existing column has another type
+        than ours.
         """
 
     @abstractmethod
     def append(self, table: str, rows: pa.Table, replacing: tuple[str, ...] = ()) -> int:
         """Add rows to a table, all or none; returns how many. ``replacing`` names key columns: stored rows that share
         their key with a new row are deleted in the same transaction, so that a repeat does not double anything."""
-
-    @abstractmethod
-    def seed(self, unless: str, rows: dict[str, pa.Table]) -> bool:
-        """Fill several tables in one transaction, unless the query ``unless`` counts ``facts`` there; returns whether it did.
-
-        Rows whose first column (the key) is already there are left as they are. Two callers at once fill once.
-        """
 
     @abstractmethod
     def _table(self, name: str, params: dict) -> pa.Table | None:
@@ -119,26 +115,31 @@ class Warehouse(ABC):
         if table is not None and table not in FORECASTS:
             raise WarehouseError(f"no forecasts in {table!r}: they are in {' or '.join(FORECASTS)}")
         kinds = {"FactPriceForecast": "price", "FactSalesForecast": "sales"}
+        if job is not None:  # its newest date is asked first, so that BigQuery reads that partition alone
+            ledger = self.ledger()
+            newest = pc.max(ledger.filter(pc.equal(ledger["job"], job))["as_of"]).as_py()
         for kind in [kinds[table]] if table else kinds.values():
-            found = self.query(f"current_{kind}") if job is None else self.query(f"job_{kind}", {"job": job})
+            found = self.query(f"current_{kind}") if job is None else self.query(f"job_{kind}", {"job": job, "as_of": newest})
             if found.num_rows:
                 return found
         return results()[f"current_{kinds.get(table, 'price')}"].empty_table()
 
-    def published(self, run_id: str, table: str = "FactPriceForecast") -> pa.Table:
-        """One run's rows as they are stored: what a publication reads back and counts."""
-        return self.query(FORECASTS[table].run_query, {"run_id": run_id})
+    def published(self, run_id: str, table: str = "FactPriceForecast", as_of=None) -> pa.Table:
+        """One run's rows as they are stored: what a publication reads back and counts. ``as_of``: its date, where known."""
+        first, last = ALWAYS if as_of is None else (day_of(as_of),) * 2
+        return self.query(FORECASTS[table].run_query, {"run_id": run_id, "first": first, "last": last})
 
     def ledger(self) -> pa.Table:
         """Which run is current for each job, model and as-of date: job, model_id, as_of, run_id, rows, published_at."""
         return self.query("ledger")
 
-    def vintages(self, job: str, before=None) -> pa.Table:
-        """What the job published earlier, one set an as-of date (before ``before``, if given), to be scored against actuals.
+    def vintages(self, job: str, before=None, since=None) -> pa.Table:
+        """What the job published for as-of dates from ``since`` up to, not with, ``before`` (None: no bound), one set a date.
 
         Columns id, forecast_date, horizon, as_of, predicted, lower, upper, p_change, run_id, model_id.
         """
-        return self.query("vintages", {"job": job, "before": date(9999, 12, 31) if before is None else day_of(before)})
+        since, before = (always if day is None else day_of(day) for always, day in zip(ALWAYS, (since, before), strict=True))
+        return self.query("vintages", {"job": job, "since": since, "before": before})
 
     def checks(self) -> list[tuple[str, bool, str]]:
         """Sanity of what readers see: (name, ok, what was found)."""
@@ -155,3 +156,60 @@ class Warehouse(ABC):
             faults = found["faults"][0].as_py() if found.num_rows else 0
             out.append((name, faults == 0, text if not faults else f"{faults} faults against: {text}"))
         return out
+
+    # -- what a backend's own code shares ---------------------------------------------------------------------------------
+
+    def _changes(self, have: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
+        try:
+            return changes(have, self.dialect, self.place)
+        except WarehouseError as error:
+            raise WarehouseError(f"{self.url}: {error}") from error
+
+    def _statements(self, have: dict[str, dict[str, str]]) -> list[str]:
+        """All that a migration would run: tables and columns that lack, and the views."""
+        texts = [text for _, text in self._changes(have)]
+        return texts + [located(tree, self.place, self.dialect) for tree in views().values()]
+
+    def _announce(self, what: str) -> None:
+        """Said before it is done: a column that is added to a table of the shop's is worth a warning."""
+        if what.startswith("added "):
+            log.warning("%s: adding %s, nullable, to a table that is there", self.url, what.removeprefix("added "))
+        else:
+            log.info("%s: making %s", self.url, what.removeprefix("made "))
+
+    def _due(self, p: Publication, ledger: pa.Table | None) -> tuple[dict | None, datetime]:
+        """What the ledger says where a publication will stand (None: nothing yet), and the time that it will carry.
+
+        Raises WarehouseError when the run stands elsewhere already, or when there are no tables.
+        """
+        if ledger is None:
+            raise WarehouseError(f"{self.url} has no tables yet: call migrate() first, or run make warehouse")
+        mine, published_at = None, datetime.now(UTC)
+        for entry in ledger.cast(results()["ledger"]).to_pylist():
+            same_place = (entry["job"], entry["model_id"], entry["as_of"]) == (p.job, p.model_id, p.as_of)
+            if entry["run_id"] == p.run_id and not same_place:
+                raise WarehouseError(
+                    f"run {p.run_id} is already published as job {entry['job']!r}, model "
+                    f"{entry['model_id']}, as of {entry['as_of']}: a run is published once"
+                )
+            if same_place:
+                mine = entry
+            # The clock may jump back; what is published later must still be the later one.
+            published_at = max(published_at, entry["published_at"] + timedelta(microseconds=1))
+        return mine, published_at
+
+    def _receipt(self, p: Publication, status: str, published_at: datetime, added: int) -> dict:
+        return {
+            "status": status,
+            "warehouse": self.url,
+            "job": p.job,
+            "model_id": p.model_id,
+            "as_of": p.as_of.isoformat(),
+            "run_id": p.run_id,
+            "table": p.table,
+            "rows": p.rows.num_rows,
+            "series": pc.count_distinct(p.rows[FORECASTS[p.table].key]).as_py(),
+            "content_hash": p.content_hash,
+            "published_at": published_at.isoformat(),
+            "new_in_dimension": added,
+        }

@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pyarrow as pa
 
-from forecastbook.schema import ARROW, WarehouseError, conform
+from forecastbook.schema import ARROW, WarehouseError, conform, tables
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Forecasts:
     dimension: str
     title: str
     ascending: tuple[str, ...]
-    run_query: str
+    run_query: str  # the rows of one run
+    keys_query: str  # what some keys of the dimension stand for
     defaults: tuple[tuple[str, object], ...] = ()
 
 
@@ -38,10 +39,17 @@ FORECASTS = {
         "variant_title",
         ("confidence_lower", "predicted_price", "confidence_upper"),
         "run_price",
+        "keys_price",
         (("shop_product_id", 0),),
     ),
     "FactSalesForecast": Forecasts(
-        "item_id", "DimItem", "title", ("q05", "q25", "q50", "q75", "q95"), "run_sales", (("from_files", True),)
+        "item_id",
+        "DimItem",
+        "title",
+        ("q05", "q25", "q50", "q75", "q95"),
+        "run_sales",
+        "keys_sales",
+        (("from_files", True),),
     ),
 }
 FILLED = ("forecast_id", "model_id", "as_of", "run_id", "created_at")  # publish writes these itself
@@ -68,6 +76,26 @@ class Publication:
         with pa.ipc.new_stream(sink, self.rows.drop_columns(["created_at"]).schema) as stream:
             stream.write_table(self.rows.drop_columns(["created_at"]).combine_chunks(), max_chunksize=65_536)
         return hashlib.sha256(sink.getvalue()).hexdigest()
+
+    @property
+    def ids(self) -> list[int]:
+        """Keys of the rows that the dimension must have."""
+        return [] if self.dimension is None else self.dimension[FORECASTS[self.table].key].to_pylist()
+
+    def same(self, stored: pa.Table) -> bool:
+        """Whether rows that a warehouse holds are these; the clock does not count."""
+        return stored.cast(self.rows.schema).drop_columns(["created_at"]).equals(self.rows.drop_columns(["created_at"]))
+
+    def flip(self, published_at: datetime) -> dict:
+        """The parameters of flip_ledger.sql."""
+        return {
+            "job": self.job,
+            "model_id": self.model_id,
+            "as_of": self.as_of,
+            "run_id": self.run_id,
+            "n": self.rows.num_rows,
+            "published_at": published_at,
+        }
 
 
 def prepare(
@@ -125,6 +153,26 @@ def _with_keys(rows: pa.Table, target: Forecasts, among) -> tuple[pa.Table, pa.T
     for name, value in target.defaults:
         dimension[name] = pa.array([value] * keys.num_rows)
     return rows, conform(target.dimension, pa.table(dimension))
+
+
+def absent(p: Publication, stored: pa.Table) -> pa.Table:
+    """The dimension rows of a publication that a warehouse lacks. stored: result of its ``keys_query`` for ``p.ids``.
+
+    Raises WarehouseError when a key stands for something else already: never a mix-up.
+    """
+    target = FORECASTS[p.table]
+    if p.dimension is None:
+        return conform(target.dimension, tables()[target.dimension].empty_table())
+    known = {row["id"]: row for row in stored.to_pylist()}
+    for row in p.dimension.to_pylist():
+        there = known.get(row[target.key])
+        if there and there["source_key"] != row["source_key"]:
+            raise WarehouseError(
+                f"{target.dimension}.{target.key} {row[target.key]} already stands for "
+                f"{there['source_key'] or there['title']!r}, not for the series {row['source_key'] or str(row[target.key])!r}: "
+                "rename that series; nothing was published"
+            )
+    return p.dimension.filter(pa.array([key not in known for key in p.ids], pa.bool_()))
 
 
 def _check(table: str, target: Forecasts, rows: pa.Table, as_of: date) -> None:

@@ -31,6 +31,19 @@ WEEKS = 13  # in which a product must have been sold to be one of the items whos
 NOT_PRODUCTS = ("FUEL", "MISCELLANEOUS", "COUPON")
 
 
+def ready(warehouse, stock: str, facts: str, dimension: str, build: Callable[[], dict[str, pa.Table]]) -> None:
+    """See to it that a warehouse can be read: its tables are there, and an empty embedded one has the sample. A dry run sees to
+    nothing. Raises SourceError for a server's dataset that does not exist: a misspelt name must not become a new one."""
+    if warehouse.looks_only:
+        return
+    if not warehouse.embedded and not warehouse.exists():
+        raise SourceError(
+            f"{warehouse.url} does not exist: check PROJECT and DATASET, or make it: make warehouse WAREHOUSE={warehouse.url}"
+        )
+    warehouse.migrate()
+    ensure(warehouse, stock, facts, dimension, build)
+
+
 def ensure(warehouse, stock: str, facts: str, dimension: str, build: Callable[[], dict[str, pa.Table]]) -> bool:
     """Load a sample into an embedded warehouse that has none of its facts; returns whether it did. Killed half way, it has
     none.

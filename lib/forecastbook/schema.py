@@ -6,6 +6,7 @@ so every table and every result has an Arrow schema here that rows are cast to.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlglot
 from sqlglot import exp
+from sqlglot.optimizer.qualify_tables import qualify_tables
 
 SQL = Path(__file__).parent / "sql"
 ARROW = {
@@ -22,6 +24,16 @@ ARROW = {
     "BOOLEAN": pa.bool_(),
     "DATE": pa.date32(),
     "TIMESTAMPTZ": pa.timestamp("us", tz="UTC"),
+}
+# Which types a shop's own column may have where ours says INT64, FLOAT64, ...: what a cast to ours cannot misread. The names
+# are those of DuckDB and of BigQuery.
+FAMILIES = {
+    pa.int64(): r"(INT64|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?)$",
+    pa.float64(): r"(DOUBLE|FLOAT(64)?|REAL|DECIMAL.*|(BIG)?NUMERIC.*|INT64|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?)$",
+    pa.string(): r"(STRING|VARCHAR|TEXT|ENUM.*)$",
+    pa.bool_(): r"BOOL(EAN)?$",
+    pa.date32(): r"DATE$",
+    pa.timestamp("us", tz="UTC"): r"TIMESTAMP.*$",
 }
 
 
@@ -45,6 +57,88 @@ def tables() -> dict[str, pa.Schema]:
         return pa.field(column.name, ARROW[column.kind.sql("duckdb")], nullable=not required)
 
     return {name: pa.schema([field(c) for c in tree.this.expressions]) for name, tree in definitions().items()}
+
+
+@cache
+def views() -> dict[str, exp.Create]:
+    """The CREATE VIEW statements of views.sql, by view."""
+    parsed = sqlglot.parse((SQL / "views.sql").read_text(encoding="utf-8"), read="bigquery")
+    return {tree.this.name: tree for tree in parsed if isinstance(tree, exp.Create)}
+
+
+def located(tree: exp.Expression, place: tuple[str, str] | None, dialect: str = "bigquery") -> str:
+    """A statement as text, its tables named in full where ``place`` says (project, dataset)."""
+    if place:
+        tree = qualify_tables(tree.copy(), catalog=exp.to_identifier(place[0], quoted=True), db=place[1], dialect=dialect)
+    return tree.sql(dialect, comments=False)
+
+
+def changes(have: dict[str, dict[str, str]], dialect: str, place: tuple[str, str] | None = None) -> list[tuple[str, str]]:
+    """What makes the tables of a warehouse ours: (what it does, statement) each; empty when nothing lacks.
+
+    have: the types of its columns, by table and column in lower case. Absent tables are made, absent nullable columns added;
+    nothing else is altered. Raises WarehouseError, listing all of them, for columns that are missing or of another type.
+    """
+    faults, todo = [], []
+    for table, tree in definitions().items():
+        stored = have.get(table.lower())
+        if stored is None:
+            todo.append((f"made {table}", located(_described(table) if dialect == "bigquery" else _bare(tree), place, dialect)))
+            continue
+        columns = {column.name: column for column in _described(table).this.expressions}
+        for field in tables()[table]:
+            kind = stored.get(field.name.lower())
+            if kind is not None and not re.match(FAMILIES[field.type], kind):
+                faults.append(f"{table}.{field.name} is {kind}, wanted {field.type}")
+            elif kind is None and not field.nullable:
+                faults.append(f"{table}.{field.name} is missing")
+            elif kind is None:
+                name, column = located(exp.to_table(table), place, dialect), columns[field.name]
+                column = column if dialect == "bigquery" else _bare(column)
+                todo.append(
+                    (f"added {table}.{field.name}", f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {column.sql(dialect)}")
+                )
+    if faults:
+        raise WarehouseError(
+            f"{'; '.join(faults)}. Nothing was changed: rename the table (ALTER TABLE ... RENAME TO ...) or point "
+            "WAREHOUSE elsewhere"
+        )
+    return todo
+
+
+def _bare(tree: exp.Expression) -> exp.Expression:
+    """Without what only BigQuery has: partitions, clusters, descriptions, and without comments."""
+    tree = tree.copy()
+    tree.set("properties", None)
+    tree.set("constraints", [c for c in tree.args.get("constraints") or [] if not isinstance(c.kind, exp.Properties)])
+    return _uncommented(tree)
+
+
+@cache
+def _described(table: str) -> exp.Create:
+    """CREATE TABLE with the comments of schema.sql as the descriptions of the table and its columns."""
+    tree = definitions()[table].copy()
+
+    def option(text: str) -> exp.Property:
+        return exp.Property(this=exp.var("description"), value=exp.Literal.string(text))
+
+    for column in tree.this.expressions:
+        if column.comments:
+            said = exp.ColumnConstraint(kind=exp.Properties(expressions=[option(" ".join(c.strip() for c in column.comments))]))
+            column.append("constraints", said)
+    lines = [line.strip() for line in tree.comments or []]
+    lines = lines[1 + max((i for i, line in enumerate(lines) if line.endswith("---")), default=-1) :]  # below a heading
+    tree.args.setdefault("properties", None)
+    if tree.args["properties"] is None:
+        tree.set("properties", exp.Properties(expressions=[]))
+    tree.args["properties"].append("expressions", option(" ".join(lines)))
+    return _uncommented(tree)
+
+
+def _uncommented(tree: exp.Expression) -> exp.Expression:
+    for node in tree.walk():
+        node.comments = None
+    return tree
 
 
 def _nullable(*fields: tuple[str, pa.DataType]) -> pa.Schema:
@@ -86,9 +180,14 @@ def results() -> dict[str, pa.Schema]:
         "current_sales": _mixed(sales, "PublishLedger", "FactSalesForecast"),
         "job_price": _mixed(price, "PublishLedger", "FactPriceForecast"),
         "job_sales": _mixed(sales, "PublishLedger", "FactSalesForecast"),
+        **{
+            f"keys_{kind}": _nullable(("id", pa.int64()), ("source_key", pa.string()), ("title", pa.string()))
+            for kind in ("price", "sales")
+        },
         "run_price": _nullable(*[(f.name, f.type) for f in tables()["FactPriceForecast"]]),
         "run_sales": _nullable(*[(f.name, f.type) for f in tables()["FactSalesForecast"]]),
         "ledger": _mixed("job model_id as_of run_id rows published_at", "PublishLedger"),
+        "scores": _mixed("job model_id as_of run_id horizon metric value n scored_at", "ForecastScore"),
         "vintages": _nullable(
             ("id", pa.int64()),
             ("forecast_date", pa.date32()),

@@ -1,5 +1,7 @@
 -- Every table of the warehouse, in GoogleSQL. Types are written here and nowhere else: the Arrow schemas are read off this
 -- text. A column that a shop's older table may lack is nullable, so that migrate() can add it. NOT NULL marks what must be there.
+-- The comments become the descriptions of tables and columns in BigQuery. Partitions and clusters are BigQuery's too: the months of
+-- date_id and the as-of dates of the forecasts. No table demands a filter on its partitions: that would break a shop's own readers.
 
 -- Prices, as the shops already have them -----------------------------------------------------------------------------------
 
@@ -11,7 +13,9 @@ CREATE TABLE IF NOT EXISTS FactProductPrice (
   current_price FLOAT64 NOT NULL,  -- what a buyer pays
   original_price FLOAT64,          -- list price, where the shop shows one
   is_available BOOL NOT NULL
-);
+)
+PARTITION BY RANGE_BUCKET(date_id, GENERATE_ARRAY(20000100, 20400100, 100))
+CLUSTER BY variant_id;
 
 -- What is priced: one variant of one product of one shop.
 CREATE TABLE IF NOT EXISTS DimVariant (
@@ -62,14 +66,18 @@ CREATE TABLE IF NOT EXISTS FactSales (
   revenue FLOAT64,
   list_price FLOAT64,              -- mean price of a unit before reductions, where known
   promotion FLOAT64                -- share of the units that were sold at a reduced price, where known
-);
+)
+PARTITION BY DATE_TRUNC(period, MONTH)
+CLUSTER BY item_id;
 
 -- One row an item and day: arrivals minus sales.
 CREATE TABLE IF NOT EXISTS FactStockMovement (
   item_id INT64 NOT NULL,
   date DATE NOT NULL,
   units FLOAT64 NOT NULL
-);
+)
+PARTITION BY DATE_TRUNC(date, MONTH)
+CLUSTER BY item_id;
 
 -- What a month in stock says about demand.
 CREATE TABLE IF NOT EXISTS FactItemMonth (
@@ -98,7 +106,9 @@ CREATE TABLE IF NOT EXISTS FactPriceForecast (
   horizon INT64,                   -- periods ahead, 1 .. H
   p_change FLOAT64,                -- probability that the price differs from the last one by that day
   run_id STRING
-);
+)
+PARTITION BY as_of
+CLUSTER BY variant_id, run_id;
 
 -- Sales forecasts of every run ever published; readers use the view CurrentSalesForecast.
 CREATE TABLE IF NOT EXISTS FactSalesForecast (
@@ -116,7 +126,9 @@ CREATE TABLE IF NOT EXISTS FactSalesForecast (
   as_of DATE,
   created_at TIMESTAMP,
   run_id STRING
-);
+)
+PARTITION BY as_of
+CLUSTER BY item_id, run_id;
 
 -- The models that forecasts name.
 CREATE TABLE IF NOT EXISTS DimModel (
@@ -146,8 +158,9 @@ CREATE TABLE IF NOT EXISTS ForecastScore (
   as_of DATE NOT NULL,
   run_id STRING NOT NULL,
   horizon INT64 NOT NULL,
-  metric STRING NOT NULL,
+  metric STRING NOT NULL,          -- error, baseline_error, coverage; of sales absolute_error, absolute_baseline_error, mean_sales, coverage
   value FLOAT64,
   n INT64 NOT NULL,                -- observations behind the value
   scored_at TIMESTAMP NOT NULL
-);
+)
+CLUSTER BY job, as_of;

@@ -1,0 +1,124 @@
+"""Start the BigQuery emulator local-bigquery on loopback only and without the network.
+
+    tests/emulator/setup.sh .emulator
+    .emulator/bin/python tests/emulator/launcher.py --data-dir DIR [--port N] [--grpc-port N] [--with-parent]
+
+One line on standard output says that both servers answer: ``READY 127.0.0.1:PORT grpc:PORT``. Port 0, the default, takes a
+free one. SIGTERM and SIGINT stop both servers and exit 0, also while a query runs; with --with-parent so does the end of the
+process that started this one. Data stays in DIR, also after SIGKILL; a second emulator on the same DIR or port is refused.
+
+What is set right here, and would be wrong with local-bigquery's own command line:
+
+- It listens on every interface unless told not to. Here there is no way to ask for that.
+- It wants DuckDB's ducklake and spatial extensions from the network. ducklake is loaded by path from its wheel, for which pip
+  has chosen the platform; spatial is left out, and the geography functions with it.
+- It gives DuckDB the time zone at connect, before the part that knows time zones is loaded. A SET afterwards does the same.
+- It looks a job id up and stores it in two steps: of eight loads sent at once under one id, two may run and double the rows.
+- It runs eight jobs at a time, and CREATE IF NOT EXISTS or ALTER fail with "Conflict on update!". Here jobs run one by one.
+- Its gRPC port can be shared unnoticed by a second emulator.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import importlib.util
+import os
+import pathlib
+import signal
+import socket
+import sys
+import threading
+import time
+
+import duckdb
+import grpc
+import uvicorn
+from local_bigquery import app
+from local_bigquery.engine import database
+from local_bigquery.grpc import server as storage
+from local_bigquery.jobs import runner
+from local_bigquery.settings import settings
+
+HOST = "127.0.0.1"
+DUCKLAKE = next(pathlib.Path(importlib.util.find_spec("duckdb_extension_ducklake").origin).parent.rglob("*.duckdb_extension"))
+
+
+def offline(connect):
+    """``duckdb.connect`` that takes ducklake from its wheel, fetches nothing and sets the time zone after the start."""
+
+    @functools.wraps(connect)
+    def wrapper(*args, config=None, **kwargs):
+        config = {**(config or {}), "autoinstall_known_extensions": False}
+        timezone = config.pop("TimeZone", None)
+        connection = connect(*args, config=config, **kwargs)
+        connection.execute(f"LOAD '{DUCKLAKE}'")
+        if timezone:
+            connection.execute(f"SET TimeZone = '{timezone}'")
+        return connection
+
+    return wrapper
+
+
+def one_at_a_time(function):
+    """The function, never run by two threads at once."""
+    lock = threading.Lock()
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        with lock:
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def stop_with(parent):
+    """End this process as SIGTERM does, soon after the parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt_jobs():
+    """Let no job start any more and end those that run."""
+    runner._executor.shutdown(wait=False, cancel_futures=True)
+    for job in list(runner._running.values()):
+        job.cancelled = True
+        if job.cursor:
+            job.cursor.interrupt()
+    runner._executor.shutdown(wait=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=pathlib.Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--grpc-port", type=int, default=0)
+    parser.add_argument("--with-parent", action="store_true", help="stop when the starting process ends")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    if args.with_parent:
+        threading.Thread(target=stop_with, args=[os.getppid()], daemon=True).start()
+
+    duckdb.connect = offline(duckdb.connect)
+    database.FUNCTIONS[:] = [path for path in database.FUNCTIONS if path.name != "geography.sql"]
+    runner.submit = one_at_a_time(runner.submit)  # the look-up and the storing of a job id
+    runner._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)  # the jobs themselves
+    grpc.server = functools.partial(grpc.server, options=[("grpc.so_reuseport", 0)])  # else two may share a port unnoticed
+
+    settings.data_dir = args.data_dir
+    rest = socket.create_server((HOST, args.port))
+    database.connection()
+    grpc_server, grpc_port = storage.start(HOST, args.grpc_port)
+    http_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    print(f"READY {HOST}:{rest.getsockname()[1]} grpc:{grpc_port}", flush=True)
+    try:
+        http_server.run(sockets=[rest])
+    finally:
+        grpc_server.stop(None)
+        interrupt_jobs()
+        database.connection().close()
+
+
+if __name__ == "__main__":
+    main()
