@@ -63,10 +63,13 @@ $(RUN)/04_forecast.ipynb: $(RUN)/03_finetune.ipynb
 $(RUN)/05_evaluate.ipynb: $(RUN)/04_forecast.ipynb
 endif
 
-.PHONY: forecast tune all setup test lab report smoke bench pretrain lint lock clean help
+.PHONY: forecast tune score all setup test lab report smoke bench pretrain lint lock clean help
 
 forecast: $(if $(RUN),$(RUN)/05_evaluate.ipynb) ## ingest, fine-tune, forecast, evaluate; publish; reports in outputs/
 tune: $(if $(RUN),$(RUN)/02_tune.ipynb) ## search hyperparameters; the winner is used by the next forecasts
+
+score: ## how published forecasts did against what has come since; brings ForecastScore up to date
+	@exec $(PY) -m forecastbook.chain score $(ASK) --as-of $(call quote,$(AS_OF))
 
 all: ## tune and forecast for every job in params/
 	@for job in $(JOBS); do $(MAKE) --no-print-directory tune JOB=$$job && $(MAKE) --no-print-directory forecast JOB=$$job || exit 1; done
@@ -105,7 +108,7 @@ lock: ## resolve pyproject.toml again into requirements.lock
 	rm -rf .venv-lock
 
 clean: ## remove the environment and caches; outputs are kept
-	rm -rf .venv .venv-lock .pytest_cache .ruff_cache .hypothesis lib/*.egg-info
+	rm -rf .venv .venv-lock .emulator .pytest_cache .ruff_cache .hypothesis lib/*.egg-info
 	find lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this

@@ -39,7 +39,9 @@ DRAWING = {
     # where facts come from and forecasts go
     "publication": "schema",
     "backend": "publication schema",
-    "warehouse": "backend publication schema",
+    "embedded": "backend publication schema",
+    "bigquery": "backend publication schema",
+    "warehouse": "backend bigquery embedded publication schema",
     "longfile": "intake",
     "workbook": "intake",
     "shopfile": "intake workbook",
@@ -73,7 +75,8 @@ DRAWING = {
     "challenger": "backtest models panel params roster run trades",
     "points": "trades",
     "scoreboard": "backtest panel params points scores trades",
-    "forecasts": "backtest counts gate models panel params publication run scores trades",
+    "forecasts": "backtest gate models panel params run trades",
+    "trackrecord": "counts panel params publication run scores trades wording",
     "tuning": "backtest models panel params run",
     "processes": "panel",
     "pretrain": "lstm models panel processes",
@@ -86,12 +89,12 @@ DRAWING = {
     "pages": "figures run",
     "executed": "pages wording",
     "record": "points run wording",
-    "evidence": "figures points record reorder salesfigures scoreboard tables trades wording",
+    "evidence": "figures points record reorder salesfigures scoreboard tables trackrecord trades wording",
     "provenance": "evidence pages points record tables wording",
     "runpage": "evidence executed figures pages provenance record scoreboard trades wording",
     "report": "executed figures pages record run runpage scoreboard tables wording",
     # the runner
-    "chain": "params report run sources warehouse",
+    "chain": "params report run sources trackrecord warehouse",
 }
 LAZY = {
     ("params", "tide_model"),
@@ -99,8 +102,10 @@ LAZY = {
     ("models", "tide"),
     ("salesexperts", "tide"),
     ("sources", "recordshop"),
+    ("warehouse", "bigquery"),
     ("chain", "report"),
     ("chain", "sources"),
+    ("chain", "trackrecord"),
     ("chain", "warehouse"),
 }
 NAMED = {  # what a module names as text and does not import -> who imports it, by that name
@@ -109,8 +114,9 @@ NAMED = {  # what a module names as text and does not import -> who imports it, 
     ("tide_model", "tide"): "models",
 }
 ONLY_IN = {  # a package from outside -> the modules that may import it
-    "duckdb": {"warehouse"},
-    "google": {"warehouse"},
+    "duckdb": {"embedded"},
+    "google": {"bigquery"},
+    "grpc": {"bigquery"},
     "ray": {"tuning"},
     "darts": {"tide"},
     "pytorch_lightning": {"tide"},
@@ -123,7 +129,18 @@ ONLY_IN = {  # a package from outside -> the modules that may import it
     "xlrd": {"workbook"},
     "yaml": {"yamlfile"},
 }
-HEAVY = ("torch", "ray", "darts", "lightgbm", "pytorch_lightning", "statsforecast", "onnxruntime", "openpyxl", "xlrd")
+HEAVY = (
+    "torch",
+    "ray",
+    "darts",
+    "lightgbm",
+    "pytorch_lightning",
+    "statsforecast",
+    "onnxruntime",
+    "openpyxl",
+    "xlrd",
+    "google.cloud",
+)
 
 
 def imports(tree: ast.AST) -> set[str]:

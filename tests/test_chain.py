@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import duckdb
 import nbformat
 import pandas as pd
 import psutil
+import pyarrow as pa
 import pytest
 
 from forecastbook import chain
@@ -256,6 +258,126 @@ def test_params_edited_after_a_finished_run(finished, tmp_path):
     assert hashlib.sha256((kept / "forecast.parquet").read_bytes()).hexdigest() == digest, "the old run is kept"
     current = finished.store.current("prices").to_pandas()
     assert set(current["run_id"]) == {finished.manifest["run_id"]} and (current.groupby("variant_id").size() == 7).all()
+
+
+# --- the accuracy record ------------------------------------------------------------------------------------------------
+
+
+class Published:
+    """Twelve days of three prices in a file, and a warehouse with the forecasts of the third and the fifth of them."""
+
+    def __init__(self, home: Path):
+        self.home, self.url, self.out = home, f"duckdb:{home}/shop.duckdb", home / "out"
+        self.days = pd.date_range("2024-03-01", periods=12)
+        self.write(self.days)
+        self.overlay = home / "own.yaml"
+        self.overlay.write_text(f"horizon: 3\nsource: {{kind: file, path: {home}/prices.csv}}\n")
+
+    def write(self, days) -> None:
+        rows = [(sku, day.date(), 10.0 + n % 3) for sku in ("a", "b", "c") for n, day in enumerate(days)]
+        pd.DataFrame(rows, columns=["series_id", "ts", "y"]).to_csv(self.home / "prices.csv", index=False)
+
+    def publish(self, n: int) -> None:
+        """What was forecast on day ``n``: 10, give or take 1.5, of each price on each of three days."""
+        ahead = [d.date() for d in self.days[n + 1 : n + 4]]
+        rows = {"series_id": [sku for sku in "abc" for _ in ahead], "forecast_date": ahead * 3, "horizon": [1, 2, 3] * 3}
+        rows |= {"predicted_price": [10.0] * 9, "confidence_lower": [8.5] * 9, "confidence_upper": [11.5] * 9}
+        store = connect(self.url)
+        store.migrate()
+        asked = {
+            "job": "prices",
+            "model_id": 100,
+            "as_of": self.days[n].date(),
+            "run_id": f"r{n}",
+            "table": "FactPriceForecast",
+        }
+        store.publish(**asked, rows=pa.table(rows))
+
+    def score(self, as_of: str = "", *overlays: str) -> str:
+        return chain.score("prices", as_of, str(self.out), self.url, [str(self.overlay), *overlays])
+
+    def command(self, **more: str) -> subprocess.CompletedProcess:
+        asked = {"job": "prices", "out": str(self.out), "warehouse": self.url, "params": str(self.overlay), "as-of": ""} | more
+        words = [word for key, value in asked.items() for word in (f"--{key}", value)]
+        command = [sys.executable, "-m", "forecastbook.chain", "score", *words]
+        return subprocess.run(command, cwd=chain.ROOT, capture_output=True, text=True, timeout=120)
+
+    @property
+    def rows(self) -> list[tuple]:
+        with duckdb.connect(self.url.removeprefix("duckdb:"), read_only=True) as connection:
+            return connection.execute("SELECT * FROM ForecastScore ORDER BY as_of, horizon, metric").fetchall()
+
+
+@pytest.fixture
+def published(tmp_path) -> Published:
+    shop = Published(tmp_path)
+    shop.publish(2), shop.publish(4)
+    return shop
+
+
+def test_scoring_needs_no_run_and_twice_is_once(published):
+    done = published.command()
+    assert done.returncode == 0, done.stderr
+    words, heads, *table, last = done.stdout.splitlines()
+    assert words == "prices, scored as of 2024-03-12:" and heads.split()[:4] == ["as", "of", "n", "error"]
+    # day 2 stood at 12, what came was 10, 11, 12 against 10; day 4 stood at 11, what came was 12, 10, 11
+    assert [line.split() for line in table] == [
+        ["2024-03-03", "9", "8.33", "%", "8.33", "%", "67", "%", "yes"],
+        ["2024-03-05", "9", "9.09", "%", "6.06", "%", "67", "%", "yes"],
+    ]
+    assert last.startswith("2 published forecasts have met their actuals: error 8.71 % against 7.20 % of the last value, ")
+    assert len(published.rows) == 2 * 3 * 3 and not published.out.exists()
+    rows, again = published.rows, published.command()
+    assert again.returncode == 0 and again.stdout.splitlines() == ["Nothing new to score as of 2024-03-12.", last]
+    assert published.rows == rows and sorted(p.name for p in published.home.iterdir()) == [
+        "own.yaml",
+        "prices.csv",
+        "shop.duckdb",
+    ]
+
+
+def test_a_later_day_scores_more_and_an_earlier_one_takes_nothing_away(published):
+    first = published.score("2024-03-06")
+    assert len(published.rows) == 3 * (3 + 1) and first.count("yes") == first.count("not yet") == 1
+    later = published.score()
+    assert len(published.rows) == 3 * 6 and "2024-03-05" in later and "2024-03-03" not in later
+    rows, back = published.rows, published.score("2024-03-04")
+    assert back.startswith("Nothing new to score as of 2024-03-04.\nOne published forecast has") and published.rows == rows
+    assert published.score("2024-03-03") == (
+        f"Nothing to score: no forecast of prices in {published.url} has met its actuals by 2024-03-03."
+    )
+
+
+def test_scoring_where_there_is_nothing_to_score(tmp_path):
+    shop = Published(tmp_path)
+    done = shop.command()
+    assert done.returncode == 0 and done.stdout == f"Nothing to score: prices has published nothing in {shop.url} yet.\n"
+    assert not (tmp_path / "shop.duckdb").exists() and not shop.out.exists()
+    off = tmp_path / "off.yaml"
+    off.write_text("publish: {enabled: false}\n")
+    assert shop.score("", str(off)) == "prices publishes nothing (publish.enabled is false), so there is nothing to score."
+
+
+def test_a_date_between_the_periods_of_a_job_cannot_be_scored(published):
+    weekly = published.home / "weekly.yaml"
+    weekly.write_text("freq: W-FRI\n")
+    with pytest.raises(chain.ScoreError, match="prices cannot be scored as of 2024-03-12: as-of date .* is not on the grid"):
+        published.score("", str(weekly))
+    assert not published.rows
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"as-of": "2024-3-5"}, "wanted YYYY-MM-DD"),
+        ({"as-of": "2024-04-05"}, "lies outside the data"),
+        ({"job": "../x"}, "wanted the name of a file"),
+        ({"warehouse": "mysql:x"}, "duckdb:"),
+    ],
+)
+def test_scoring_refuses_in_one_line(published, given, said):
+    done = published.command(**given)
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1 and not done.stdout
 
 
 # --- sales jobs ---------------------------------------------------------------------------------------------------------

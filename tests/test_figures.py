@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from forecastbook import figures
+from forecastbook.wording import percent
 
 HOSTILE = {
     "p000": "<script>document.title='owned'</script>",
@@ -236,6 +237,33 @@ def test_a_single_origin_and_a_single_day_draw(panel, backtest):
     ):
         assert draw(day).png(50)
     assert figures.coverage_over_time(panel[panel["ts"] == panel["ts"].max()]).png(50)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [1, 2, 30, 400])
+def test_a_track_record_is_readable_however_long_it_is(n):
+    base = np.linspace(0.03, 0.05, n)
+    frame = pd.DataFrame(
+        {
+            "as_of": pd.date_range("2025-01-01", periods=n).date,
+            "error": base * np.where(np.arange(n) % 2, 1.1, 0.5),
+            "baseline_error": base,
+            "coverage": np.linspace(0.85, 0.95, n),
+            "n": 100,
+            "complete": np.arange(n) < n - 1,
+        }
+    )
+    fig = figures.track_record(frame.iloc[::-1])  # in any order
+    said = words(fig)
+    assert (
+        fig.png(60) and "promised" in said and "last value" in said and f"{percent(frame['error'].mean(), 1)}, last" in fig.alt
+    )
+    assert fig.alt.startswith("One earlier forecast met its" if n == 1 else f"{n} earlier forecasts met their")
+    assert (f"better on {(n + 1) // 2} of {n} dates" in fig.alt) == (n > 1)
+    marks = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
+    assert bool(marks) == (n < 400) == ("hollow" in said) and ("thick" in said) == (n == 400)
+    ticks = [t.get_text() for t in fig.axes[1].get_xticklabels()]
+    assert len(ticks) == len(set(ticks)) <= 7
 
 
 def test_titles_state_what_the_data_say():

@@ -329,27 +329,6 @@ def test_history_is_the_panel_of_the_asked_series(job):
     np.testing.assert_array_equal(history[history["series_id"] == "0003"]["y"], job.panel.y[list(job.panel.ids).index("0003")])
 
 
-def test_earlier_forecasts_are_scored_against_what_came(tmp_path):
-    early, late = Job(tmp_path, day("2024-03-01")), Job(tmp_path)
-    assert forecasts.track_record(early.run, early.store, early.panel).empty
-    early.publish()
-    record = forecasts.track_record(late.run, late.store, late.panel)
-    assert len(record) == 1
-    errors, inside = [], []
-    for r in early.table.itertuples():
-        n = list(late.panel.ids).index(r.series_id)
-        t = list(late.panel.dates).index(np.datetime64(r.ts))
-        y = late.panel.y[n, t]
-        if not math.isnan(y):
-            errors.append(abs(y - r.q50) / r.last_value), inside.append(r.q05 <= y <= r.q95)
-    assert record["n"].item() == len(errors)
-    assert record["error"].item() == pytest.approx(np.mean(errors)) and record["coverage"].item() == pytest.approx(
-        np.mean(inside)
-    )
-    again = forecasts.track_record(late.run, late.store, late.panel)
-    pd.testing.assert_frame_equal(record, again)
-
-
 def test_the_baseline_of_a_job_without_a_network_publishes_too(tmp_path):
     """One day of history: no network, no record; the last value is published for every series."""
     frame = posted_prices(3, 1, gaps=0.0)

@@ -223,6 +223,19 @@ def test_the_candidates_stand_in_the_report_best_first_and_the_published_one_is_
     assert re.search(r"published by</\w+>\s*<\w+[^>]*>blend<", text)
 
 
+@pytest.mark.parametrize("vintages", [0, 1, 2])
+def test_earlier_forecasts_have_a_section_once_there_are_two(tmp_path, vintages):
+    directory = make_run(tmp_path)
+    rows = {"as_of": pd.date_range("2025-12-01", periods=vintages).date.repeat(2), "horizon": [1, 2] * vintages, "n": 10}
+    rows |= {"run_id": "r", "error": 0.02, "baseline_error": 0.04, "size": 1.0, "coverage": 0.9, "complete": True}
+    pd.DataFrame(rows).to_parquet(directory / "track_record.parquet", index=False)
+    text = report.render_run(directory).read_text()
+    there = vintages > 1
+    assert ('<h2 id="track">What earlier forecasts said</h2>' in text) == ('href="#track"' in text) == there
+    assert ("2 published forecasts have met their actuals: error 2.00 % against 4.00 % of the last value" in text) == there
+    assert "cannot be read" not in text
+
+
 def test_a_run_that_has_not_decided_shows_no_standings(tmp_path):
     for trade in (PRICES, SALES):
         assert evidence.standings({}, trade) is None and evidence.standings({"standings": []}, trade) is None

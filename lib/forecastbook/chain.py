@@ -1,8 +1,10 @@
 """The chain as Make sees it: which as-of date, which run, and one notebook executed at a time.
 
 ``plan`` finds the as-of date and prepares the run directory, ``step`` executes a notebook into it, ``open`` is how a notebook
-finds its run, under Make and by hand alike. A step is finished when papermill did not raise, every code cell was executed and
-no output is an error: the executed notebook's own metadata cannot be trusted on that. Only then is it moved to its final name.
+finds its run, under Make and by hand alike; ``score`` needs no run: it brings the accuracy record up to date.
+
+A step is finished when papermill did not raise, every code cell was executed and no output is an error: the executed notebook's
+own metadata cannot be trusted on that. Only then is it moved to its final name.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ class StepError(RuntimeError):
     """A notebook that did not finish."""
 
 
+class ScoreError(RuntimeError):
+    """Forecasts that cannot be scored as asked."""
+
+
 class Stopped(SystemExit):
     """The process was asked to end (SIGTERM)."""
 
@@ -55,12 +61,11 @@ def plan(
     An empty embedded warehouse is given the sample first. Raises the error of whatever part says no: ParamsError, SourceError,
     WarehouseError, RunError.
     """
-    from forecastbook import warehouse
     from forecastbook.sources import SOURCES, inside, newest
 
     given = jobs.as_of_date(as_of) if as_of else None
     home, path = Path(out) / jobs.job_name(job), ROOT / "params" / f"{job}.yaml"
-    params, store = jobs.load(path, overlays), warehouse.connect(url)
+    params, store = jobs.load(path, overlays), _connected(url, out, job)
     source = SOURCES[params.source.kind]
     if dry:
         store.looks_only = True
@@ -133,6 +138,68 @@ def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: li
     run = Run(Path(out) / job / as_of)
     runs.log_to(run.dir / "run.log", step)
     return run
+
+
+def store(run: Run):
+    """The warehouse of a run."""
+    return _connected(run.warehouse, run.home.parent, run.job, run.id)
+
+
+def _connected(url: str, out: Path | str, job: str, run_id: str = ""):
+    """The warehouse behind a url; its jobs are marked with the job and the run, files that belong with it lie in ``out``."""
+    from forecastbook import warehouse
+
+    found = warehouse.connect(url, labels={"job": job, **({"run_id": run_id} if run_id else {})})
+    if not found.embedded:
+        found.beside = Path(out)
+    return found
+
+
+# --- the accuracy record --------------------------------------------------------------------------------------------
+
+
+def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
+    """Score what a job has published against what its source knows at the as-of date, by default the newest one; in words.
+
+    ForecastScore is written and nothing else: no run, no directory, no sample. The words are a table of the vintages that have
+    something new, and what the whole record says. Raises the error of whatever part says no, ScoreError for a date that is none
+    of the job's periods.
+    """
+    from forecastbook import trackrecord
+    from forecastbook.sources import SOURCES, inside, newest
+
+    given, name = jobs.as_of_date(as_of) if as_of else None, jobs.job_name(job)
+    params, store = jobs.load(ROOT / "params" / f"{name}.yaml", overlays), _connected(url, out, name)
+    if not params.publish.enabled:
+        return f"{name} publishes nothing (publish.enabled is false), so there is nothing to score."
+    if name not in store.ledger()["job"].to_pylist():
+        return f"Nothing to score: {name} has published nothing in {url} yet."
+    store.looks_only = True  # the source only answers
+    source = SOURCES[params.source.kind]
+    if not source.there(params.source, store):
+        raise ScoreError(
+            f"{name}: the source {params.source.kind} holds no data, so there is nothing to score its forecasts by"
+        )
+    span = source.span(params.source, store)
+    date = given or newest(span, params)
+    inside(date, span, params.source.kind)
+    fresh = ()
+    if trackrecord.due(store, name, params, date) is not None:
+        store.migrate()  # a warehouse of an earlier version may lack columns
+        intake = runs.complete(source.read(params.source, store, date), params, date)
+        try:
+            panel = runs.build(intake.frame, params, date)
+        except ValueError as error:
+            raise ScoreError(f"{name} cannot be scored as of {date}: {error}") from error
+        fresh = trackrecord.score(store, name, params, panel)["as_of"]
+    known = trackrecord.record(store, name, params, date)
+    if known.empty:
+        return f"Nothing to score: no forecast of {name} in {url} has met its actuals by {date}."
+    words = f"Nothing new to score as of {date}."
+    if len(fresh):
+        shown = known[known["as_of"].isin({day.date() for day in fresh})]
+        words = f"{name}, scored as of {date}:\n{trackrecord.printed(trackrecord.by_vintage(shown))}"
+    return f"{words}\n{trackrecord.summary(known)}"
 
 
 # --- executing a notebook -------------------------------------------------------------------------------------------
@@ -337,10 +404,13 @@ def _console(path: Path):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``plan`` prints the as-of date; ``step`` executes one notebook. Exit 0 done, 1 failed, 2 refused, 130 and 143 stopped."""
+    """``plan`` prints the as-of date, ``step`` executes one notebook, ``score`` prints how earlier forecasts did.
+
+    Exit 0 done, 1 failed, 2 refused, 130 and 143 stopped.
+    """
     parser = argparse.ArgumentParser(prog="python -m forecastbook.chain")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("plan", "step"):
+    for name in ("plan", "step", "score"):
         sub = commands.add_parser(name)
         sub.add_argument("--job", required=True)
         sub.add_argument("--as-of", default="")
@@ -350,23 +420,26 @@ def main(argv: list[str] | None = None) -> int:
         if name == "plan":
             sub.add_argument("--force", action="store_true")
             sub.add_argument("--dry", action="store_true", help="write nothing")
-        else:
+        elif name == "step":
             sub.add_argument("notebook", type=Path)
             sub.add_argument("--timeout", type=int, default=CELL_TIMEOUT, help="seconds a cell may take")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
-    runs.log_to(None, args.job if args.command == "plan" else args.notebook.stem)
+    again = "score" if args.command == "score" else "forecast"
+    runs.log_to(None, args.notebook.stem if args.command == "step" else args.job)
     try:
         if args.command == "plan":
             found = plan(args.job, args.as_of, args.out, args.warehouse, args.params.split(), args.force, args.dry)
             print(found.as_of if isinstance(found, Run) else found or "LATEST")
+        elif args.command == "score":
+            print(score(args.job, args.as_of, args.out, args.warehouse, args.params.split()))
         else:
             _step(args)
     except KeyboardInterrupt:
-        log.error("interrupted; the next make forecast goes on from here")
+        log.error("interrupted; the next make %s goes on from here", again)
         return 130
     except Stopped:
-        log.error("stopped; the next make forecast goes on from here")
+        log.error("stopped; the next make %s goes on from here", again)
         return 143
     except StepError as error:
         log.error("%s", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from forecastbook import figures, points, reorder, salesfigures, scoreboard, trades
+from forecastbook import figures, points, reorder, salesfigures, scoreboard, trackrecord, trades
 from forecastbook.points import OURS
 from forecastbook.record import Record
 from forecastbook.tables import Html, cards, right, table
@@ -224,6 +224,15 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
         "cost": salesfigures.service(backtest) if sales else None,
         "table": table(frame, {"inside90": share1, "inside50": share1}, heads),
     }
+
+
+def track(run: Record, trade: Trade) -> dict | None:
+    """What forecasts that were really published said, and what came; None before there are two of them."""
+    record = run.frame("track_record")
+    if record is None or record["as_of"].nunique() < 2:
+        return None
+    text = trackrecord.summary(record) + " Those numbers were public before the actuals were: no replay, no second try."
+    return {"text": text, "figure": figures.track_record(trackrecord.by_vintage(record), trade)}
 
 
 def moves(run: Record) -> pd.DataFrame | None:

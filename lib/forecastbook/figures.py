@@ -897,37 +897,81 @@ def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: st
 
 @_figure_function
 def track_record(frame: pd.DataFrame, trade: Trade = PRICES) -> Figure:
-    """What earlier published forecasts said and what came. frame: as_of, error, coverage; baseline_error and n are optional."""
+    """What earlier published forecasts said and what came, by the date they were made on; oldest first or not.
+
+    frame: as_of, error, coverage; optional baseline_error, n (points behind a row), size (what the errors are shares of, where
+    it is not the same everywhere) and complete (False: some of the dates are still to come; such a point is hollow). Of many
+    vintages each is a thin line, and a thick one is their moving mean.
+    """
     frame = frame.dropna(subset=["error"]).sort_values("as_of") if len(frame) else frame
     if not len(frame):
         return nothing("No earlier published forecast has met its actuals yet")
-    held = np.average(frame["coverage"], weights=frame.get("n"))
-    count = f"{len(frame)} earlier forecasts" if len(frame) > 1 else "One earlier forecast"
-    title = f"{count} met their actuals: mean error {percent(frame['error'].mean(), 1)}, {percent(held)} inside the 90 % band"
-    fig, axes = _figure(title, rows=2, size=(8.2, 3.9), sharex=True)
+    fig, axes = _figure(_track_title(frame), rows=2, size=(8.2, 3.9), sharex=True)
     x = pd.to_datetime(frame["as_of"])
+    done = frame["complete"].to_numpy(dtype=bool) if "complete" in frame else np.ones(len(frame), dtype=bool)
+    window = len(frame) // 20 if len(frame) > 40 else 1  # vintages in a moving mean
+
+    def line(ax, name, colour, size=6.0):
+        y = frame[name].astype(float)
+        if window > 1:
+            ax.plot(x, y, color=colour, lw=0.8, alpha=0.35)
+            y = y.rolling(window, center=True, min_periods=1).mean()
+            ax.plot(x, y, color=colour)
+        else:
+            ax.plot(x, y, color=colour)
+            ax.plot(x[done], y[done], "o", color=colour, ms=size)
+            ax.plot(x[~done], y[~done], "o", color=colour, ms=size, mfc="white")
+        return x.iloc[-1], y.iloc[-1], colour
+
     error, cover = axes[:, 0]
-    error.plot(x, frame["error"], "o-", color=BLUE)
-    ends = [(x.iloc[-1], frame["error"].iloc[-1], "published", BLUE)]
+    shown = [("error", "published", BLUE, 6.0)]
     if "baseline_error" in frame and frame["baseline_error"].notna().any():
-        error.plot(x, frame["baseline_error"], "o-", color=ORANGE, ms=4)
-        ends.append((x.iloc[-1], frame["baseline_error"].iloc[-1], "last value", ORANGE))
-    error.set_ylim(0, max(frame[[c for c in ("error", "baseline_error") if c in frame]].max()) * 1.15 or 1)
+        shown.append(("baseline_error", "last value", ORANGE, 4.0))
+    ends = [(*line(error, name, colour, size)[:2], text, colour) for name, text, colour, size in shown]
+    error.set_ylim(0, np.nanmax(frame[[name for name, *_ in shown]].to_numpy(dtype=float)) * 1.15 or 1)
     _end_labels(error, ends)
     error.set_ylabel(f"error / {trade.size}")
-    cover.plot(x, frame["coverage"], "o-", color=BLUE)
+    line(cover, "coverage", BLUE)
     cover.axhline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
-    cover.set_ylim(0, 1.15)
-    cover.set_yticks([0, 0.5, 1])
+    low = 0.0 if frame["coverage"].min() < 0.55 else 0.5
+    cover.set_ylim(low, 1 + 0.15 * (1 - low))
+    cover.set_yticks([low, (low + 1) / 2, 1])
     cover.annotate(
-        "promised 90 %", (0, 0.9), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points", fontsize=9
+        "promised\n90 %",
+        (1, 0.9),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        annotation_clip=False,
     )
     cover.set_ylabel("inside the band")
-    cover.set_xlabel("forecast made on")
+    notes = ["hollow: some dates are still to come"] if window == 1 and not done.all() else []
+    notes += [f"thick: mean of {window} forecasts"] if window > 1 else []
+    cover.set_xlabel(f"forecast made on{f' ({notes[0]})' if notes else ''}")
     for ax in (error, cover):
         _percent_axis(ax.yaxis)
         _dates(ax, x)
+        if x.iloc[-1] - x.iloc[0] < pd.Timedelta(days=6):
+            ax.set_xticks(x)  # else hours
     return fig
+
+
+def _track_title(frame: pd.DataFrame) -> str:
+    """The finding of a track record in words: error against the last value, and coverage."""
+    n = frame["n"].to_numpy(dtype=float) if "n" in frame else np.ones(len(frame))
+    weights = n * frame["size"].to_numpy(dtype=float) if "size" in frame else n
+    count = f"{len(frame):,} earlier forecasts" if len(frame) > 1 else "One earlier forecast"
+    held = percent(np.average(frame["coverage"], weights=n))
+    error = np.average(frame["error"], weights=weights)
+    title = f"{count} met {'their' if len(frame) > 1 else 'its'} actuals: mean error {percent(error, 1)}"
+    if "baseline_error" in frame and frame["baseline_error"].notna().all():
+        last = np.average(frame["baseline_error"], weights=weights)
+        title += f", last value {percent(last, 1)}"
+        if len(frame) > 1:
+            better = int((frame["error"] < frame["baseline_error"]).sum())
+            title += f" (better on {better:,} of {len(frame):,} dates)"
+    return f"{title}; {held} inside the 90 % band"
 
 
 def embed(fig: Figure) -> str:

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from forecastbook import backtest, counts, gate, models, scores
+from forecastbook import backtest, gate, models
 from forecastbook.backtest import Origin
 from forecastbook.gate import Gate
 from forecastbook.panel import Panel
 from forecastbook.params import Params
-from forecastbook.publication import variant_ids
 from forecastbook.run import Run
 from forecastbook.trades import SALES
 
@@ -194,7 +193,7 @@ def read_back(run: Run, store, forecast: pd.DataFrame) -> str:
     """Count what the warehouse now holds of this run and what it serves; raises PublishError when rows are missing."""
     if not run.params.publish.enabled:
         return "Nothing was published, so there is nothing to read back."
-    stored = store.published(run.id, run.params.publish.table)
+    stored = store.published(run.id, run.params.publish.table, run.as_of)
     if stored.num_rows != len(forecast):
         raise PublishError(f"{stored.num_rows} rows of run {run.id} are in the warehouse, {len(forecast)} were sent")
     served = store.current(run.job, run.params.publish.table)
@@ -215,45 +214,3 @@ def history(panel: Panel, ids: list[str]) -> pd.DataFrame:
             "title": np.repeat(panel.titles[at], T),
         }
     )
-
-
-def track_record(run: Run, store, panel: Panel) -> pd.DataFrame:
-    """Earlier published forecasts that have met their actuals: as_of, error, coverage, baseline_error, n.
-
-    They are kept in ForecastScore too.
-
-    error: mean |actual - predicted| / last price at that as-of date (of sales: / mean sales); coverage: share inside the
-    published band; baseline_error: that of the last value.
-    """
-    empty = pd.DataFrame(columns=["as_of", "error", "coverage", "baseline_error", "n"])
-    if not run.params.publish.enabled:
-        return empty
-    past = store.vintages(run.job, before=run.as_of).to_pandas()
-    if past.empty:
-        return empty
-    row = pd.Index(variant_ids(panel.ids)["id"].to_numpy()).get_indexer(past["id"])
-    days = pd.Index(panel.dates.astype("datetime64[ns]"))
-    column, origin = (days.get_indexer(pd.to_datetime(past[name])) for name in ("forecast_date", "as_of"))
-    met = (row >= 0) & (column >= 0) & (origin >= 0)
-    past, row, column, origin = past[met], row[met], column[met], origin[met]
-    y = counts.sold(panel) if run.params.trade is SALES else panel.y  # a stock-out says nothing of demand
-    actual, last = y[row, column], panel.filled[row, origin]
-    size = run.params.trade.sizes(actual, last)
-    past = past.assign(
-        error=np.abs(actual - past["predicted"]) / size,
-        coverage=scores.covered(actual, past["lower"], past["upper"]),
-        baseline_error=np.abs(actual - last) / size,
-    ).dropna(subset=["error"])
-    if past.empty:
-        return empty
-    names = ["error", "coverage", "baseline_error"]
-    keys = ["model_id", "as_of", "run_id", "horizon"]
-    kept = (
-        past.groupby(keys)[names].agg(["mean", "size"]).stack(0, future_stack=True).rename_axis([*keys, "metric"]).reset_index()
-    )
-    kept = kept.rename(columns={"mean": "value", "size": "n"}).assign(job=run.job, scored_at=pd.Timestamp.now("UTC"))
-    newest = store.ledger().to_pandas().query("job == @run.job")["as_of"].max()
-    if newest <= run.as_of:  # a run for a past date has seen fewer actuals: the fuller record stays
-        store.append("ForecastScore", pa.Table.from_pandas(kept, preserve_index=False), replacing=("job", "as_of", "run_id"))
-    grouped = past.groupby("as_of")
-    return grouped[names].mean().assign(n=grouped.size()).reset_index()

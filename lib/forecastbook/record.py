@@ -16,7 +16,12 @@ from forecastbook import points
 from forecastbook.run import STEPS
 from forecastbook.wording import plain_line
 
-COLUMNS = {"forecast": {"series_id", "ts", "horizon", "q50", "last_value"}, "series": {"series_id"}, "quarantine": {"reason"}}
+COLUMNS = {
+    "forecast": {"series_id", "ts", "horizon", "q50", "last_value"},
+    "series": {"series_id"},
+    "quarantine": {"reason"},
+    "track_record": {"as_of", "horizon", "n", "error", "baseline_error", "size", "coverage", "complete"},
+}
 
 
 class Record:

@@ -132,21 +132,12 @@ class Run:
             )
 
     def complete(self, intake):
-        """What a source read; for sales with a row of 0 for each period in which nothing was sold since an item's first.
-
-        A period without a row is no gap there: the item was on offer and nobody bought it, unless the source says otherwise.
-        """
-        return quiet(intake, self.params.freq, self.as_of) if self.params.trade is SALES else intake
+        """``complete`` as of this run."""
+        return complete(intake, self.params, self.as_of)
 
     def build(self, frame: pd.DataFrame) -> panels.Panel:
-        """The panel of a long frame as of this run, with the covariates of its source; at most ``max_series`` series."""
-        p, source = self.params, self.params.source
-        if p.max_series is not None:
-            first = sorted(frame["series_id"].unique())[: p.max_series]
-            frame = frame[frame["series_id"].isin(first)]
-        return panels.build(
-            frame, p.freq, self.as_of, past=source.past, future=source.future, static=source.static, horizon=p.horizon
-        )
+        """``build`` as of this run."""
+        return build(frame, self.params, self.as_of)
 
     def panel(self) -> panels.Panel:
         """The panel of this run, from the files that ingest wrote: what was known at the as-of date."""
@@ -208,6 +199,25 @@ class Run:
             history = [e for e in _champions(self.home)["history"] if e["as_of"] != entry["as_of"]] + [entry]
             history.sort(key=lambda e: e["as_of"])
             write_text(path, json.dumps({"champion": history[-1], "history": history}, indent=1, ensure_ascii=False) + "\n")
+
+
+def complete(intake, params: Params, as_of: dt.date):
+    """What a source read; for sales with a row of 0 for each period in which nothing was sold since an item's first.
+
+    A period without a row is no gap there: the item was on offer and nobody bought it, unless the source says otherwise.
+    """
+    return quiet(intake, params.freq, as_of) if params.trade is SALES else intake
+
+
+def build(frame: pd.DataFrame, params: Params, as_of: dt.date) -> panels.Panel:
+    """The panel of a long frame with the covariates of its source; at most ``max_series`` series. Raises as ``panel.build``."""
+    source = params.source
+    if params.max_series is not None:
+        first = sorted(frame["series_id"].unique())[: params.max_series]
+        frame = frame[frame["series_id"].isin(first)]
+    return panels.build(
+        frame, params.freq, as_of, past=source.past, future=source.future, static=source.static, horizon=params.horizon
+    )
 
 
 def _in_order(frame: pd.DataFrame) -> bool:

@@ -18,6 +18,7 @@ SECTIONS = [
     ("Accuracy", "accuracy"),
     ("Two best, two worst", "fans"),
     ("Is the uncertainty honest?", "uncertainty"),
+    ("What earlier forecasts said", "track"),
     ("Changes coming", "agenda"),
     ("Downloads", "downloads"),
     ("Data quality", "quality"),
@@ -64,6 +65,7 @@ def render_run(directory: str | Path) -> Path:
         "accuracy": evidence.accuracy(scored, skill, head, freq) if head else None,
         "fans": evidence.fans(run, scored),
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
+        "track": evidence.track(run, trade),
         "download": provenance.download(run),
         "quality": provenance.quality(run),
         "agenda": agenda,
@@ -85,6 +87,7 @@ def render_run(directory: str | Path) -> Path:
         else [SECTIONS[0], ("What to reorder", "agenda"), *(s for s in SECTIONS[1:] if s[1] != "agenda")]
     )
     nav = [(text, anchor) for text, anchor in order if tone == "good" or shown.get(anchor, True)]
+    nav = [(text, anchor) for text, anchor in nav if anchor != "track" or sections["track"]]
     ahead = f"next {horizon} {figures.period_name(freq)}" if horizon else "forecast"
     made = m.get("receipt", {}) or {}
     subtitle = " · ".join(
