@@ -2,6 +2,7 @@
 #   JOB        a file in params/                       AS_OF  YYYY-MM-DD, default the last date the source has
 #   OUT        where runs land                         PARAMS extra yaml overlays, separated by spaces
 #   WAREHOUSE  duckdb:PATH or bigquery:PROJECT.DATASET FORCE  1: a finished run whose inputs changed is kept and made anew
+#                                                      DRY_RUN 1: make warehouse prints its statements and changes nothing
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -63,13 +64,19 @@ $(RUN)/04_forecast.ipynb: $(RUN)/03_finetune.ipynb
 $(RUN)/05_evaluate.ipynb: $(RUN)/04_forecast.ipynb
 endif
 
-.PHONY: forecast tune score all setup test lab report smoke bench pretrain lint lock clean help
+.PHONY: forecast tune score warehouse doctor all setup test lab report smoke bench pretrain lint lock clean help
 
 forecast: $(if $(RUN),$(RUN)/05_evaluate.ipynb) ## ingest, fine-tune, forecast, evaluate; publish; reports in outputs/
 tune: $(if $(RUN),$(RUN)/02_tune.ipynb) ## search hyperparameters; the winner is used by the next forecasts
 
 score: ## how published forecasts did against what has come since; brings ForecastScore up to date
 	@exec $(PY) -m forecastbook.chain score $(ASK) --as-of $(call quote,$(AS_OF))
+
+warehouse: ## make or migrate WAREHOUSE: dataset, tables, views; DRY_RUN=1 prints the statements
+	@exec $(PY) -m forecastbook.doctor migrate $(ASK) $(if $(DRY_RUN),--dry-run)
+
+doctor: ## look JOB and WAREHOUSE over before a first run: rights, tables, freshness, cost; writes nothing
+	@exec $(PY) -m forecastbook.doctor check $(ASK) --as-of $(call quote,$(AS_OF))
 
 all: ## tune and forecast for every job in params/
 	@for job in $(JOBS); do $(MAKE) --no-print-directory tune JOB=$$job && $(MAKE) --no-print-directory forecast JOB=$$job || exit 1; done
@@ -80,7 +87,7 @@ smoke: ## a tiny run of every job, two at a time, in outputs/smoke
 setup: .venv/ready.mk ## only the environment: .venv from requirements.lock
 
 test: ## the whole test suite, notebooks included
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lab: ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab --notebook-dir=notebooks
@@ -113,4 +120,4 @@ clean: ## remove the environment and caches; outputs are kept
 
 help: ## this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  variables: JOB=$(JOB) AS_OF=(latest) OUT=$(OUT) WAREHOUSE=$(WAREHOUSE) PARAMS= FORCE="
+	@echo; echo "  variables: JOB=$(JOB) AS_OF=(latest) OUT=$(OUT) WAREHOUSE=$(WAREHOUSE) PARAMS= FORCE= DRY_RUN="

@@ -94,6 +94,7 @@ DRAWING = {
     "runpage": "evidence executed figures pages provenance record scoreboard trades wording",
     "report": "executed figures pages record run runpage scoreboard tables wording",
     # the runner
+    "doctor": "intake params run schema sources warehouse",
     "chain": "params report run sources trackrecord warehouse",
 }
 LAZY = {

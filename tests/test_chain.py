@@ -21,6 +21,7 @@ import pytest
 from forecastbook import chain
 from forecastbook.params import Params
 from forecastbook.warehouse import connect
+from publishing import stored
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = ("01_ingest", "03_finetune", "04_forecast", "05_evaluate")
@@ -30,26 +31,29 @@ TINY = "max_series: 12\nmodel: {hidden_size: 4, epochs: 1, max_steps: 4}\nfinetu
 class Book:
     """One OUT directory and the make that works on it."""
 
-    def __init__(self, out: Path):
-        self.out = out
+    def __init__(self, out: Path, job: str = "prices", warehouse: str = "", environ: dict[str, str] | None = None):
+        self.out, self.job, self.environ = out, job, {**os.environ, **(environ or {})}
+        self.warehouse = warehouse or f"duckdb:{out}/warehouse.duckdb"
         out.mkdir(parents=True, exist_ok=True)
         self.overlay = out.parent / "tiny.yaml"
         self.overlay.write_text(TINY)
 
     def command(self, *args: str) -> list[str]:
-        return ["make", "--no-print-directory", *(args or ("forecast",)), f"OUT={self.out}",
-                f"PARAMS=params/smoke.yaml {self.overlay}"]  # fmt: skip
+        own = [f"OUT={self.out}", f"JOB={self.job}", f"WAREHOUSE={self.warehouse}", f"PARAMS=params/smoke.yaml {self.overlay}"]
+        return ["make", "--no-print-directory", *own, *(args or ("forecast",))]
 
     def make(self, *args: str) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(*args), cwd=chain.ROOT, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            self.command(*args), cwd=chain.ROOT, capture_output=True, text=True, timeout=300, env=self.environ
+        )
 
     def start(self) -> subprocess.Popen:
         return subprocess.Popen(self.command(), cwd=chain.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                                start_new_session=True)  # fmt: skip
+                                start_new_session=True, env=self.environ)  # fmt: skip
 
     @property
     def run(self) -> Path:
-        return next(p for p in (self.out / "prices").iterdir() if (p / "manifest.json").is_file() and "+" not in p.name)
+        return next(p for p in (self.out / self.job).iterdir() if (p / "manifest.json").is_file() and "+" not in p.name)
 
     @property
     def manifest(self) -> dict:
@@ -63,7 +67,7 @@ class Book:
 
     @property
     def store(self):
-        return connect(f"duckdb:{self.out}/warehouse.duckdb")
+        return connect(self.warehouse)
 
     def processes(self) -> list[psutil.Process]:
         """Living processes that a kernel of this book is or started."""
@@ -79,7 +83,7 @@ class Book:
     def wait_for(self, text: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            for log in self.out.glob("prices/*/run.log"):
+            for log in self.out.glob(f"{self.job}/*/run.log"):
                 if text in log.read_text():
                     return
             time.sleep(0.05)
@@ -156,6 +160,96 @@ def test_same_inputs_same_bytes_elsewhere(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     assert other.manifest["run_id"] == finished.manifest["run_id"]
     assert other.digest() == finished.digest()
+
+
+@pytest.fixture(scope="module")
+def record_shop(tmp_path_factory) -> Book:
+    book = Book(tmp_path_factory.mktemp("shop") / "out", "vinyl")
+    done = book.make()
+    assert done.returncode == 0, done.stderr[-3000:]
+    return book
+
+
+def test_a_record_shop_from_its_files_to_published_quantiles(record_shop):
+    book, run = record_shop, record_shop.run
+    assert all((run / f"{step}.html").is_file() for step in STEPS)
+    assert json.loads((run / "manifest.json").read_text())["status"] == "done"
+    frame, series = pd.read_parquet(run / "forecast.parquet"), pd.read_parquet(run / "series.parquet")
+    assert len(series) == 12 and series["stock"].notna().all() and (frame[["q05", "q50", "q95", "q99"]] % 1 == 0).all(axis=None)
+    assert len(pd.read_parquet(run / "quarantine.parquet")), "the generated shop has rows that are wrong, as real ones have"
+    with duckdb.connect(str(book.out / "warehouse.duckdb"), read_only=True) as house:
+
+        def one(text: str):
+            return house.execute(text).fetchone()[0]
+
+        sold = one("SELECT SUM(units) FROM FactSales")
+        twice = "SELECT COUNT(*) FROM (SELECT item_id, period FROM FactSales GROUP BY ALL HAVING COUNT(*) > 1)"
+        assert sold > 500 and one(twice) == 0
+        assert one("SELECT MAX(availability) FROM FactItemMonth") <= 1 and one("SELECT COUNT(*) FROM FactStockMovement") > 500
+        assert one("SELECT COUNT(*) FROM CurrentSalesForecast WHERE job = 'vinyl'") == len(frame)
+        assert one("SELECT COUNT(*) FROM FactPriceForecast") == 0
+    assert "What to reorder" in (run / "report.html").read_text() and all(ok for _, ok, _ in book.store.checks())
+    before = book.times()
+    assert book.make().returncode == 0 and book.times() == before, "nothing is made twice"
+
+
+@pytest.fixture(scope="module")
+def served(finished, record_shop, emulator, tmp_path_factory) -> dict[str, tuple[Book, Book]]:
+    """Both jobs again, side by side, against BigQuery: prices from the facts of the finished run, the shop from its files.
+
+    By job: (the book on DuckDB, the book on BigQuery).
+    """
+    url, home = "bigquery:test-project.shop", tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in emulator.environ.items():
+            patch.setenv(name, value)
+        store = connect(url)
+        store.migrate()
+        with duckdb.connect(str(finished.out / "warehouse.duckdb"), read_only=True) as facts:
+            for table in ("FactProductPrice", "DimVariant", "DimDate", "DimShopProduct"):
+                store.append(table, facts.sql(f"FROM {table}").to_arrow_table())
+        pairs = {b.job: (b, Book(home / b.job / "out", b.job, url, emulator.environ)) for b in (finished, record_shop)}
+        both = {job: pair[1].start() for job, pair in pairs.items()}
+        for job, making in both.items():
+            said = making.communicate(timeout=400)[1]
+            assert making.returncode == 0, f"{job}: {said[-3000:]}"
+        yield pairs
+
+
+@pytest.mark.parametrize("job", ["prices", "vinyl"])
+def test_bigquery_and_duckdb_give_the_same_bytes_and_serve_the_same_rows(served, job):
+    here, there = served[job]
+    assert there.manifest["run_id"] == here.manifest["run_id"] and there.manifest["receipt"]["status"] == "published"
+    named = {k for k, v in here.manifest["files"].items() if v != there.manifest["files"][k]}
+    assert named <= {"quarantine.parquet"}, "only the names of the shop's own files differ"
+    ours, theirs = (book.store.current(job).drop_columns(["created_at", "published_at"]) for book in (here, there))
+    assert ours.num_rows > 0 and theirs.equals(ours)
+    assert theirs.num_rows == len(pd.read_parquet(there.run / "forecast.parquet"))
+    assert all(ok for _, ok, _ in there.store.checks())
+    model = "SELECT * FROM DimModel WHERE model_id = {} ORDER BY model_name".format(here.manifest["receipt"]["model_id"])
+    assert stored(there.store, model) == stored(here.store, model)
+
+
+@pytest.mark.parametrize("table", ["FactSales", "FactStockMovement", "FactItemMonth", "DimItem"])
+def test_the_facts_of_a_shops_files_are_the_same_in_bigquery(served, table):
+    here, there = served["vinyl"]
+    order = "item_id" if table == "DimItem" else "item_id, 2"
+    facts = stored(here.store, f"SELECT * FROM {table} ORDER BY {order}")
+    assert facts and stored(there.store, f"SELECT * FROM {table} ORDER BY {order}") == facts
+
+
+def test_a_second_run_against_bigquery_does_nothing(served):
+    book = served["prices"][1]
+    before = book.times()
+    again = book.make()
+    assert again.returncode == 0 and "Nothing to be done" in again.stdout and book.times() == before
+
+
+def test_a_dataset_that_does_not_exist_is_named_and_not_made(served):
+    book = served["prices"][1]
+    done = book.make("forecast", "WAREHOUSE=bigquery:test-project.shpo", f"OUT={book.out}/other")
+    assert done.returncode != 0 and "bigquery:test-project.shpo does not exist: check PROJECT and DATASET" in done.stderr
+    assert not connect("bigquery:test-project.shpo").exists() and "Traceback" not in done.stderr
 
 
 def test_killed_in_every_step_and_resumed(finished, tmp_path):
@@ -388,29 +482,3 @@ def test_a_dry_run_of_a_job_that_has_no_data_yet_writes_nothing(tmp_path, job):
     book = Book(tmp_path / "out")
     dry = book.make("-n", "forecast", f"JOB={job}")
     assert dry.returncode == 0 and "01_ingest" in dry.stdout and not list(book.out.iterdir()), dry.stderr
-
-
-def test_a_record_shop_from_its_files_to_published_quantiles(tmp_path):
-    book = Book(tmp_path / "out")
-    first = book.make("forecast", "JOB=vinyl")
-    assert first.returncode == 0, first.stderr[-3000:]
-    run = next(p.parent for p in book.out.glob("vinyl/*/manifest.json"))
-    assert all((run / f"{step}.html").is_file() for step in STEPS)
-    assert json.loads((run / "manifest.json").read_text())["status"] == "done"
-    frame, series = pd.read_parquet(run / "forecast.parquet"), pd.read_parquet(run / "series.parquet")
-    assert len(series) == 12 and series["stock"].notna().all() and (frame[["q05", "q50", "q95", "q99"]] % 1 == 0).all(axis=None)
-    assert len(pd.read_parquet(run / "quarantine.parquet")), "the generated shop has rows that are wrong, as real ones have"
-    with duckdb.connect(str(book.out / "warehouse.duckdb"), read_only=True) as house:
-
-        def one(text: str):
-            return house.execute(text).fetchone()[0]
-
-        sold = one("SELECT SUM(units) FROM FactSales")
-        twice = "SELECT COUNT(*) FROM (SELECT item_id, period FROM FactSales GROUP BY ALL HAVING COUNT(*) > 1)"
-        assert sold > 500 and one(twice) == 0
-        assert one("SELECT MAX(availability) FROM FactItemMonth") <= 1 and one("SELECT COUNT(*) FROM FactStockMovement") > 500
-        assert one("SELECT COUNT(*) FROM CurrentSalesForecast WHERE job = 'vinyl'") == len(frame)
-        assert one("SELECT COUNT(*) FROM FactPriceForecast") == 0
-    assert "What to reorder" in (run / "report.html").read_text() and all(ok for _, ok, _ in book.store.checks())
-    before = book.times()
-    assert book.make("forecast", "JOB=vinyl").returncode == 0 and book.times() == before, "nothing is made twice"

@@ -204,3 +204,21 @@ def test_the_default_as_of_date_is_a_period_that_is_over():
     month = today().replace(day=1)
     assert newest((first.replace(day=1), month), tiny(freq="MS")) == (month - dt.timedelta(days=1)).replace(day=1)
     assert newest((monday, monday), tiny(freq="W-MON")) == monday, "there is no other"
+
+
+def test_sales_read_from_bigquery_are_those_read_from_duckdb(house, emulator, monkeypatch):
+    for name, value in emulator.environ.items():
+        monkeypatch.setenv(name, value)
+    served = connect("bigquery:test-project.sales_facts")
+    served.migrate()
+    with pytest.raises(SourceError, match="has no facts, the table is empty"):
+        READ.span(SOURCE, served)
+    sample_rows = sample.sales(30)
+    for store in (house, served):
+        for table, rows in sample_rows.items():
+            store.append(table, rows, replacing=("item_id",))
+    own = WarehouseSales(kind="warehouse_sales", static=["department"])
+    assert READ.span(own, house) == READ.span(own, served)
+    as_of = READ.span(own, house)[1]
+    pd.testing.assert_frame_equal(READ.read(own, house, as_of).frame, READ.read(own, served, as_of).frame)
+    assert READ.fingerprint(own, house, as_of) == READ.fingerprint(own, served, as_of)

@@ -341,3 +341,17 @@ def test_checks_find_a_damaged_set(house):
     stored(house, "INSERT INTO PublishLedger SELECT * FROM PublishLedger")
     bad = {name for name, ok, _ in house.checks() if not ok}
     assert bad == {"counts", "ledger", "current", "bounds"}
+
+
+def test_a_shops_decimals_and_its_own_spelling_of_names_are_read_and_written(bare):
+    house = shop(
+        bare,
+        "CREATE TABLE FactProductPrice (Price_Fact_ID INT64, variant_id INT64 NOT NULL, date_id INT64, "
+        "current_price NUMERIC(12, 2), original_price NUMERIC(12, 2), is_available BOOL, scraper STRING)",
+    )
+    house.migrate()
+    fact = {"price_fact_id": 1, "variant_id": 7, "date_id": 20240301, "current_price": 1.99, "original_price": 2.29}
+    house.append("FactProductPrice", pa.Table.from_pylist([{**fact, "is_available": True}]))
+    window = {"from_date_id": 20240101, "to_date_id": 20240401}
+    assert house.query("price_facts", window).to_pylist() == [{**fact, "is_available": True}]
+    assert stored(house, "SELECT scraper FROM FactProductPrice") == [(None,)], "a column that is not ours is left alone"

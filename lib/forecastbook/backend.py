@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecastbook.publication import FORECASTS, Publication, day_of, prepare
-from forecastbook.schema import WarehouseError, changes, located, results, statement, views
+from forecastbook.schema import WarehouseError, changes, fitted, located, results, statement, views
 
 log = logging.getLogger(__name__)
 ALWAYS = date(1900, 1, 1), date(9999, 12, 31)
@@ -50,6 +50,18 @@ class Warehouse(ABC):
         """
 
     @abstractmethod
+    def columns(self) -> dict[str, dict[str, str]]:
+        """The types of all columns that are there, by table and column in lower case; empty where there is nothing yet."""
+
+    @abstractmethod
+    def lacking(self) -> list[str]:
+        """What migrate() would do now, one line each; nothing is done. Raises the same errors."""
+
+    @abstractmethod
+    def held(self, table: str) -> int | None:
+        """How many rows a table holds; None where it is not there or does not say."""
+
+    @abstractmethod
     def append(self, table: str, rows: pa.Table, replacing: tuple[str, ...] = ()) -> int:
         """Add rows to a table, all or none; returns how many. ``replacing`` names key columns: stored rows that share
         their key with a new row are deleted in the same transaction, so that a repeat does not double anything."""
@@ -76,7 +88,7 @@ class Warehouse(ABC):
         if found is None:
             return schema.empty_table()
         try:
-            return found.select(schema.names).cast(schema)
+            return fitted(found, schema)
         except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise WarehouseError(f"query {name}: the result does not fit its declared schema ({error})") from error
 
@@ -156,6 +168,10 @@ class Warehouse(ABC):
             faults = found["faults"][0].as_py() if found.num_rows else 0
             out.append((name, faults == 0, text if not faults else f"{faults} faults against: {text}"))
         return out
+
+    def ddl(self) -> list[str]:
+        """The statements that make an empty warehouse ours; nothing is asked of it."""
+        return self._statements({})
 
     # -- what a backend's own code shares ---------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import ipaddress
+import itertools
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from io import BytesIO
 from pathlib import Path
 
 import google.auth
+import google.auth.transport.requests
 import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
@@ -30,21 +32,32 @@ from google.auth import exceptions as auth
 from google.auth import impersonated_credentials
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
+from sqlglot import exp
 
 from forecastbook.backend import Warehouse
 from forecastbook.publication import FORECASTS, Publication, absent
-from forecastbook.schema import WarehouseError, conform, located, results, statement, tables, views
+from forecastbook.schema import WarehouseError, conform, fitted, located, results, statement, tables, views
 
 log = logging.getLogger(__name__)
 
 SCOPE = "https://www.googleapis.com/auth/bigquery"
+WIDE = "https://www.googleapis.com/auth/cloud-platform"  # of a login that asks for another account's token: less is refused
 MAXIMUM = 100 * 10**9  # bytes that one query may read, unless BIGQUERY_MAXIMUM_BYTES_BILLED says otherwise
+DESCRIPTION = "Forecasts, and the facts behind them. Tables are made by make warehouse."  # of a dataset that is made here
 LARGE = 10_000  # rows from which a result is read through the Storage Read API
 ATTEMPTS = 5  # times that a job which failed for a passing reason is begun anew
 PASSING = {"rateLimitExceeded", "backendError", "internalError", "badGateway", "jobBackendError", "jobInternalError",
            "jobRateLimitExceeded"}  # fmt: skip
 BROKEN = (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout,
           requests.exceptions.ChunkedEncodingError, concurrent.futures.TimeoutError, auth.TransportError)  # fmt: skip
+ACCOUNTS = {  # module of google-auth -> what such credentials are
+    "impersonated_credentials": "impersonating",
+    "oauth2.service_account": "service account",
+    "compute_engine": "service account of this machine",
+    "identity_pool": "workload identity federation",
+    "external_account": "workload identity federation",
+    "oauth2.credentials": "user login (gcloud auth application-default login)",
+}
 KINDS = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", datetime: "TIMESTAMP", date: "DATE"}
 
 
@@ -95,17 +108,20 @@ class BigQuery(Warehouse):
         if emulator_host("BIGQUERY_EMULATOR_HOST"):
             return AnonymousCredentials()
         key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-        roots = {Path(__file__).resolve().parents[2], Path.cwd().resolve()}
+        here = Path.cwd().resolve()
+        roots = [Path(__file__).resolve().parents[2], *[d for d in (here, *here.parents) if (d / ".git").exists()][:1]]
         if key and any(Path(key).expanduser().resolve().is_relative_to(root) for root in roots):
             raise WarehouseError(
                 f"GOOGLE_APPLICATION_CREDENTIALS={key} lies inside the repository, where a commit would publish it: "
                 "move the key elsewhere, or better use `gcloud auth application-default login`"
             )
+        target = os.environ.get("GOOGLE_IMPERSONATE_SERVICE_ACCOUNT")
         try:
-            found, _ = google.auth.default(scopes=[SCOPE])
+            found, _ = google.auth.default(scopes=[WIDE if target else SCOPE])
         except auth.GoogleAuthError as error:
             raise _explained(error, "BigQuery") from error
-        target = os.environ.get("GOOGLE_IMPERSONATE_SERVICE_ACCOUNT")
+        except (OSError, ValueError, AttributeError) as error:  # a directory, not text, JSON of another kind
+            raise WarehouseError(f"GOOGLE_APPLICATION_CREDENTIALS={key} is no key file: {_line(error)}") from error
         if not target:
             return found
         return impersonated_credentials.Credentials(found, target_principal=target, target_scopes=[SCOPE])
@@ -158,26 +174,31 @@ class BigQuery(Warehouse):
         """A job begun under ``name`` and waited for; ``begin(job_id)`` sends it. Returns it done.
 
         The id is looked up before it is sent again, and adopted when it is there. A job that failed for a passing reason is
-        begun anew under the next attempt's id. Raises _Failed for any other failure.
+        begun anew under the next attempt's id, and so is an adopted one that failed: perhaps long ago, what was wrong may be
+        mended since. Raises _Failed for any other failure.
         """
-        pauses = exponential_sleep_generator(self.pause, 30.0)
-        for attempt in range(ATTEMPTS):
+        pauses, tries = exponential_sleep_generator(self.pause, 30.0), 0
+        for attempt in itertools.count():
             job_id = f"forecastbook-{name}-{attempt}"
+            job, adopted = self._begun(job_id, begin)
             try:
-                return self._waited(self._begun(job_id, begin))
+                return self._waited(job)
             except _Failed as failed:
-                if attempt + 1 == ATTEMPTS or not _passing(failed.cause):
+                if adopted:
+                    continue
+                tries += 1
+                if tries == ATTEMPTS or not _passing(failed.cause):
                     raise
                 pause = next(pauses)
                 log.warning("%s: job %s failed (%s); once more in %.1f s", self.url, job_id, _line(failed.cause), pause)
                 time.sleep(pause)
-        raise AssertionError("unreachable")
 
     def _begun(self, job_id: str, begin):
+        """A job, and whether it was there already."""
         sent = False
 
         def found():
-            return self.client.get_job(job_id, location=self.location, retry=None, timeout=self.wait)
+            return self.client.get_job(job_id, location=self.location, retry=None, timeout=self.wait), True
 
         def once():
             nonlocal sent
@@ -186,21 +207,27 @@ class BigQuery(Warehouse):
                     return found()
             sent = True
             try:
-                return begin(job_id)
+                return begin(job_id), False
             except exceptions.Conflict:
                 return found()
 
         return self._patiently(once)
 
     def _waited(self, job):
+        until = time.monotonic() + self.job_wait
+
         def result():
-            try:
-                job.result(retry=None, timeout=self.job_wait)
-            except exceptions.GoogleAPICallError as error:
-                if job.state == "DONE" and job.error_result:
-                    raise _Failed(error) from error
-                raise
-            return job
+            while True:
+                try:
+                    job.result(retry=None, timeout=self.wait)
+                    return job
+                except concurrent.futures.TimeoutError:  # a job may take longer than a reply
+                    if time.monotonic() > until:
+                        raise
+                except exceptions.GoogleAPICallError as error:
+                    if job.state == "DONE" and job.error_result:
+                        raise _Failed(error) from error
+                    raise
 
         return self._patiently(result)
 
@@ -240,6 +267,7 @@ class BigQuery(Warehouse):
                 job_retry=None,
                 api_timeout=self.wait,
                 wait_timeout=self.job_wait,
+                page_size=LARGE // 4,  # the client stays with REST where a third of the rows came with the first reply
             )
         )
 
@@ -253,15 +281,18 @@ class BigQuery(Warehouse):
         )
         return job.total_bytes_processed or 0
 
-    def _load(
-        self, table: str, rows: pa.Table, name: str, columns: pa.Schema | None = None, disposition="WRITE_APPEND"
-    ) -> None:
-        """Rows as one load job: all of them or none."""
-        columns = columns or tables()[table]
-        buffer = BytesIO()
-        pq.write_table(rows, buffer)
+    def _load(self, table: str, rows: pa.Table, name: str, disposition: str = "WRITE_APPEND") -> None:
+        """Rows as one load job: all of them or none. Types and modes are those of the table, which a shop may have made."""
+        full, buffer = ".".join((*self.place, table)), BytesIO()
+        found = self._patiently(lambda: self.client.get_table(full, retry=None, timeout=self.wait)).schema
+        stored = {field.name.lower(): field for field in found}
+        if lacking := [column for column in rows.column_names if column.lower() not in stored]:
+            raise WarehouseError(f"{self.url}: {table} lacks the column {', '.join(lacking)}: make warehouse adds it")
+        fields = [stored[column.lower()] for column in rows.column_names]
+        columns = pa.schema([_arrow(field, kind) for field, kind in zip(fields, rows.schema.types, strict=True)])
+        pq.write_table(rows.rename_columns(columns.names).cast(columns), buffer)
         settings = bigquery.LoadJobConfig(
-            schema=_fields(columns),
+            schema=fields,
             source_format="PARQUET",
             write_disposition=disposition,
             create_disposition="CREATE_NEVER",
@@ -271,30 +302,100 @@ class BigQuery(Warehouse):
         def begin(job_id: str):
             return self.client.load_table_from_file(
                 buffer,
-                ".".join((*self.place, table)),
+                full,
                 rewind=True,
                 size=buffer.getbuffer().nbytes,
                 job_id=job_id,
                 location=self.location,
                 job_config=settings,
-                timeout=self.job_wait,
+                num_retries=0,  # the client would send it again unasked, and wait by a clock of its own
+                timeout=self.wait,
             )
 
         self._job(name, begin)
 
     @contextlib.contextmanager
-    def _staged(self, table: str, rows: pa.Table, name: str):
+    def _staged(self, table: str, rows: pa.Table):
         """Rows in a table of their own beside ``table``, for one statement; its name in full. Gone afterwards, or in a day."""
-        full = bigquery.Table(".".join((*self.place, f"forecastbook_staging_{name}")))
-        nullable = pa.schema([f.with_nullable(True) for f in tables()[table]])
-        full.schema = _fields(nullable)
+        full = bigquery.Table(".".join((*self.place, f"forecastbook_staging_{uuid.uuid4().hex}")))
+        full.schema = _fields(tables()[table])
         full.expires = datetime.now(UTC) + timedelta(days=1)
         self._patiently(lambda: self.client.create_table(full, exists_ok=True, retry=None, timeout=self.wait))
         try:
-            self._load(full.table_id, rows, f"stage-{uuid.uuid4().hex}", nullable, "WRITE_TRUNCATE")
+            self._load(full.table_id, rows, f"stage-{uuid.uuid4().hex}", "WRITE_TRUNCATE")
             yield f"`{full.table_id}`"
         finally:
             self._patiently(lambda: self.client.delete_table(full, not_found_ok=True, retry=None, timeout=self.wait))
+
+    # -- what make doctor asks; nothing is written ------------------------------------------------------------------------
+
+    def account(self) -> str:
+        """Who asks, in words; a token was fetched for it. Raises WarehouseError where there is nobody, or the login ran out."""
+        if emulator := emulator_host("BIGQUERY_EMULATOR_HOST"):
+            return f"none needed: emulator at {emulator}"
+        with self._errors("credentials"):
+            found = self.client._credentials
+            self._patiently(lambda: found.refresh(google.auth.transport.requests.Request()))
+        kind = next((words for name, words in ACCOUNTS.items() if name in type(found).__module__), type(found).__name__)
+        name = getattr(found, "service_account_email", None) or getattr(found, "account", None)
+        key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+        return f"{kind}{f' {name}' if name else ''}{f', from {key}' if key else ''}"
+
+    def user(self) -> str:
+        """The account that BigQuery itself sees. It was let run a query to say so, one that reads nothing."""
+        with self._errors("run a query"):
+            self._estimate("SELECT SESSION_USER()", None)
+            return str(next(iter(self._rows("SELECT SESSION_USER()")))[0])
+
+    def may(self, table: str, rights: list[str]) -> list[str] | None:
+        """Those of ``rights`` that the account has on a table; None where the service cannot be asked."""
+        with self._errors("permissions"):
+            try:
+                found = self._patiently(
+                    lambda: self.client.test_iam_permissions(
+                        ".".join((*self.place, table)), rights, retry=None, timeout=self.wait
+                    )
+                )
+            except (exceptions.NotFound, exceptions.MethodNotAllowed, exceptions.MethodNotImplemented):
+                return None
+        return [right for right in rights if right in found.get("permissions", [])]
+
+    def try_to_make(self, table: str) -> None:
+        """Raise WarehouseError unless the account may make a table in the dataset: a dry run, nothing is made."""
+        with self._errors(f"make a table such as {table}"):
+            self._estimate(f"CREATE TABLE {table} (id INT64)", None)
+
+    def session(self, table: str) -> str | None:
+        """Open a session of the Storage Read API on a table and read nothing of it; its place. None without such a server."""
+        if self.reader is None:
+            return None
+        from google.cloud.bigquery_storage import types
+
+        project, dataset = self.place
+        wanted = types.ReadSession(
+            table=f"projects/{project}/datasets/{dataset}/tables/{table}", data_format=types.DataFormat.ARROW
+        )
+        with self._errors("open a read session"):
+            made = self._patiently(
+                lambda: self.reader.create_read_session(
+                    parent=f"projects/{project}",
+                    read_session=wanted,
+                    max_stream_count=1,
+                    retry=None,
+                    timeout=self.wait,
+                )
+            )
+        return made.name.split("/locations/")[-1].split("/")[0]
+
+    def held(self, table: str) -> int | None:
+        with self._errors(), contextlib.suppress(exceptions.NotFound):
+            name = ".".join((*self.place, table))
+            return self._patiently(lambda: self.client.get_table(name, retry=None, timeout=self.wait)).num_rows
+        return None
+
+    def columns(self) -> dict[str, dict[str, str]]:
+        with self._errors("look at the tables"):
+            return self._columns() if self._there() else {}
 
     # -- primitives -------------------------------------------------------------------------------------------------------
 
@@ -340,7 +441,7 @@ class BigQuery(Warehouse):
         batches = []
         for batch in rows.to_arrow_iterable(bqstorage_client=reader):
             if batch.num_rows:
-                batches += pa.Table.from_batches([batch]).select(schema.names).cast(schema).to_batches()
+                batches += fitted(pa.Table.from_batches([batch]), schema).to_batches()
         return pa.Table.from_batches(batches, schema)
 
     def estimate(self, name: str, params: dict) -> int:
@@ -351,16 +452,11 @@ class BigQuery(Warehouse):
     def migrate(self, dry: bool = False) -> list[str]:
         with self._errors("migrate"):
             if dry:
-                return self._statements(self._columns() if self._there() else {})
+                return self._statements(self._columns()) if self._there() else self.ddl()
             if self._migrated:  # within one process once is enough: it costs two queries
                 return []
             done = [] if self._there() else [self._make_dataset()]
-            changes = self._changes({} if done else self._columns())
-            stored = {} if done else self._views()
-            for name, tree in views().items():
-                text = located(tree, self.place)
-                if stored.get(name.lower()) != _body(text):
-                    changes.append((f"made {name}", text))
+            changes = self._lacking(not done)
             for what, _ in changes:
                 self._announce(what)
             if changes:
@@ -368,10 +464,30 @@ class BigQuery(Warehouse):
             self._migrated = True
         return done + [what for what, _ in changes]
 
+    def lacking(self) -> list[str]:
+        with self._errors("look at the tables"):
+            made = [] if self._there() else [f"made dataset {'.'.join(self.place)}"]
+            return made + [what for what, _ in self._lacking(not made)]
+
+    def _lacking(self, there: bool) -> list[tuple[str, str]]:
+        changes = self._changes(self._columns() if there else {})
+        stored = self._views() if there else {}
+        for name, tree in views().items():
+            text = located(tree, self.place)
+            if stored.get(name.lower()) != _body(text):
+                changes.append((f"made {name}", text))
+        return changes
+
+    def ddl(self) -> list[str]:
+        project, dataset = self.place
+        told = {"description": DESCRIPTION, **({"location": place} if (place := os.environ.get("BIGQUERY_LOCATION")) else {})}
+        options = ", ".join(f"{key} = {exp.Literal.string(text).sql('bigquery')}" for key, text in told.items())
+        return [f"CREATE SCHEMA IF NOT EXISTS `{project}`.`{dataset}` OPTIONS ({options})", *super().ddl()]
+
     def _make_dataset(self) -> str:
         dataset = bigquery.Dataset(".".join(self.place))
         dataset.location = os.environ.get("BIGQUERY_LOCATION") or None
-        dataset.description = "Forecasts, and the facts behind them. Tables are made by make warehouse."
+        dataset.description = DESCRIPTION
         self._dataset = self._patiently(
             lambda: self.client.create_dataset(dataset, exists_ok=True, retry=None, timeout=self.wait)
         )
@@ -404,7 +520,7 @@ class BigQuery(Warehouse):
                 self._load(table, rows, f"append-{uuid.uuid4().hex}")
             else:
                 same = " AND ".join(f"stored.`{name}` = incoming.`{name}`" for name in replacing)
-                with self._staged(table, rows, uuid.uuid4().hex) as staged:
+                with self._staged(table, rows) as staged:
                     self._exchange(table, f"EXISTS (SELECT 1 FROM {staged} AS incoming WHERE {same})", staged)
         return rows.num_rows
 
@@ -459,7 +575,7 @@ class BigQuery(Warehouse):
             if n:  # another run of the same name, with other rows, came in between
                 break
             # else a job of this name was done long ago, and its rows were deleted since: take the next name
-        with self._staged(p.table, p.rows, self._token(p)) as staged:
+        with self._staged(p.table, p.rows) as staged:
             self._exchange(p.table, "as_of = @as_of AND run_id = @run_id", staged, run)
         n = count()
         if n != wanted:
@@ -471,7 +587,7 @@ class BigQuery(Warehouse):
     def _add(self, table: str, key: str, rows: pa.Table) -> None:
         columns = ", ".join(f"`{name}`" for name in rows.column_names)
         values = ", ".join(f"incoming.`{name}`" for name in rows.column_names)
-        with self._staged(table, rows, uuid.uuid4().hex) as staged:
+        with self._staged(table, rows) as staged:
             self._statement(
                 f"MERGE INTO {table} AS stored USING {staged} AS incoming ON stored.{key} = incoming.{key} "
                 f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
@@ -528,11 +644,15 @@ def _parameter(name: str, value):
 
 
 def _fields(columns: pa.Schema) -> list[bigquery.SchemaField]:
-    """An Arrow schema as BigQuery's."""
+    """An Arrow schema as BigQuery's, all columns nullable."""
     kinds = {pa.int64(): "INT64", pa.float64(): "FLOAT64", pa.string(): "STRING", pa.bool_(): "BOOL", pa.date32(): "DATE"}
-    return [
-        bigquery.SchemaField(f.name, kinds.get(f.type, "TIMESTAMP"), "NULLABLE" if f.nullable else "REQUIRED") for f in columns
-    ]
+    return [bigquery.SchemaField(f.name, kinds.get(f.type, "TIMESTAMP")) for f in columns]
+
+
+def _arrow(field: bigquery.SchemaField, ours: pa.DataType) -> pa.Field:
+    """A stored column as the column of Arrow that is loaded into it: ours, or exact decimals where a shop keeps such."""
+    kind = {"NUMERIC": pa.decimal128(38, 9), "BIGNUMERIC": pa.decimal256(76, 38)}.get(field.field_type)
+    return pa.field(field.name, kind or ours, nullable=field.mode != "REQUIRED")
 
 
 def _body(create: str) -> str:
@@ -552,6 +672,8 @@ def _passing(error: Exception) -> bool:
     """Whether an error will pass: the same request may succeed in a while."""
     if isinstance(error, BROKEN) and not isinstance(error, requests.exceptions.SSLError):
         return True
+    if isinstance(error, auth.GoogleAuthError):
+        return error.retryable
     if not isinstance(error, exceptions.GoogleAPICallError):
         return False
     if isinstance(error, exceptions.Forbidden):  # a limit on the rate passes, a missing right does not
@@ -572,11 +694,18 @@ def _explained(error: Exception, where: str, what: str = "") -> WarehouseError:
     if isinstance(error, exceptions.RetryError) and error.cause is not None:
         error = error.cause
     text, reason = _line(error), _reason(error)
-    if isinstance(error, auth.GoogleAuthError | exceptions.Unauthorized) and not isinstance(error, auth.TransportError):
-        advice = (
-            "authentication failed: run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a "
-            "key file outside the repository"
-        )
+    if isinstance(error, auth.GoogleAuthError | exceptions.Unauthorized) and not _passing(error):
+        target = os.environ.get("GOOGLE_IMPERSONATE_SERVICE_ACCOUNT")
+        if target and "impersonated" in text.lower():
+            advice = (
+                f"authentication failed: the login may not act as {target} (GOOGLE_IMPERSONATE_SERVICE_ACCOUNT): it needs "
+                "roles/iam.serviceAccountTokenCreator on that account"
+            )
+        else:
+            advice = (
+                "authentication failed: run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS "
+                "to a key file outside the repository"
+            )
     elif reason == "bytesBilledLimitExceeded" or "bytesBilledLimitExceeded" in text:
         advice = "read fewer days (source.history_days), or raise BIGQUERY_MAXIMUM_BYTES_BILLED"
     elif reason == "quotaExceeded":
@@ -586,7 +715,7 @@ def _explained(error: Exception, where: str, what: str = "") -> WarehouseError:
     elif isinstance(error, exceptions.NotFound):
         advice = "check PROJECT and DATASET in WAREHOUSE; make warehouse makes what is missing"
     elif _passing(error):
-        advice = "BigQuery could not be reached or was too busy for too long; what readers see is unchanged: run again"
+        advice = "BigQuery could not be reached or was too busy for too long; nothing is half done: run again"
     else:
-        advice = "what readers see is unchanged"
+        advice = "nothing is half done"
     return WarehouseError(f"{where}: {what + ': ' if what else ''}{text}: {advice}")

@@ -15,6 +15,7 @@ import datetime as dt
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from forecastbook.run import STEPS, Run, RunError
 
 log = logging.getLogger("forecastbook")
 ROOT = Path(__file__).resolve().parents[2]
+LESS = "fewer series (max_series) or a smaller model.batch_size need less memory"
 MARK = "FORECASTBOOK_RUN"  # in the environment of a kernel and of all it starts
 CELL_TIMEOUT = 3600  # seconds a cell may take
 MADE = {
@@ -314,10 +316,12 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
         except CellTimeoutError as error:
             reason = f"a cell took longer than {timeout} s: {' '.join(str(error).split())[:300]}"
         except DeadKernelError:
-            reason = "the kernel died (killed, or out of memory)"
+            reason = f"the kernel died (killed, or out of memory): {LESS}"
         except PapermillException as error:
             said = " ".join(str(getattr(error, "evalue", error)).split())[:600]
             reason = f"{getattr(error, 'ename', type(error).__name__)}: {said}"
+            if re.search(r"MemoryError|allocate memory|out of memory", reason) and "model.device" not in reason:
+                reason += f": {LESS}"
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:600] or type(error).__name__
         except OSError as error:

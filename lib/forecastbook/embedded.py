@@ -174,6 +174,30 @@ class DuckDB(Warehouse):
                 connection.begin()
         return done
 
+    def columns(self) -> dict[str, dict[str, str]]:
+        if not self.exists():
+            return {}
+        with self._open(read_only=True) as connection:
+            return self._columns(connection)
+
+    def lacking(self) -> list[str]:
+        have, stored = {}, {}
+        if self.exists():
+            with self._open(read_only=True) as connection:
+                have, stored = self._columns(connection), self._views(connection)
+        done = [what for what, _ in self._changes(have)]
+        with duckdb.connect(config=self.config) as empty:  # only DuckDB knows how it would write a view down
+            for text in self.ddl():
+                empty.execute(text)
+            wanted = self._views(empty)
+        return done + [f"made {name}" for name in wanted if stored.get(name) != wanted[name]]
+
+    def held(self, table: str) -> int | None:
+        if table.lower() not in self.columns():
+            return None
+        with self._open(read_only=True) as connection:
+            return _fetched(connection, f'SELECT COUNT(*) FROM "{table}"')[0][0]
+
     @staticmethod
     def _columns(connection) -> dict[str, dict[str, str]]:
         found = _fetched(

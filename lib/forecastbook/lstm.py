@@ -219,7 +219,8 @@ def _loop(model: Model, data, device, progress, on_epoch) -> dict:
             schedule.step()
             losses.append(loss)
         train_loss, validation_loss = float(np.mean(losses)) if losses else None, data.validate(net, device)
-        better = validation_loss is None or best_loss is None or validation_loss < best_loss
+        ran_away = train_loss is not None and not math.isfinite(train_loss)
+        better = not ran_away and (validation_loss is None or best_loss is None or validation_loss < best_loss)
         waited = 0 if better else waited + 1
         if better:
             best, best_loss = _copy(net), validation_loss
@@ -230,7 +231,13 @@ def _loop(model: Model, data, device, progress, on_epoch) -> dict:
         )
         if on_epoch:
             on_epoch(model.history[-1])
-        if waited >= hyper["patience"]:
+        if ran_away:
+            log.warning(
+                "lstm: the loss of epoch %d is no number, so the weights of before are kept: lower finetune.learning_rate, or "
+                "model.learning_rate where a network is trained from nothing",
+                epoch,
+            )
+        if ran_away or waited >= hyper["patience"]:
             break
     return best
 
@@ -244,9 +251,11 @@ def _backward(net, data, rows, device, draw, batch):
             return None, batch
         loss.backward()
         return float(loss.detach()), batch
-    except torch.cuda.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError as error:
         if len(rows) < 2:
-            raise
+            raise LSTMError(
+                "out of GPU memory with one series in a step: set model.device: cpu, or a smaller hidden_size"
+            ) from error
     batch = len(rows) // 2
     log.warning("lstm: out of GPU memory, batch size halved to %d", batch)
     net.zero_grad(set_to_none=True)
@@ -375,7 +384,10 @@ def load_checkpoint(path, **hyper) -> nn.Module:
     """
     hyper, path, remedy = _settings(hyper), Path(path), "Save it with torch.save(network.state_dict(), path)"
     if not path.is_file():
-        raise LSTMError(f"{path}: no such checkpoint file; correct the path, or leave it out to train from the start")
+        raise LSTMError(
+            f"{path}: no such checkpoint file; correct finetune.base (a relative path starts at {Path.cwd()}), or leave it out "
+            "to start from the champion"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of the formats that are refused below anyway

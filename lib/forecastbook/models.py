@@ -109,6 +109,10 @@ def load(directory: Path):
 def checkpoint(name: str, path: Path, **hyper):
     """A model from a foreign file of weights. Raises the model's own error naming path, key and both shapes."""
     if not hasattr(_module(name), "from_checkpoint"):
+        if not path.exists():
+            raise ModelError(
+                f"{path}: model file not found; correct finetune.base (a relative path starts at {Path.cwd()}), or leave it out"
+            )
         raise ModelError(f"{path}: {name} starts from a directory that a run has written, not from a file of weights")
     return _module(name).from_checkpoint(path, **hyper)
 

@@ -51,8 +51,23 @@ class WarehouseSales:
         found = warehouse.query("sales_span", {"last": today()})
         first, last = (found["first_date"][0].as_py(), found["last_date"][0].as_py()) if found.num_rows else (None, None)
         if last is None:
-            raise SourceError(f"FactSales in {warehouse.url} has no usable row up to today ({today()}): units of 0 or more")
+            facts = sum(warehouse.query("sales_stock")["facts"].to_pylist())
+            raise SourceError(
+                f"FactSales in {warehouse.url} has {facts:,} facts and no usable row up to today ({today()}), which is one of "
+                "units of 0 or more and of an item in DimItem: fill that table too, or point WAREHOUSE elsewhere"
+            )
         return first, last
+
+    def asks(self, source, as_of) -> dict[str, dict]:
+        """Every query that a run as of then sends to read its facts, with its parameters; none is sent here."""
+        as_of, days = as_day(as_of), source.history_days
+        start = FIRST if days is None else max(as_of - timedelta(days=days - 1), FIRST)
+        return {
+            "sales_stock": {},
+            "sales_span": {"last": today()},
+            "sales_facts": {"first": start, "last": as_of},
+            "sales_items": {},
+        }
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of the rows that a run as of then reads; titles do not count."""
@@ -65,8 +80,8 @@ class WarehouseSales:
         self._ready(source, warehouse)
         as_of = as_day(as_of)
         inside(as_of, self._span(warehouse), warehouse.url)
-        start = FIRST if source.history_days is None else max(as_of - timedelta(days=source.history_days - 1), FIRST)
-        facts, items = warehouse.query("sales_facts", {"first": start, "last": as_of}), warehouse.query("sales_items")
+        asked = self.asks(source, as_of)
+        facts, items = (warehouse.query(name, asked[name]) for name in ("sales_facts", "sales_items"))
         n, sieve = facts.num_rows, Sieve("FactSales", np.arange(1, facts.num_rows + 1))
         codes, item = numbered(facts["item_id"])
         place = pd.Index(items["item_id"].to_numpy()).get_indexer(item)  # (N,) row of DimItem, -1: none
@@ -82,7 +97,8 @@ class WarehouseSales:
         sieve.drop(mask(cells.resolve(lambda rows: (taken(units, rows),)), n), "duplicates resolved")
         if not sieve.ok.any():
             raise SourceError(
-                f"FactSales in {warehouse.url} has no usable row from {start} to {as_of}: {reasons(sieve.counts)}"
+                f"FactSales in {warehouse.url} has no usable row from {asked['sales_facts']['first']} to {as_of}: "
+                f"{reasons(sieve.counts)}; give an AS_OF within the data, or mend the rows"
             )
         revenue = facts["revenue"].to_numpy()
         with np.errstate(divide="ignore", invalid="ignore"):

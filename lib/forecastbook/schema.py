@@ -212,6 +212,23 @@ def statement(name: str, dialect: str) -> tuple[str, frozenset[str]]:
     return tree.sql(dialect, comments=False, unsupported_level=sqlglot.ErrorLevel.RAISE), wanted
 
 
+def asked(name: str) -> list[str]:
+    """The tables of the warehouse that a file of sql/ reads, in the order in which they are declared."""
+    tree = sqlglot.parse_one((SQL / f"{name}.sql").read_text(encoding="utf-8"), read="bigquery")
+    named = {table.name for table in tree.find_all(exp.Table)}
+    return [table for table in tables() if table in named]
+
+
+def pretty(text: str, dialect: str) -> str:
+    """A statement on several lines, for a reader."""
+    return sqlglot.transpile(text, read=dialect, write=dialect, pretty=True)[0]
+
+
+def fitted(found: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A result in its declared schema; columns may be spelt as the shop spells them (``Variant_ID``)."""
+    return found.rename_columns([name.lower() for name in found.column_names]).select(schema.names).cast(schema)
+
+
 def conform(table: str, rows: pa.Table) -> pa.Table:
     """Rows with exactly the columns and types of a table: absent nullable columns become null. Raises WarehouseError."""
     if table not in tables():

@@ -43,6 +43,10 @@ class ShopFiles:
         days = self._shop(source).months(_fills(source)).astype("datetime64[D]")
         return days[0].astype(date), days[-1].astype(date)
 
+    def asks(self, source, as_of) -> dict[str, dict]:
+        """Files are asked no queries."""
+        return {}
+
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of what a run as of then reads: the format of files, their number and the order of their rows do not count."""
         intake = self.read(source, warehouse, as_of)

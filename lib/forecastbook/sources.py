@@ -4,9 +4,9 @@ The frame has one row a series and day: series_id (text), ts (midnight), y (floa
 then covariates. A source never repairs silently: a row that breaks the contract goes to the quarantine with file, row, column,
 value and reason, and everything that is dropped is counted, so that rows read = rows kept + what the counts name.
 
-A source answers four questions about a ``source:`` section of a params file (attributes, or a mapping) and a warehouse:
+A source answers five questions about a ``source:`` section of a params file (attributes, or a mapping) and a warehouse:
 ``there`` (is there anything yet?), ``span`` (first and last date; the last is the default as-of), ``fingerprint`` (have the
-inputs changed?) and ``read`` (the data as known at a date).
+inputs changed?), ``read`` (the data as known at a date) and ``asks`` (which queries would those be? None is sent).
 """
 
 from __future__ import annotations
@@ -66,21 +66,36 @@ class WarehousePrices:
     def span(self, source, warehouse) -> tuple[date, date]:
         """First and newest day with a usable price, not after today. Raises SourceError when there is none."""
         self._ready(source, warehouse)
-        found = warehouse.query("price_span", {"from_date_id": 19000101, "to_date_id": _date_id(today())})
+        found = warehouse.query("price_span", self.asks(source, today())["price_span"])
         first, last = (found["first_date"][0].as_py(), found["last_date"][0].as_py()) if found.num_rows else (None, None)
         if last is None:
+            facts = sum(warehouse.query("price_stock")["facts"].to_pylist())
             raise SourceError(
-                f"FactProductPrice in {warehouse.url} has no usable price up to today ({today()}): available, "
-                "positive, of a variant in DimVariant and a day in DimDate"
+                f"FactProductPrice in {warehouse.url} has {facts:,} facts and no usable price up to today ({today()}), which "
+                "is one that is available, positive, of a variant in DimVariant and a day in DimDate: fill those tables too, "
+                "or point WAREHOUSE elsewhere"
             )
         return first, last
+
+    def asks(self, source, as_of) -> dict[str, dict]:
+        """Every query that a run as of then sends to read its facts, with its parameters; none is sent here."""
+        start, as_of = self._window(source, as_of)
+        window = {"from_date_id": _date_id(start), "to_date_id": _date_id(as_of)}
+        return {
+            "price_stock": {},
+            "price_span": {"from_date_id": 19000101, "to_date_id": _date_id(today())},
+            "price_fingerprint": window,
+            "price_variants": {},
+            "price_days": window,
+            "price_facts": window,
+            "price_strays": {"today_id": _date_id(today())},
+        }
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of a cheap summary of the facts in the window: changes when a fact does, not with their order."""
         self._ready(source, warehouse)
-        start, as_of = self._window(source, as_of)
-        found = warehouse.query("price_fingerprint", {"from_date_id": _date_id(start), "to_date_id": _date_id(as_of)})
-        return digest({"as_of": as_of, "history_days": source.history_days, "facts": found.to_pylist()})
+        found = warehouse.query("price_fingerprint", self.asks(source, as_of)["price_fingerprint"])
+        return digest({"as_of": as_day(as_of), "history_days": source.history_days, "facts": found.to_pylist()})
 
     def read(self, source, warehouse, as_of) -> Intake:
         """The facts of the last ``history_days`` days up to ``as_of``. Past covariate: list_price, NaN where not shown.
@@ -89,9 +104,10 @@ class WarehousePrices:
         """
         self._ready(source, warehouse)
         start, as_of = self._window(source, as_of)
-        window = {"from_date_id": _date_id(start), "to_date_id": _date_id(as_of)}
-        variants, calendar = warehouse.query("price_variants"), warehouse.query("price_days", window)
-        facts = warehouse.query("price_facts", window)
+        asked = self.asks(source, as_of)
+        variants, calendar, facts, strays = (
+            warehouse.query(f"price_{name}", asked[f"price_{name}"]) for name in ("variants", "days", "facts", "strays")
+        )
         n, sieve = facts.num_rows, Sieve("FactProductPrice", facts["price_fact_id"])
 
         codes, variant = numbered(facts["variant_id"])
@@ -131,11 +147,11 @@ class WarehousePrices:
         for rows, price in chunks(facts["original_price"]):
             np.copyto(listed[rows], price, where=(price > 0) & (price < np.inf))
         titles = np.array([i if t is None else t for i, t in zip(ids, titles, strict=True)], dtype=object)
-        n += self._strays(sieve, warehouse)
+        n += self._strays(sieve, strays)
         if not (np.isfinite(y) & sieve.ok).any():
             raise SourceError(
                 f"FactProductPrice in {warehouse.url} has no usable price from {start} to {as_of}: "
-                f"{n} facts, {reasons(sieve.counts)}"
+                f"{n} facts, {reasons(sieve.counts)}; give an AS_OF within the data, or mend the rows"
             )
         notes = {"unavailable": int((~available & sieve.ok).sum())}
         data = {"y": y, "available": available, "title": (None, titles), "list_price": listed}
@@ -153,9 +169,8 @@ class WarehousePrices:
         sieve.reject(mask(odd[(price == 0) & offered], n), "current_price", shown, "zero price")
 
     @staticmethod
-    def _strays(sieve: Sieve, warehouse) -> int:
+    def _strays(sieve: Sieve, found: pa.Table) -> int:
         """Facts outside all possible days never come into a window: quarantine them here, so that they are not silent."""
-        found = warehouse.query("price_strays", {"today_id": _date_id(today())})
         stray = Sieve(sieve.file, found["price_fact_id"].to_numpy())
         ids = found["date_id"].to_numpy()
         stray.reject(ids > _date_id(today()), "date_id", ids, "date in the future")
@@ -217,6 +232,10 @@ class LongFile:
     def span(self, source, warehouse=None) -> tuple[date, date]:
         """First and newest date with an observed value, not after today. Raises SourceError when no row is usable."""
         return self._span(source, *self._parse(source))
+
+    def asks(self, source, as_of) -> dict[str, dict]:
+        """A file is asked no queries."""
+        return {}
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of the rows that a run as of then reads: rows after it, their order and the file's format do not count."""
