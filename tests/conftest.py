@@ -110,9 +110,11 @@ def lines():
     log.setLevel(level)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
-    """A running BigQuery emulator, one for the session; tests keep apart by datasets of their own."""
+    """A running BigQuery emulator; tests keep apart by datasets of their own. Each dataset that is there makes every statement
+    slower, so a module has an emulator of its own, and a test that makes a dataset deletes it.
+    """
     import emulated
 
     try:

@@ -254,6 +254,21 @@ def test_slow_waits_and_then_does_it(proxy, table):
     assert time.monotonic() - start < 0.6
 
 
+def test_slow_on_the_side_after_has_done_it_before_it_waits(proxy, near, table):
+    dataset = table.rpartition(".")[0] + "_slow"
+    proxy.fault("slow", seconds=30, side="after", when=lambda request: request.method == "POST")
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        client(proxy.host).create_dataset(dataset, retry=None, timeout=1)
+    assert near.get_dataset(dataset).dataset_id == dataset.split(".")[1]
+
+
+def test_answer_is_the_proxys_own(proxy, table):
+    proxy.fault("answer", code=418, body={"said": ["tea"]})
+    reply = requests.get(f"http://{proxy.host}/bigquery/v2/anything")
+    assert (reply.status_code, reply.json()) == (418, {"said": ["tea"]})
+    assert client(proxy.host).get_table(table).num_rows is not None, "once"
+
+
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_hold_stops_a_request_until_it_is_released(proxy, near, table, side):
     dataset = table.rpartition(".")[0] + "_held"

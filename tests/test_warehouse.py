@@ -21,11 +21,14 @@ DATASETS = itertools.count()
 def bare(request, tmp_path, monkeypatch):
     """A warehouse without tables."""
     if request.param == "duckdb":
-        return connect(f"duckdb:{tmp_path / 'склад' / 'the warehouse.duckdb'}")
+        yield connect(f"duckdb:{tmp_path / 'склад' / 'the warehouse.duckdb'}")
+        return
     emulator = request.getfixturevalue("emulator")
     for name, value in emulator.environ.items():
         monkeypatch.setenv(name, value)
-    return connect(f"bigquery:test-project.contract_{next(DATASETS)}")
+    house = connect(f"bigquery:test-project.contract_{next(DATASETS)}")
+    yield house
+    house.client.delete_dataset(".".join(house.place), delete_contents=True, not_found_ok=True)
 
 
 @pytest.fixture

@@ -54,8 +54,11 @@ class Warehouse(ABC):
         """The types of all columns that are there, by table and column in lower case; empty where there is nothing yet."""
 
     @abstractmethod
-    def lacking(self) -> list[str]:
-        """What migrate() would do now, one line each; nothing is done. Raises the same errors."""
+    def lacking(self, have: dict[str, dict[str, str]] | None = None) -> list[str]:
+        """What migrate() would do now, one line each; nothing is done. Raises the same errors.
+
+        have: ``columns()``, where they were asked already.
+        """
 
     @abstractmethod
     def held(self, table: str) -> int | None:

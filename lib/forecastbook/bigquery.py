@@ -46,6 +46,7 @@ MAXIMUM = 100 * 10**9  # bytes that one query may read, unless BIGQUERY_MAXIMUM_
 DESCRIPTION = "Forecasts, and the facts behind them. Tables are made by make warehouse."  # of a dataset that is made here
 LARGE = 10_000  # rows from which a result is read through the Storage Read API
 ATTEMPTS = 5  # times that a job which failed for a passing reason is begun anew
+NAMES = 50  # load jobs of one content that may have been done and whose rows are gone
 PASSING = {"rateLimitExceeded", "backendError", "internalError", "badGateway", "jobBackendError", "jobInternalError",
            "jobRateLimitExceeded"}  # fmt: skip
 BROKEN = (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout,
@@ -464,13 +465,13 @@ class BigQuery(Warehouse):
             self._migrated = True
         return done + [what for what, _ in changes]
 
-    def lacking(self) -> list[str]:
+    def lacking(self, have: dict[str, dict[str, str]] | None = None) -> list[str]:
         with self._errors("look at the tables"):
             made = [] if self._there() else [f"made dataset {'.'.join(self.place)}"]
-            return made + [what for what, _ in self._lacking(not made)]
+            return made + [what for what, _ in self._lacking(not made, have)]
 
-    def _lacking(self, there: bool) -> list[tuple[str, str]]:
-        changes = self._changes(self._columns() if there else {})
+    def _lacking(self, there: bool, have: dict[str, dict[str, str]] | None = None) -> list[tuple[str, str]]:
+        changes = self._changes((self._columns() if have is None else have) if there else {})
         stored = self._views() if there else {}
         for name, tree in views().items():
             text = located(tree, self.place)
@@ -521,17 +522,8 @@ class BigQuery(Warehouse):
             else:
                 same = " AND ".join(f"stored.`{name}` = incoming.`{name}`" for name in replacing)
                 with self._staged(table, rows) as staged:
-                    self._exchange(table, f"EXISTS (SELECT 1 FROM {staged} AS incoming WHERE {same})", staged)
+                    self._statement(exchange(table, f"EXISTS (SELECT 1 FROM {staged} AS incoming WHERE {same})", staged))
         return rows.num_rows
-
-    def _exchange(self, table: str, where: str, staged: str, params: dict | None = None) -> None:
-        """Delete the rows of ``table AS stored`` that match and add the staged ones, in one transaction."""
-        columns = ", ".join(f"`{name}`" for name in tables()[table].names)
-        self._statement(
-            f"BEGIN TRANSACTION; DELETE FROM {table} AS stored WHERE {where}; "
-            f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {staged}; COMMIT TRANSACTION;",
-            params,
-        )
 
     def _store(self, publication: Publication) -> dict:
         p, target = publication, FORECASTS[publication.table]
@@ -541,48 +533,37 @@ class BigQuery(Warehouse):
             same = p.same(stored)
             if entry and entry["run_id"] == p.run_id and same:
                 return self._receipt(p, "already published", entry["published_at"], 0)
-            new = absent(p, self.query(target.keys_query, {"ids": p.ids}))
+            new = absent(p, self.query(target.keys_query, {"ids": p.ids}) if p.ids else None)
             if new.num_rows:
                 self._add(target.dimension, target.key, new)
-            if not same:
-                self._put(p, fresh=not stored.num_rows)
+            if not same and not (stored.num_rows == 0 and self._appended(p)):
+                self._replaced(p)
             if p.model is not None:
                 self._statement(statement("record_model", self.dialect)[0], p.model)
-            self._statement(
-                statement("flip_ledger", self.dialect)[0],
-                p.flip(published_at),
-                name=f"flip-{self._token(p, published_at.isoformat())}",
-            )
+            name = f"flip-{self._token(p, published_at.isoformat())}"
+            self._statement(statement("flip_ledger", self.dialect)[0], p.flip(published_at), name)
         return self._receipt(p, "replaced" if entry else "published", published_at, new.num_rows)
 
     def _token(self, p: Publication, *more) -> str:
         """What tells one piece of work from any other: where, what, and whose."""
         return hashlib.sha256(repr((self.place, p.table, p.as_of, p.run_id, p.content_hash, *more)).encode()).hexdigest()[:32]
 
-    def _put(self, p: Publication, fresh: bool) -> None:
-        """The run's rows into the fact table, exactly once. Raises WarehouseError when they are not all there afterwards."""
-        run, wanted = {"as_of": p.as_of, "run_id": p.run_id}, p.rows.num_rows
-
-        def count() -> int:
-            text = f"SELECT COUNT(*) FROM {p.table} WHERE as_of = @as_of AND run_id = @run_id"
-            return self._patiently(lambda: next(iter(self._rows(text, run)))[0])
-
-        for attempt in range(ATTEMPTS if fresh else 0):
+    def _appended(self, p: Publication) -> bool:
+        """The run's rows added to the fact table, exactly once; False when other rows of the same run came in between."""
+        for attempt in range(NAMES):
             self._load(p.table, p.rows, f"load-{self._token(p)}-{attempt}")
-            n = count()
-            if n == wanted:
-                return
-            if n:  # another run of the same name, with other rows, came in between
-                break
-            # else a job of this name was done long ago, and its rows were deleted since: take the next name
+            stored = self.published(p.run_id, p.table, p.as_of)
+            if stored.num_rows:
+                return p.same(stored)
+            # a job of this name was done long ago, and its rows were deleted since: take the next name
+        raise WarehouseError(f"{self.url}: the rows of run {p.run_id} were loaded {NAMES} times and are not in {p.table}")
+
+    def _replaced(self, p: Publication) -> None:
+        """Other rows of this very run go, ours come, and the ledger counts them if it names the run: in one transaction."""
+        count = "UPDATE PublishLedger SET `rows` = @n WHERE run_id = @run_id AND as_of = @as_of"
         with self._staged(p.table, p.rows) as staged:
-            self._exchange(p.table, "as_of = @as_of AND run_id = @run_id", staged, run)
-        n = count()
-        if n != wanted:
-            raise WarehouseError(
-                f"{self.url}: {p.table} holds {n} rows of run {p.run_id}, {wanted} were sent; readers see what they saw "
-                "before: run again"
-            )
+            text = exchange(p.table, "as_of = @as_of AND run_id = @run_id", staged, count)
+            self._statement(text, {"as_of": p.as_of, "run_id": p.run_id, "n": p.rows.num_rows})
 
     def _add(self, table: str, key: str, rows: pa.Table) -> None:
         columns = ", ".join(f"`{name}`" for name in rows.column_names)
@@ -655,6 +636,14 @@ def _arrow(field: bigquery.SchemaField, ours: pa.DataType) -> pa.Field:
     return pa.field(field.name, kind or ours, nullable=field.mode != "REQUIRED")
 
 
+def exchange(table: str, where: str, staged: str, *more: str) -> str:
+    """A script that deletes rows of ``table AS stored``, adds the staged ones and does more, all in one transaction."""
+    columns = ", ".join(f"`{name}`" for name in tables()[table].names)
+    delete = f"DELETE FROM {table} AS stored WHERE {where}"
+    insert = f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {staged}"
+    return "; ".join(("BEGIN TRANSACTION", delete, insert, *more, "COMMIT TRANSACTION"))
+
+
 def _body(create: str) -> str:
     """The query of a CREATE VIEW statement."""
     return create.split(" AS ", 1)[1].strip()
@@ -718,4 +707,4 @@ def _explained(error: Exception, where: str, what: str = "") -> WarehouseError:
         advice = "BigQuery could not be reached or was too busy for too long; nothing is half done: run again"
     else:
         advice = "nothing is half done"
-    return WarehouseError(f"{where}: {what + ': ' if what else ''}{text}: {advice}")
+    return WarehouseError(f"{where}: {what + ': ' if what else ''}{text.rstrip('.')}: {advice}")

@@ -180,12 +180,11 @@ class DuckDB(Warehouse):
         with self._open(read_only=True) as connection:
             return self._columns(connection)
 
-    def lacking(self) -> list[str]:
-        have, stored = {}, {}
+    def lacking(self, have: dict[str, dict[str, str]] | None = None) -> list[str]:
+        done, stored = [what for what, _ in self._changes(self.columns() if have is None else have)], {}
         if self.exists():
             with self._open(read_only=True) as connection:
-                have, stored = self._columns(connection), self._views(connection)
-        done = [what for what, _ in self._changes(have)]
+                stored = self._views(connection)
         with duckdb.connect(config=self.config) as empty:  # only DuckDB knows how it would write a view down
             for text in self.ddl():
                 empty.execute(text)
