@@ -40,7 +40,8 @@ DRAWING = {
     "publication": "schema",
     "backend": "publication schema",
     "embedded": "backend publication schema",
-    "bigquery": "backend publication schema",
+    "cloud": "schema wording",
+    "bigquery": "backend cloud publication schema wording",
     "warehouse": "backend bigquery embedded publication schema",
     "longfile": "intake",
     "workbook": "intake",
@@ -94,7 +95,7 @@ DRAWING = {
     "runpage": "evidence executed figures pages provenance record scoreboard trades wording",
     "report": "executed figures pages record run runpage scoreboard tables wording",
     # the runner
-    "doctor": "intake params run schema sources warehouse",
+    "doctor": "intake params run schema sources warehouse wording",
     "chain": "params report run sources trackrecord warehouse",
 }
 LAZY = {
@@ -116,8 +117,8 @@ NAMED = {  # what a module names as text and does not import -> who imports it, 
 }
 ONLY_IN = {  # a package from outside -> the modules that may import it
     "duckdb": {"embedded"},
-    "google": {"bigquery"},
-    "grpc": {"bigquery"},
+    "google": {"bigquery", "cloud"},
+    "grpc": {"cloud"},
     "ray": {"tuning"},
     "darts": {"tide"},
     "pytorch_lightning": {"tide"},

@@ -26,7 +26,8 @@ from google.cloud import bigquery as service
 
 from emulated import ROOT, FaultProxy, is_load, is_query, query_contains
 from forecastbook import schema
-from forecastbook.bigquery import BigQuery, emulator_host
+from forecastbook.bigquery import BigQuery
+from forecastbook.cloud import emulator_host
 from forecastbook.warehouse import WarehouseError, connect
 from publishing import DAY, H, healthy, prices, put, stored
 

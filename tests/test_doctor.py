@@ -19,7 +19,7 @@ from google.auth import exceptions as auth
 
 from conftest import posted_panel
 from emulated import FaultProxy, is_load
-from forecastbook import bigquery, doctor, lstm, models, schema, sources
+from forecastbook import bigquery, cloud, doctor, lstm, models, schema, sources
 from forecastbook.doctor import Patient, check, migrate
 from forecastbook.intake import today
 from forecastbook.params import Params
@@ -463,21 +463,21 @@ def test_a_model_file_that_is_missing_is_named_with_where_it_was_looked_for(tmp_
 def test_a_login_that_may_not_act_as_the_account_is_told_the_role(monkeypatch):
     monkeypatch.setenv("GOOGLE_IMPERSONATE_SERVICE_ACCOUNT", "f@p.iam.gserviceaccount.com")
     error = auth.RefreshError("Unable to acquire impersonated credentials")
-    said = str(bigquery._explained(error, "bigquery:my-project.shop"))
+    said = str(cloud._explained(error, "bigquery:my-project.shop"))
     assert "authentication failed: the login may not act as f@p" in said and "serviceAccountTokenCreator" in said
 
 
 def test_an_impersonating_login_asks_for_a_token_that_may_ask_for_tokens(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        bigquery.google.auth, "default", lambda scopes: (asked.append(scopes), (bigquery.AnonymousCredentials(), ""))[1]
+        cloud.google.auth, "default", lambda scopes: (asked.append(scopes), (cloud.AnonymousCredentials(), ""))[1]
     )
     for name in BARE:
         monkeypatch.delenv(name, raising=False)
-    bigquery.BigQuery.credentials()
+    cloud.Connection.credentials()
     monkeypatch.setenv("GOOGLE_IMPERSONATE_SERVICE_ACCOUNT", "f@p.iam.gserviceaccount.com")
-    assert bigquery.BigQuery.credentials().service_account_email == "f@p.iam.gserviceaccount.com"
-    assert asked == [[bigquery.SCOPE], [bigquery.WIDE]]
+    assert cloud.Connection.credentials().service_account_email == "f@p.iam.gserviceaccount.com"
+    assert asked == [[cloud.SCOPE], [cloud.WIDE]]
 
 
 def test_facts_that_cannot_be_used_are_counted_and_what_they_lack_is_said(tmp_path):

@@ -62,7 +62,7 @@ def test_a_wrong_url_is_refused_with_the_two_forms(url):
 def test_every_result_has_its_declared_schema_empty_or_not(house):
     values = {"job": "prices", "before": DAY, "run_id": "r1", "from_date_id": 1, "to_date_id": 99999999, "today_id": 20250101}
     values |= {"first": dt.date(1900, 1, 1), "last": DAY, "since": dt.date(1900, 1, 1), "as_of": DAY, "ids": [1, 2]}
-    for filled in (False, True):
+    for filled in (False, True) if house.dialect == "duckdb" else (True,):  # twice would take half a minute
         if filled:
             put(house)
             house.append(

@@ -27,6 +27,7 @@ from forecastbook import schema, warehouse
 from forecastbook.intake import SourceError, inside, today
 from forecastbook.schema import WarehouseError
 from forecastbook.sources import SOURCES, newest
+from forecastbook.wording import size
 
 log = logging.getLogger("forecastbook")
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,12 +254,12 @@ def cost(p: Patient) -> tuple[str, str]:
     most, total, limit = max(sizes, key=sizes.get), sum(sizes.values()), p.store.maximum
     if sizes[most] > limit:
         raise Wrong(
-            f"{most} would read {_size(sizes[most])}, above BIGQUERY_MAXIMUM_BYTES_BILLED ({_size(limit)}): read fewer days "
+            f"{most} would read {size(sizes[most])}, above BIGQUERY_MAXIMUM_BYTES_BILLED ({size(limit)}): read fewer days "
             "(source.history_days), or raise it"
         )
     said = (
-        f"a run as of {p.day} reads {_size(total)} by {len(sizes)} queries, {_size(sizes[most])} of it by {most} (limit "
-        f"{_size(limit)} a query): ${total / 2**40 * price:.4f} at ${price:g} a TiB"
+        f"a run as of {p.day} reads {size(total)} by {len(sizes)} queries, {size(sizes[most])} of it by {most} (limit "
+        f"{size(limit)} a query): ${total / 2**40 * price:.4f} at ${price:g} a TiB"
     )
     if not total:
         return "warn", "the dry runs say 0 B, so what a run costs cannot be told here"
@@ -285,11 +286,11 @@ def quota(p: Patient) -> tuple[str, str]:
     if not (asked := p.asks(p.day)):
         return "ok", said
     name, table = _facts(asked)
-    rows, size = p.store.held(table), p.store.estimate(name, asked[name])
+    rows, read = p.store.held(table), p.store.estimate(name, asked[name])
     if rows is not None:
         said += f"; {name} reads at most {rows:,} rows in one session"
-    if size > RESULT:
-        return "warn", f"{said}, {_size(size)}: a result may have {_size(RESULT)} compressed, so read fewer days"
+    if read > RESULT:
+        return "warn", f"{said}, {size(read)}: a result may have {size(RESULT)} compressed, so read fewer days"
     return "ok", said
 
 
@@ -359,15 +360,6 @@ def _facts(asked: dict[str, dict]) -> tuple[str, str]:
     """Of a source's queries the one that reads its facts, and the table of them."""
     name = next(name for name in asked if name.endswith("_facts"))
     return name, next(table for table in schema.asked(name) if table.startswith("Fact"))
-
-
-def _size(n: int) -> str:
-    """Bytes in words: '512 B', '1.4 GB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
 
 
 Check = Callable[[Patient], tuple[str, str]]

@@ -59,3 +59,12 @@ def plain_line(text: str, limit: int = 600) -> str:
 def moment(iso: str) -> str:
     """An ISO time stamp in UTC, to the minute: '2026-01-05 06:12 UTC'; empty for an empty one."""
     return f"{iso[:10]} {iso[11:16]} UTC" if iso else ""
+
+
+def size(n: float) -> str:
+    """Bytes: 512 → '512 B', 1.4e9 → '1.4 GB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
