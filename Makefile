@@ -87,7 +87,7 @@ smoke: ## a tiny run of every job, two at a time, in outputs/smoke
 setup: .venv/ready.mk ## only the environment: .venv from requirements.lock
 
 test: ## the whole test suite, notebooks included
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab --notebook-dir=notebooks
@@ -99,6 +99,7 @@ bench: ## accuracy and speed against named peers; tables in outputs/bench/
 	$(PY) tests/bench.py --out "$(OUT)/bench"
 	$(PY) tests/bench_sales.py --out "$(OUT)/bench"
 	$(PY) tests/bench_tide.py > "$(OUT)/bench/tide.txt" && cat "$(OUT)/bench/tide.txt"
+	$(PY) tests/bench_bigquery.py > "$(OUT)/bench/bigquery.txt" && cat "$(OUT)/bench/bigquery.txt"
 
 pretrain: ## make the base network that the package carries, from generated price processes
 	$(PY) -m forecastbook.pretrain

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import bench as whole
+import bench_bigquery
 import bench_sales
 import bench_speed
 import peers
@@ -144,3 +145,12 @@ def test_the_bench_of_sales_ranks_what_was_published_among_all(tmp_path):
     np.testing.assert_allclose(saves, saved[saves.index])
     assert set(saves.index) == set(SALES.baselines) and said.startswith("tiny: 4 origins") and "% of them were zeros" in said
     assert whole.markdown(found).count("\n") == len(found) + 1
+
+
+def test_the_bench_of_bigquery_reads_every_fact_on_each_side(emulator, monkeypatch):
+    for name, value in emulator.environ.items():
+        monkeypatch.setenv(name, value)
+    store = bench_bigquery.connect(bench_bigquery.URL)
+    bench_bigquery.fill(store, 12_000)
+    sides = (bench_bigquery.plain, bench_bigquery.table, bench_bigquery.panel)
+    assert [side(store) for side in sides] == [12_000] * 3

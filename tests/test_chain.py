@@ -422,7 +422,8 @@ def test_scoring_needs_no_run_and_twice_is_once(published):
     assert last.startswith("2 published forecasts have met their actuals: error 8.71 % against 7.20 % of the last value, ")
     assert len(published.rows) == 2 * 3 * 3 and not published.out.exists()
     rows, again = published.rows, published.command()
-    assert again.returncode == 0 and again.stdout.splitlines() == ["Nothing new to score as of 2024-03-12.", last]
+    nothing = "Nothing new to score as of 2024-03-12. The newest of prices:"
+    assert again.returncode == 0 and again.stdout.splitlines() == [nothing, heads, *table, last]
     assert published.rows == rows and sorted(p.name for p in published.home.iterdir()) == [
         "own.yaml",
         "prices.csv",
@@ -436,7 +437,8 @@ def test_a_later_day_scores_more_and_an_earlier_one_takes_nothing_away(published
     later = published.score()
     assert len(published.rows) == 3 * 6 and "2024-03-05" in later and "2024-03-03" not in later
     rows, back = published.rows, published.score("2024-03-04")
-    assert back.startswith("Nothing new to score as of 2024-03-04.\nOne published forecast has") and published.rows == rows
+    assert back.startswith("Nothing new to score as of 2024-03-04. ") and "\nOne published forecast has" in back
+    assert published.rows == rows and "2024-03-05" not in back
     assert published.score("2024-03-03") == (
         f"Nothing to score: no forecast of prices in {published.url} has met its actuals by 2024-03-03."
     )

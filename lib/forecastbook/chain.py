@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LESS = "fewer series (max_series) or a smaller model.batch_size need less memory"
 MARK = "FORECASTBOOK_RUN"  # in the environment of a kernel and of all it starts
 CELL_TIMEOUT = 3600  # seconds a cell may take
+SHOWN = 10  # vintages that make score shows where none is new
 MADE = {
     "01_ingest": "series.parquet",
     "03_finetune": "scores.parquet",
@@ -197,11 +198,11 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
     known = trackrecord.record(store, name, params, date)
     if known.empty:
         return f"Nothing to score: no forecast of {name} in {url} has met its actuals by {date}."
-    words = f"Nothing new to score as of {date}."
+    words, wanted = f"Nothing new to score as of {date}. The newest of {name}:", sorted(set(known["as_of"]))[-SHOWN:]
     if len(fresh):
-        shown = known[known["as_of"].isin({day.date() for day in fresh})]
-        words = f"{name}, scored as of {date}:\n{trackrecord.printed(trackrecord.by_vintage(shown))}"
-    return f"{words}\n{trackrecord.summary(known)}"
+        words, wanted = f"{name}, scored as of {date}:", {day.date() for day in fresh}
+    table = trackrecord.printed(trackrecord.by_vintage(known[known["as_of"].isin(wanted)]))
+    return f"{words}\n{table}\n{trackrecord.summary(known)}"
 
 
 # --- executing a notebook -------------------------------------------------------------------------------------------
