@@ -17,15 +17,17 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from google.api_core import exceptions
 from google.auth import impersonated_credentials
 from google.cloud import bigquery as service
 
 from emulated import ROOT, FaultProxy, is_load, is_query, query_contains
-from forecastbook import schema
+from forecastbook import cloud, schema
 from forecastbook.bigquery import BigQuery
 from forecastbook.cloud import emulator_host
 from forecastbook.warehouse import WarehouseError, connect
@@ -85,12 +87,13 @@ class Scene:
         self.house = at(emulator.host, name)
         self.house.migrate()
         put(self.house, run_id="vintage", as_of=DAY - dt.timedelta(days=7))
+        put(self.house, run_id="first")  # which enters the date in the ledger; what follows only flips its pointer
         with FaultProxy(emulator.host) as proxy:
-            put(at(proxy.host, name), run_id="first")
+            put(at(proxy.host, name), run_id="second")
             self.clean = len(proxy.requests)
             self.load = next(r.n for r in proxy.requests if is_load(r))
             self.flip = next(r.n for r in proxy.requests if flip(r))
-        self.current = "first"
+        self.current = "second"
 
     def seen(self, old: str, new: str) -> tuple:
         """What readers see, as a row of the table: which run is current, and whether all is whole, single and unmixed."""
@@ -480,7 +483,8 @@ def test_a_publisher_killed_at_any_step_leaves_the_old_set_or_the_new_one_and_a_
     Where only reading was cut off, the repeat is the next publisher of the run, killed one step later.
     """
     old, run = scene.current, "killed-0"
-    for k, side in itertools.product(range(scene.clean), ("before", "after")):
+    steps = [k for k in range(scene.clean) if k == 0 or k >= scene.load - 1]  # up to the load it only reads
+    for k, side in itertools.product(steps, ("before", "after")):
         with FaultProxy(scene.emulator.host) as proxy:
             fault = proxy.fault("hold", after=k, side=side)
             pid = publishers.begin(proxy.host, scene.house, run)
@@ -612,10 +616,10 @@ def test_loads_append_to_tables_that_are_there_with_a_schema_and_labels(cost):
     loads = [request.configuration for request in cost[1] if is_load(request)]
     by_table = {load["load"]["destinationTable"]["tableId"]: load for load in loads}
     assert {"FactPriceForecast", "FactProductPrice"} < set(by_table) and len(by_table) == 4  # and two staged
-    for table, sent in by_table.items():
+    for sent in by_table.values():
         load = sent["load"]
         assert sent["labels"] == LABELS and load["createDisposition"] == "CREATE_NEVER" and load["sourceFormat"] == "PARQUET"
-        assert load["writeDisposition"] == ("WRITE_TRUNCATE" if "staging" in table else "WRITE_APPEND")
+        assert load["writeDisposition"] == "WRITE_APPEND"
         assert load["schema"]["fields"]
     fields = by_table["FactPriceForecast"]["load"]["schema"]["fields"]
     assert [field["name"] for field in fields] == schema.tables()["FactPriceForecast"].names
@@ -974,3 +978,94 @@ def test_a_reply_of_another_making_is_an_error_and_not_no_rows(emulator, cost):
 
 def test_the_client_is_the_genuine_one(cost):
     assert type(cost[0].client) is service.Client
+
+
+# ---- what the service does and the emulator does not -------------------------------------------------------------------------
+
+
+def names_of(proxy) -> list[str]:
+    """The jobs that were sent, by what their ids say that they do."""
+    sent = [(request.json or {}).get("jobReference", {}).get("jobId", "") for request in proxy.requests]
+    return [name.removeprefix("forecastbook-") for name in sent if name]
+
+
+def test_what_only_one_publisher_may_insert_has_a_job_that_all_of_them_share(emulator):
+    """On the service a MERGE that only inserts does not exclude another; a job's id does."""
+    at(emulator.host, "first").migrate()
+    with FaultProxy(emulator.host) as proxy:
+        one, two = at(proxy.host, "first"), at(proxy.host, "first")
+        put(one, prices(["a", "b"], key="series_id"), run_id="r1")
+        first = names_of(proxy)
+        stored(one, "DELETE FROM PublishLedger WHERE TRUE")
+        proxy.requests.clear()
+        put(two, prices(["a", "b"], key="series_id", level=20.0), run_id="r2")
+        shared = {name for name in first if name.startswith(("enter-", "model-", "items-"))}
+        assert len(shared) == 3 and {n for n in shared if n[:2] != "it"} <= set(names_of(proxy)), "and the old ones are adopted"
+        assert len([n for n in first if n.startswith("load-")]) == 1
+    house = at(emulator.host, "first")
+    assert house.ledger()["run_id"].to_pylist() == ["r2"] and house.current()["run_id"].to_pylist() == ["r2"] * 2 * 7
+    house.client.delete_dataset("first", delete_contents=True)
+
+
+def test_two_contents_of_one_run_have_one_load_job(scene):
+    with FaultProxy(scene.emulator.host) as proxy:
+        house = at(proxy.host, scene.name)
+        tokens = []
+        for level in (30.0, 31.0):
+            stored(scene.house, "DELETE FROM FactPriceForecast WHERE run_id = 'same'")
+            stored(scene.house, "DELETE FROM PublishLedger WHERE run_id = 'same'")
+            put(house, prices(level=level), run_id="same")
+            tokens += [name.split("-")[1] for name in names_of(proxy) if name.startswith("load-")]
+        assert len(set(tokens)) == 1
+    assert set(scene.house.published("same")["predicted_price"].to_pylist()) == {31.0}
+
+
+@pytest.mark.parametrize(
+    "reason, code, passes",
+    [("bytesBilledLimitExceeded", 500, False), ("timeout", 500, False), ("backendError", 503, True),
+     ("rateLimitExceeded", 403, True), ("accessDenied", 403, False), ("internalError", 500, True), ("", 502, True),
+     ("", 404, False)],
+)  # fmt: skip
+def test_a_reason_decides_what_passes_and_not_the_code_that_it_comes_with(reason, code, passes):
+    error = exceptions.from_http_status(code, "x", errors=[{"reason": reason}] if reason else [])
+    assert cloud._passing(error) is passes
+
+
+def test_a_job_that_is_there_and_not_to_be_seen_yet_is_waited_for(scene):
+    with FaultProxy(scene.emulator.host) as proxy:
+        proxy.fault("lost_reply", when=is_load)
+        unseen = proxy.fault("status", when=polled("/jobs/forecastbook-load"), times=2, code=404, reason="notFound")
+        assert put(at(proxy.host, scene.name), prices(level=33.0), run_id="unseen")["status"] == "replaced"
+        assert len(unseen.hits) == 2
+    assert scene.house.published("unseen").num_rows == 21
+
+
+def test_a_table_of_another_case_and_a_view_without_its_table_are_errors_and_not_no_data(emulator):
+    house = at(emulator.host, "cases")
+    house.client.create_dataset("cases")
+    with FaultProxy(emulator.host) as proxy:
+        away = at(proxy.host, "cases")
+        said = "Not found: Table test-project:{} was not found in location EU"
+        proxy.fault("status", when=is_query, code=404, reason="notFound", message=said.format("cases.FactProductPrice"))
+        assert away.query("price_stock").num_rows == 0
+        for place in ("other.FactProductPrice", "cases.elsewhere"):  # behind a view of the shop's
+            proxy.fault("status", when=is_query, code=404, reason="notFound", message=said.format(place))
+            with pytest.raises(WarehouseError, match=f"query price_stock: .*{place}"):
+                away.query("price_stock")
+    stored(house, "CREATE TABLE factproductprice (date_id INT64)")
+    with pytest.raises(WarehouseError, match="factproductprice is not FactProductPrice to BigQuery, which minds the case"):
+        house.migrate()
+    house.client.delete_dataset("cases", delete_contents=True)
+
+
+def test_a_run_that_another_overtakes_says_so(scene):
+    with FaultProxy(scene.emulator.host) as proxy:
+        house, held = at(proxy.host, scene.name), proxy.fault("hold", when=flip, side="before")
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(put, house, prices(level=40.0), run_id="slow")
+            assert proxy.held.wait(30)
+            assert put(scene.house, prices(level=41.0), run_id="quick")["status"] == "replaced"
+            proxy.release()
+            assert slow.result(60)["status"] == "superseded by run quick"
+        assert len(held.hits) == 1
+    assert set(scene.house.current("prices")["run_id"].to_pylist()) == {"quick"}

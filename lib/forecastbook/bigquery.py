@@ -9,20 +9,22 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import sqlglot
 from google.api_core import exceptions
 from google.cloud import bigquery
 from sqlglot import exp
 
 from forecastbook.backend import Warehouse
-from forecastbook.cloud import LARGE, Connection
+from forecastbook.cloud import LARGE, Connection, Failed
 from forecastbook.publication import FORECASTS, Publication, absent
-from forecastbook.schema import WarehouseError, conform, fitted, located, results, statement, tables, views
+from forecastbook.schema import WarehouseError, asked, conform, fitted, located, results, statement, tables, views
 from forecastbook.wording import size
 
 log = logging.getLogger(__name__)
@@ -70,8 +72,9 @@ class BigQuery(Connection, Warehouse):
                     )
                 return self._patiently(lambda: self._fetched(self._rows(text, params), results()[name]))
             except exceptions.NotFound as error:
-                if "not found: table" in str(error).lower():
-                    return None
+                lacks = re.search(r"not found: table ([^:\s]+):(\w+)\.(\w+)", str(error), re.I)
+                if lacks and lacks.groups()[:2] == self.place and lacks[3] in asked(name):
+                    return None  # what a view of the shop's lacks is an error
                 raise
 
     def _fetched(self, rows, schema: pa.Schema) -> pa.Table:
@@ -98,10 +101,19 @@ class BigQuery(Connection, Warehouse):
             changes = self._lacking(not done)
             for what, _ in changes:
                 self._announce(what)
-            if changes:
-                self._statement(";\n".join(text for _, text in changes))  # one job: each statement may be repeated
+            for again in (True, True, False):
+                if not changes:
+                    break
+                try:
+                    self._statement(";\n".join(text for _, text in changes))  # one job: each statement may be repeated
+                    done += [what for what, _ in changes]
+                    break
+                except Failed as failed:
+                    if not (again and isinstance(failed.cause, exceptions.Conflict)):
+                        raise
+                    changes = self._lacking(True)  # somebody else was making the same
             self._migrated = True
-        return done + [what for what, _ in changes]
+        return done
 
     def lacking(self, have: dict[str, dict[str, str]] | None = None) -> list[str]:
         with self._errors("look at the tables"):
@@ -113,7 +125,7 @@ class BigQuery(Connection, Warehouse):
         stored = self._views() if there else {}
         for name, tree in views().items():
             text = located(tree, self.place)
-            if stored.get(name.lower()) != _body(text):
+            if _normal(stored.get(name.lower(), "")) != _normal(_body(text)):
                 changes.append((f"made {name}", text))
         return changes
 
@@ -142,12 +154,18 @@ class BigQuery(Connection, Warehouse):
 
     def _columns(self) -> dict[str, dict[str, str]]:
         out: dict[str, dict[str, str]] = {}
+        ours = {name.lower(): name for name in (*tables(), *views())}
         for table, column, kind in self._schema_of("COLUMNS", "table_name, column_name, data_type"):
+            if ours.get(table.lower(), table) != table and not self._dataset.is_case_insensitive:
+                raise WarehouseError(
+                    f"{self.url}: the table {table} is not {ours[table.lower()]} to BigQuery, which minds the case: rename it, "
+                    "or make a view of the right name"
+                )
             out.setdefault(table.lower(), {})[column.lower()] = kind
         return out
 
     def _views(self) -> dict[str, str]:
-        return {name.lower(): text.strip() for name, text in self._schema_of("VIEWS", "table_name, view_definition")}
+        return {name.lower(): text for name, text in self._schema_of("VIEWS", "table_name, view_definition")}
 
     def append(self, table: str, rows: pa.Table, replacing: tuple[str, ...] = ()) -> int:
         rows = conform(table, rows)
@@ -163,7 +181,7 @@ class BigQuery(Connection, Warehouse):
                     self._statement(exchange(table, f"EXISTS (SELECT 1 FROM {staged} AS incoming WHERE {same})", staged))
         return rows.num_rows
 
-    def _load(self, table: str, rows: pa.Table, name: str, disposition: str = "WRITE_APPEND") -> None:
+    def _load(self, table: str, rows: pa.Table, name: str) -> None:
         """Rows as one load job: all of them or none. Types and modes are those of the table, which a shop may have made."""
         full, buffer = ".".join((*self.place, table)), BytesIO()
         found = self._patiently(lambda: self.client.get_table(full, retry=None, timeout=self.wait)).schema
@@ -176,7 +194,7 @@ class BigQuery(Connection, Warehouse):
         settings = bigquery.LoadJobConfig(
             schema=fields,
             source_format="PARQUET",
-            write_disposition=disposition,
+            write_disposition="WRITE_APPEND",
             create_disposition="CREATE_NEVER",
             labels=self.labels,
         )
@@ -200,11 +218,14 @@ class BigQuery(Connection, Warehouse):
     def _staged(self, table: str, rows: pa.Table):
         """Rows in a table of their own beside ``table``, for one statement; its name in full. Gone afterwards, or in a day."""
         full = bigquery.Table(".".join((*self.place, f"forecastbook_staging_{uuid.uuid4().hex}")))
-        full.schema = _fields(tables()[table])
+        stored = self._patiently(lambda: self.client.get_table(".".join((*self.place, table)), retry=None, timeout=self.wait))
+        full.schema = [
+            bigquery.SchemaField(f.name, f.field_type) for f in stored.schema if f.name.lower() in tables()[table].names
+        ]
         full.expires = datetime.now(UTC) + timedelta(days=1)
         self._patiently(lambda: self.client.create_table(full, exists_ok=True, retry=None, timeout=self.wait))
         try:
-            self._load(full.table_id, rows, f"stage-{uuid.uuid4().hex}", "WRITE_TRUNCATE")
+            self._load(full.table_id, rows, f"stage-{uuid.uuid4().hex}")
             yield f"`{full.table_id}`"
         finally:
             self._patiently(lambda: self.client.delete_table(full, not_found_ok=True, retry=None, timeout=self.wait))
@@ -222,20 +243,31 @@ class BigQuery(Connection, Warehouse):
                 self._add(target.dimension, target.key, new)
             if not same and not (stored.num_rows == 0 and self._appended(p)):
                 self._replaced(p)
+            record, flip = (statement(name, self.dialect)[0] for name in ("record_model", "flip_ledger"))
+            mine = p.flip(published_at)
+            if entry is None:
+                # Others may find nothing either, and a MERGE that only inserts does not exclude theirs; the id of a job does.
+                if p.model is not None:
+                    self._statement(record, p.model, f"model-{self._token(p.model_id)}")
+                self._statement(flip, mine, f"enter-{self._token(p.job, p.model_id, p.as_of)}")
             if p.model is not None:
-                self._statement(statement("record_model", self.dialect)[0], p.model)
-            name = f"flip-{self._token(p, published_at.isoformat())}"
-            self._statement(statement("flip_ledger", self.dialect)[0], p.flip(published_at), name)
+                self._statement(record, p.model)
+            self._statement(flip, mine, f"flip-{self._token(p.run_id, p.content_hash, published_at)}")
+            now, _ = self._due(p, self._table("ledger", {}))
+            if now is None or now["run_id"] != p.run_id:
+                found = "nothing" if now is None else f"run {now['run_id']}"
+                log.warning("%s: the ledger names %s, published meanwhile, and not run %s", self.url, found, p.run_id)
+                return self._receipt(p, f"superseded by {found}", published_at, new.num_rows)
         return self._receipt(p, "replaced" if entry else "published", published_at, new.num_rows)
 
-    def _token(self, p: Publication, *more) -> str:
-        """What tells one piece of work from any other: where, what, and whose."""
-        return hashlib.sha256(repr((self.place, p.table, p.as_of, p.run_id, p.content_hash, *more)).encode()).hexdigest()[:32]
+    def _token(self, *what) -> str:
+        """What tells one piece of work in this dataset from any other."""
+        return hashlib.sha256(repr((self.place, *map(str, what))).encode()).hexdigest()[:32]
 
     def _appended(self, p: Publication) -> bool:
         """The run's rows added to the fact table, exactly once; False when other rows of the same run came in between."""
-        for attempt in range(NAMES):
-            self._load(p.table, p.rows, f"load-{self._token(p)}-{attempt}")
+        for attempt in range(NAMES):  # the rows are not part of the name: two contents of one run must not both be added
+            self._load(p.table, p.rows, f"load-{self._token(p.table, p.as_of, p.run_id)}-{attempt}")
             stored = self.published(p.run_id, p.table, p.as_of)
             if stored.num_rows:
                 return p.same(stored)
@@ -253,10 +285,13 @@ class BigQuery(Connection, Warehouse):
         columns = ", ".join(f"`{name}`" for name in rows.column_names)
         values = ", ".join(f"incoming.`{name}`" for name in rows.column_names)
         with self._staged(table, rows) as staged:
-            self._statement(
+            text = (
                 f"MERGE INTO {table} AS stored USING {staged} AS incoming ON stored.{key} = incoming.{key} "
                 f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
             )
+            # twice: under an id that other publishers of these rows share, and for what a job of that name did long ago
+            self._statement(text, name=f"items-{self._token(table, *rows[key].to_pylist())}")
+            self._statement(text)
 
 
 def exchange(table: str, where: str, staged: str, *more: str) -> str:
@@ -267,16 +302,15 @@ def exchange(table: str, where: str, staged: str, *more: str) -> str:
     return "; ".join(("BEGIN TRANSACTION", delete, insert, *more, "COMMIT TRANSACTION"))
 
 
-def _fields(columns: pa.Schema) -> list[bigquery.SchemaField]:
-    """An Arrow schema as BigQuery's, all columns nullable."""
-    kinds = {pa.int64(): "INT64", pa.float64(): "FLOAT64", pa.string(): "STRING", pa.bool_(): "BOOL", pa.date32(): "DATE"}
-    return [bigquery.SchemaField(f.name, kinds.get(f.type, "TIMESTAMP")) for f in columns]
-
-
 def _arrow(field: bigquery.SchemaField, ours: pa.DataType) -> pa.Field:
     """A stored column as the column of Arrow that is loaded into it: ours, or exact decimals where a shop keeps such."""
     kind = {"NUMERIC": pa.decimal128(38, 9), "BIGNUMERIC": pa.decimal256(76, 38)}.get(field.field_type)
     return pa.field(field.name, kind or ours, nullable=field.mode != "REQUIRED")
+
+
+def _normal(query: str) -> str:
+    """A query without the accidents of its writing."""
+    return sqlglot.parse_one(query, read="bigquery").sql("bigquery", comments=False) if query.strip() else ""
 
 
 def _body(create: str) -> str:

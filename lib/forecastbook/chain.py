@@ -155,6 +155,10 @@ def _connected(url: str, out: Path | str, job: str, run_id: str = ""):
     found = warehouse.connect(url, labels={"job": job, **({"run_id": run_id} if run_id else {})})
     if not found.embedded:
         found.beside = Path(out)
+        if not found.exists():  # a misspelt name must not become a new dataset
+            raise warehouse.WarehouseError(
+                f"{url} does not exist: check PROJECT and DATASET, or make it: make warehouse WAREHOUSE={url}"
+            )
     return found
 
 
@@ -164,9 +168,9 @@ def _connected(url: str, out: Path | str, job: str, run_id: str = ""):
 def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
     """Score what a job has published against what its source knows at the as-of date, by default the newest one; in words.
 
-    ForecastScore is written and nothing else: no run, no directory, no sample. The words are a table of the vintages that have
-    something new, and what the whole record says. Raises the error of whatever part says no, ScoreError for a date that is none
-    of the job's periods.
+    ForecastScore is written, and tables that lack are made, and nothing else: no run, no directory, no sample. The words are a
+    table of the vintages that have something new, and what the whole record says. Raises the error of whatever part says no,
+    ScoreError for a date that is none of the job's periods.
     """
     from forecastbook import trackrecord
     from forecastbook.sources import SOURCES, inside, newest

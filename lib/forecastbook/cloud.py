@@ -38,7 +38,7 @@ MAXIMUM = 100 * 10**9  # bytes that one query may read, unless BIGQUERY_MAXIMUM_
 LARGE = 10_000  # rows from which a result is read through the Storage Read API
 ATTEMPTS = 5  # times that a job which failed for a passing reason is begun anew
 PASSING = {"rateLimitExceeded", "backendError", "internalError", "badGateway", "jobBackendError", "jobInternalError",
-           "jobRateLimitExceeded"}  # fmt: skip
+           "jobRateLimitExceeded", "serviceUnavailable"}  # fmt: skip
 BROKEN = (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout,
           requests.exceptions.ChunkedEncodingError, concurrent.futures.TimeoutError, auth.TransportError)  # fmt: skip
 ACCOUNTS = {  # module of google-auth -> what such credentials are
@@ -52,7 +52,7 @@ ACCOUNTS = {  # module of google-auth -> what such credentials are
 KINDS = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", datetime: "TIMESTAMP", date: "DATE"}
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """A job that was done and failed; ``cause`` is its error."""
 
     def __init__(self, cause: exceptions.GoogleAPICallError):
@@ -163,7 +163,7 @@ class Connection:
         """Errors of the service as WarehouseErrors of one line."""
         try:
             yield
-        except _Failed as failed:
+        except Failed as failed:
             raise _explained(failed.cause, self.url, what) from failed.cause
         except (exceptions.GoogleAPIError, auth.GoogleAuthError, *BROKEN) as error:
             raise _explained(error, self.url, what) from error
@@ -175,7 +175,7 @@ class Connection:
 
         The id is looked up before it is sent again, and adopted when it is there. A job that failed for a passing reason is
         begun anew under the next attempt's id, and so is an adopted one that failed: perhaps long ago, what was wrong may be
-        mended since. Raises _Failed for any other failure.
+        mended since. Raises Failed for any other failure.
         """
         pauses, tries = exponential_sleep_generator(self.pause, 30.0), 0
         for attempt in itertools.count():
@@ -183,7 +183,7 @@ class Connection:
             job, adopted = self._begun(job_id, begin)
             try:
                 return self._waited(job)
-            except _Failed as failed:
+            except Failed as failed:
                 if adopted:
                     continue
                 tries += 1
@@ -208,8 +208,11 @@ class Connection:
             sent = True
             try:
                 return begin(job_id), False
-            except exceptions.Conflict:
-                return found()
+            except exceptions.Conflict as conflict:
+                try:
+                    return found()
+                except exceptions.NotFound:  # known to one part of the service and not yet to another
+                    raise exceptions.ServiceUnavailable(f"job {job_id} is there and cannot be seen yet") from conflict
 
         return self._patiently(once)
 
@@ -221,12 +224,16 @@ class Connection:
                 try:
                     job.result(retry=None, timeout=self.wait)
                     return job
-                except concurrent.futures.TimeoutError:  # a job may take longer than a reply
+                except concurrent.futures.TimeoutError as slow:  # a job may take longer than a reply
                     if time.monotonic() > until:
-                        raise
+                        self.client.cancel_job(job.job_id, location=self.location, retry=None, timeout=self.wait)
+                        raise WarehouseError(
+                            f"{self.url}: job {job.job_id} had not ended after {self.job_wait:.0f} s and was cancelled: "
+                            "run again"
+                        ) from slow
                 except exceptions.GoogleAPICallError as error:
                     if job.state == "DONE" and job.error_result:
-                        raise _Failed(error) from error
+                        raise Failed(error) from error
                     raise
 
         return self._patiently(result)
@@ -402,7 +409,9 @@ def _passing(error: Exception) -> bool:
         return _reason(error) in PASSING
     if "due to concurrent update" in str(error):
         return True
-    return _reason(error) in PASSING or error.code in (408, 429, 500, 502, 503, 504)
+    if _reason(error):  # the code is no help then: reasons that the client does not know become a 500
+        return _reason(error) in PASSING
+    return error.code in (408, 429, 500, 502, 503, 504)
 
 
 def _line(error: Exception) -> str:

@@ -197,8 +197,10 @@ def read_back(run: Run, store, forecast: pd.DataFrame) -> str:
     if stored.num_rows != len(forecast):
         raise PublishError(f"{stored.num_rows} rows of run {run.id} are in the warehouse, {len(forecast)} were sent")
     served = store.current(run.job, run.params.publish.table)
-    newest = max(served["as_of"].to_pylist())
-    note = "this run" if newest == run.as_of else f"the run as of {newest}, which is newer"
+    newest, (name,) = max(served["as_of"].to_pylist()), set(served["run_id"].to_pylist())
+    note = "this run" if name == run.id else f"the run as of {newest}, which is newer"
+    if name != run.id and newest == run.as_of:
+        note = f"run {name}, which was published later for the same date"
     return f"{stored.num_rows:,} rows of this run are stored; readers are served {served.num_rows:,} rows of {note}."
 
 

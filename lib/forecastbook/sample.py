@@ -32,14 +32,9 @@ NOT_PRODUCTS = ("FUEL", "MISCELLANEOUS", "COUPON")
 
 
 def ready(warehouse, stock: str, facts: str, dimension: str, build: Callable[[], dict[str, pa.Table]]) -> None:
-    """See to it that a warehouse can be read: its tables are there, and an empty embedded one has the sample. A dry run sees to
-    nothing. Raises SourceError for a server's dataset that does not exist: a misspelt name must not become a new one."""
+    """See to it that a warehouse can be read: its tables are there, an empty embedded one has the sample. Not in a dry run."""
     if warehouse.looks_only:
         return
-    if not warehouse.embedded and not warehouse.exists():
-        raise SourceError(
-            f"{warehouse.url} does not exist: check PROJECT and DATASET, or make it: make warehouse WAREHOUSE={warehouse.url}"
-        )
     warehouse.migrate()
     ensure(warehouse, stock, facts, dimension, build)
 

@@ -2,4 +2,5 @@
 SELECT MIN(f.period) AS first_date, MAX(f.period) AS last_date
 FROM FactSales AS f
 JOIN DimItem AS i ON f.item_id = i.item_id
-WHERE f.period <= @last AND f.units >= 0 AND f.units < 1e300 AND NOT COALESCE(i.from_files, FALSE)
+WHERE f.period <= @last AND CAST(f.units AS FLOAT64) >= 0 AND CAST(f.units AS FLOAT64) < 1e300
+  AND NOT COALESCE(i.from_files, FALSE)
