@@ -27,6 +27,7 @@ def bare(request, tmp_path, monkeypatch):
     for name, value in emulator.environ.items():
         monkeypatch.setenv(name, value)
     house = connect(f"bigquery:test-project.contract_{next(DATASETS)}")
+    house.estimates = False  # half the emulator's work; test_bigquery.py looks at them
     yield house
     house.client.delete_dataset(".".join(house.place), delete_contents=True, not_found_ok=True)
 
@@ -326,9 +327,12 @@ def test_append_casts_checks_and_can_replace_by_key(house):
 
 
 def test_eight_publishers_at_once_all_finish_with_one_current_set(bare):
+    if bare.dialect == "bigquery":
+        bare.client.create_dataset(".".join(bare.place))  # the emulator, unlike the service, fails when two make one at once
     running = [start(bare, PUBLISHER, f"run{k % 4}", 10 + k % 4) for k in range(8)]  # they also make the tables together
     ends = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0] * 8, [err for _, err in ends]
+    failed = [said[-1500:] for (_, said), process in zip(ends, running, strict=True) if process.returncode]
+    assert not failed, "".join(failed)
     said = {out.strip().partition(" by run ")[0] for out, _ in ends}
     assert said <= {"published", "replaced", "already published", "superseded"}
     assert bare.ledger().num_rows == 1 and bare.current("prices").num_rows == 3 * H

@@ -63,19 +63,22 @@ class BigQuery(Connection, Warehouse):
             if not self._there():
                 return None
             try:
-                estimate = self._estimate(text, params)
-                log.info("query %s would read %s (limit %s)", name, size(estimate), size(self.maximum))
-                if estimate > self.maximum:
-                    raise WarehouseError(
-                        f"{self.url}: query {name} would read {size(estimate)}, more than BIGQUERY_MAXIMUM_BYTES_BILLED allows "
-                        f"({size(self.maximum)}): read fewer days (source.history_days), or raise it"
-                    )
+                if self.estimates:
+                    self._affordable(name, self._estimate(text, params))
                 return self._patiently(lambda: self._fetched(self._rows(text, params), results()[name]))
             except exceptions.NotFound as error:
                 lacks = re.search(r"not found: table ([^:\s]+):(\w+)\.(\w+)", str(error), re.I)
                 if lacks and lacks.groups()[:2] == self.place and lacks[3] in asked(name):
                     return None  # what a view of the shop's lacks is an error
                 raise
+
+    def _affordable(self, name: str, estimate: int) -> None:
+        log.info("query %s would read %s (limit %s)", name, size(estimate), size(self.maximum))
+        if estimate > self.maximum:
+            raise WarehouseError(
+                f"{self.url}: query {name} would read {size(estimate)}, more than BIGQUERY_MAXIMUM_BYTES_BILLED allows "
+                f"({size(self.maximum)}): read fewer days (source.history_days), or raise it"
+            )
 
     def _fetched(self, rows, schema: pa.Schema) -> pa.Table:
         """A result in its declared schema, batch by batch as it comes: narrow columns are held, never a frame of objects."""

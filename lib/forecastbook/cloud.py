@@ -67,6 +67,7 @@ class Connection:
     pause = 0.5  # seconds before the first repeat; doubled each time
     wait = 60.0  # seconds for one reply
     job_wait = 1800.0  # seconds for one job
+    estimates = True  # each query is asked for its size before it is sent
 
     def __init__(self, url: str, project: str, dataset: str, labels: dict[str, str] | None = None):
         self.url, self.place, self.maximum = url, (project, dataset), _maximum()
