@@ -1,7 +1,7 @@
 """What every warehouse does, whatever is behind it: queries by name, publishing, reading back, checks.
 
-A backend (``embedded``, ``bigquery``) brings the primitives ``exists``, ``migrate`` and ``append``, and two hooks: ``_table``
-(run a query) and ``_store`` (publish rows, once and only once).
+A backend (``embedded``, ``bigquery``) brings the primitives ``exists`` and ``migrate``, and three hooks: ``_table`` (run a
+query), ``_write`` (add rows) and ``_store`` (publish rows, once and only once).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecastbook.publication import FORECASTS, Publication, day_of, prepare
-from forecastbook.schema import WarehouseError, changes, fitted, located, results, statement, views
+from forecastbook.schema import WarehouseError, changes, conform, fitted, located, results, statement, views
 
 log = logging.getLogger(__name__)
 ALWAYS = date(1900, 1, 1), date(9999, 12, 31)
 
 
 class Warehouse(ABC):
-    """What every backend does. A backend brings exists, migrate, append, _table and _store."""
+    """What every backend does. A backend brings exists, migrate, _table, _write and _store."""
 
     dialect: str  # of sqlglot
     embedded = False  # True where an empty warehouse may be filled with the sample; it then has ``seed``
@@ -64,10 +64,19 @@ class Warehouse(ABC):
     def held(self, table: str) -> int | None:
         """How many rows a table holds; None where it is not there or does not say."""
 
-    @abstractmethod
     def append(self, table: str, rows: pa.Table, replacing: tuple[str, ...] = ()) -> int:
         """Add rows to a table, all or none; returns how many. ``replacing`` names key columns: stored rows that share
         their key with a new row are deleted in the same transaction, so that a repeat does not double anything."""
+        rows = conform(table, rows)
+        unknown = [name for name in replacing if name not in rows.column_names]
+        if unknown:
+            raise WarehouseError(f"{table} has no column {', '.join(unknown)} to replace by")
+        self._write(table, rows, replacing)
+        return rows.num_rows
+
+    @abstractmethod
+    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...]) -> None:
+        """Add rows that fit the table, instead of those that share a key in ``replacing``."""
 
     @abstractmethod
     def _table(self, name: str, params: dict) -> pa.Table | None:

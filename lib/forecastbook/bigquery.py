@@ -24,7 +24,7 @@ from sqlglot import exp
 from forecastbook.backend import Warehouse
 from forecastbook.cloud import LARGE, Connection, Failed
 from forecastbook.publication import FORECASTS, Publication, absent
-from forecastbook.schema import WarehouseError, asked, conform, fitted, located, results, statement, tables, views
+from forecastbook.schema import WarehouseError, asked, fitted, located, results, statement, tables, views
 from forecastbook.wording import size
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,7 @@ class BigQuery(Connection, Warehouse):
 
     def held(self, table: str) -> int | None:
         with self._errors(), contextlib.suppress(exceptions.NotFound):
-            name = ".".join((*self.place, table))
-            return self._patiently(lambda: self.client.get_table(name, retry=None, timeout=self.wait)).num_rows
+            return self._ask(self.client.get_table, self._name(table)).num_rows
         return None
 
     def _table(self, name: str, params: dict) -> pa.Table | None:
@@ -65,7 +64,7 @@ class BigQuery(Connection, Warehouse):
             try:
                 if self.estimates:
                     self._affordable(name, self._estimate(text, params))
-                return self._patiently(lambda: self._fetched(self._rows(text, params), results()[name]))
+                return self._rows(text, params, lambda rows: self._fetched(rows, results()[name]))
             except exceptions.NotFound as error:
                 lacks = re.search(r"not found: table ([^:\s]+):(\w+)\.(\w+)", str(error), re.I)
                 if lacks and lacks.groups()[:2] == self.place and lacks[3] in asked(name):
@@ -120,7 +119,7 @@ class BigQuery(Connection, Warehouse):
 
     def lacking(self, have: dict[str, dict[str, str]] | None = None) -> list[str]:
         with self._errors("look at the tables"):
-            made = [] if self._there() else [f"made dataset {'.'.join(self.place)}"]
+            made = [] if self._there() else [f"made dataset {self._name()}"]
             return made + [what for what, _ in self._lacking(not made, have)]
 
     def _lacking(self, there: bool, have: dict[str, dict[str, str]] | None = None) -> list[tuple[str, str]]:
@@ -139,21 +138,18 @@ class BigQuery(Connection, Warehouse):
         return [f"CREATE SCHEMA IF NOT EXISTS `{project}`.`{dataset}` OPTIONS ({options})", *super().ddl()]
 
     def _make_dataset(self) -> str:
-        dataset = bigquery.Dataset(".".join(self.place))
+        dataset = bigquery.Dataset(self._name())
         dataset.location = os.environ.get("BIGQUERY_LOCATION") or None
         dataset.description = DESCRIPTION
-        self._dataset = self._patiently(
-            lambda: self.client.create_dataset(dataset, exists_ok=True, retry=None, timeout=self.wait)
-        )
-        said = f"made dataset {'.'.join(self.place)} in {self._dataset.location or 'the default location'}"
+        self._dataset = self._ask(self.client.create_dataset, dataset, exists_ok=True)
+        said = f"made dataset {self._name()} in {self._dataset.location or 'the default location'}"
         log.warning("%s: %s (BIGQUERY_LOCATION says where)", self.url, said)
         return said
 
     def _schema_of(self, what: str, columns: str) -> list:
         project, dataset = self.place
-        return self._patiently(  # project and dataset were checked by connect
-            lambda: list(self._rows(f"SELECT {columns} FROM `{project}`.`{dataset}`.INFORMATION_SCHEMA.{what}"))
-        )
+        # both names were checked by connect
+        return self._rows(f"SELECT {columns} FROM `{project}`.`{dataset}`.INFORMATION_SCHEMA.{what}")
 
     def _columns(self) -> dict[str, dict[str, str]]:
         out: dict[str, dict[str, str]] = {}
@@ -170,11 +166,7 @@ class BigQuery(Connection, Warehouse):
     def _views(self) -> dict[str, str]:
         return {name.lower(): text for name, text in self._schema_of("VIEWS", "table_name, view_definition")}
 
-    def append(self, table: str, rows: pa.Table, replacing: tuple[str, ...] = ()) -> int:
-        rows = conform(table, rows)
-        unknown = [name for name in replacing if name not in rows.column_names]
-        if unknown:
-            raise WarehouseError(f"{table} has no column {', '.join(unknown)} to replace by")
+    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...]) -> None:
         with self._errors(f"append to {table}"):
             if not replacing:
                 self._load(table, rows, f"append-{uuid.uuid4().hex}")
@@ -182,13 +174,11 @@ class BigQuery(Connection, Warehouse):
                 same = " AND ".join(f"stored.`{name}` = incoming.`{name}`" for name in replacing)
                 with self._staged(table, rows) as staged:
                     self._statement(exchange(table, f"EXISTS (SELECT 1 FROM {staged} AS incoming WHERE {same})", staged))
-        return rows.num_rows
 
     def _load(self, table: str, rows: pa.Table, name: str) -> None:
         """Rows as one load job: all of them or none. Types and modes are those of the table, which a shop may have made."""
-        full, buffer = ".".join((*self.place, table)), BytesIO()
-        found = self._patiently(lambda: self.client.get_table(full, retry=None, timeout=self.wait)).schema
-        stored = {field.name.lower(): field for field in found}
+        full, buffer = self._name(table), BytesIO()
+        stored = {field.name.lower(): field for field in self._ask(self.client.get_table, full).schema}
         if lacking := [column for column in rows.column_names if column.lower() not in stored]:
             raise WarehouseError(f"{self.url}: {table} lacks the column {', '.join(lacking)}: make warehouse adds it")
         fields = [stored[column.lower()] for column in rows.column_names]
@@ -220,18 +210,18 @@ class BigQuery(Connection, Warehouse):
     @contextlib.contextmanager
     def _staged(self, table: str, rows: pa.Table):
         """Rows in a table of their own beside ``table``, for one statement; its name in full. Gone afterwards, or in a day."""
-        full = bigquery.Table(".".join((*self.place, f"forecastbook_staging_{uuid.uuid4().hex}")))
-        stored = self._patiently(lambda: self.client.get_table(".".join((*self.place, table)), retry=None, timeout=self.wait))
+        full = bigquery.Table(self._name(f"forecastbook_staging_{uuid.uuid4().hex}"))
+        stored = self._ask(self.client.get_table, self._name(table))
         full.schema = [
             bigquery.SchemaField(f.name, f.field_type) for f in stored.schema if f.name.lower() in tables()[table].names
         ]
         full.expires = datetime.now(UTC) + timedelta(days=1)
-        self._patiently(lambda: self.client.create_table(full, exists_ok=True, retry=None, timeout=self.wait))
+        self._ask(self.client.create_table, full, exists_ok=True)
         try:
             self._load(full.table_id, rows, f"stage-{uuid.uuid4().hex}")
             yield f"`{full.table_id}`"
         finally:
-            self._patiently(lambda: self.client.delete_table(full, not_found_ok=True, retry=None, timeout=self.wait))
+            self._ask(self.client.delete_table, full, not_found_ok=True)
 
     def _store(self, publication: Publication) -> dict:
         p, target = publication, FORECASTS[publication.table]

@@ -138,14 +138,21 @@ class Connection:
         """Whether the dataset is there; asked until it is."""
         if self._dataset is None:
             with contextlib.suppress(exceptions.NotFound):
-                name = ".".join(self.place)
-                self._dataset = self._patiently(lambda: self.client.get_dataset(name, retry=None, timeout=self.wait))
+                self._dataset = self._ask(self.client.get_dataset, self._name())
         return self._dataset is not None
 
     @property
     def location(self) -> str | None:
         """Where the dataset is: jobs have to be sent there."""
         return self._dataset.location if self._there() else None
+
+    def _name(self, *table: str) -> str:
+        """The dataset, or a table of it, by its full name."""
+        return ".".join((*self.place, *table))
+
+    def _ask(self, method, *given, **more):
+        """One request, by a method of a client of Google's, ``_patiently``."""
+        return self._patiently(lambda: method(*given, retry=None, timeout=self.wait, **more))
 
     def _patiently(self, call):
         """``call()``, again while what it raises will pass (busy, rate limited, connection lost), for ``patience`` seconds."""
@@ -242,7 +249,7 @@ class Connection:
     def _settings(self, params: dict | None, **more) -> bigquery.QueryJobConfig:
         return bigquery.QueryJobConfig(
             query_parameters=[_parameter(key, value) for key, value in (params or {}).items()],
-            default_dataset=".".join(self.place),
+            default_dataset=self._name(),
             labels=self.labels,
             maximum_bytes_billed=self.maximum,
             **more,
@@ -264,29 +271,29 @@ class Connection:
 
         self._job(name or f"statement-{uuid.uuid4().hex}", begin)
 
-    def _rows(self, text: str, params: dict | None = None):
-        """An iterator over the rows of a query. To ask twice does no harm, so a lost reply is just asked for again."""
-        return self._patiently(
-            lambda: self.client.query_and_wait(
-                text,
-                job_config=self._settings(params),
-                location=self.location,
-                retry=None,
-                job_retry=None,
-                api_timeout=self.wait,
-                wait_timeout=self.job_wait,
-                page_size=LARGE // 4,  # the client stays with REST where a third of the rows came with the first reply
+    def _rows(self, text: str, params: dict | None = None, read=list):
+        """What ``read`` makes of the rows of a query. To ask twice does no harm, so what is lost is asked for again."""
+
+        def once():
+            return read(
+                self.client.query_and_wait(
+                    text,
+                    job_config=self._settings(params),
+                    location=self.location,
+                    retry=None,
+                    job_retry=None,
+                    api_timeout=self.wait,
+                    wait_timeout=self.job_wait,
+                    page_size=LARGE // 4,  # the client stays with REST where a third of the rows came with the first reply
+                )
             )
-        )
+
+        return self._patiently(once)
 
     def _estimate(self, text: str, params: dict | None) -> int:
         """Bytes that a query would read, by a dry run."""
         settings = self._settings(params, dry_run=True, use_query_cache=False)
-        job = self._patiently(
-            lambda: self.client.query(
-                text, job_config=settings, location=self.location, retry=None, job_retry=None, timeout=self.wait
-            )
-        )
+        job = self._ask(self.client.query, text, job_config=settings, location=self.location, job_retry=None)
         return job.total_bytes_processed or 0
 
     # -- what make doctor asks; nothing is written ------------------------------------------------------------------------
@@ -307,17 +314,13 @@ class Connection:
         """The account that BigQuery itself sees. It was let run a query to say so, one that reads nothing."""
         with self._errors("run a query"):
             self._estimate("SELECT SESSION_USER()", None)
-            return str(next(iter(self._rows("SELECT SESSION_USER()")))[0])
+            return str(self._rows("SELECT SESSION_USER()")[0][0])
 
     def may(self, table: str, rights: list[str]) -> list[str] | None:
         """Those of ``rights`` that the account has on a table; None where the service cannot be asked."""
         with self._errors("permissions"):
             try:
-                found = self._patiently(
-                    lambda: self.client.test_iam_permissions(
-                        ".".join((*self.place, table)), rights, retry=None, timeout=self.wait
-                    )
-                )
+                found = self._ask(self.client.test_iam_permissions, self._name(table), rights)
             except (exceptions.NotFound, exceptions.MethodNotAllowed, exceptions.MethodNotImplemented):
                 return None
         return [right for right in rights if right in found.get("permissions", [])]
@@ -338,14 +341,8 @@ class Connection:
             table=f"projects/{project}/datasets/{dataset}/tables/{table}", data_format=types.DataFormat.ARROW
         )
         with self._errors("open a read session"):
-            made = self._patiently(
-                lambda: self.reader.create_read_session(
-                    parent=f"projects/{project}",
-                    read_session=wanted,
-                    max_stream_count=1,
-                    retry=None,
-                    timeout=self.wait,
-                )
+            made = self._ask(
+                self.reader.create_read_session, parent=f"projects/{project}", read_session=wanted, max_stream_count=1
             )
         return made.name.split("/locations/")[-1].split("/")[0]
 

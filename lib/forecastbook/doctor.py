@@ -363,25 +363,24 @@ def _facts(asked: dict[str, dict]) -> tuple[str, str]:
 
 
 Check = Callable[[Patient], tuple[str, str]]
-# what it is called -> (the check, those that must not have failed before it)
-FILE: dict[str, tuple[Check, tuple[str, ...]]] = {
+Checks = dict[str, tuple[Check, tuple[str, ...]]]  # what it is called -> (the check, those that must not have failed before it)
+FIRST: Checks = {
     "warehouse": (address, ()),
     "versions": (versions, ("warehouse",)),
     "job": (job, ()),
     "out": (out, ()),
     "credentials": (credentials, ("warehouse",)),
+}
+FILE: Checks = {
+    **FIRST,
     "file": (file, ("warehouse",)),
     "tables": (tables, ("file", "job")),
     "data": (data, ("tables", "job")),
     "ledger": (ledger, ("tables",)),
     "forecasts": (forecasts, ("tables", "job")),
 }
-SERVER: dict[str, tuple[Check, tuple[str, ...]]] = {
-    "warehouse": (address, ()),
-    "versions": (versions, ("warehouse",)),
-    "job": (job, ()),
-    "out": (out, ()),
-    "credentials": (credentials, ("warehouse",)),
+SERVER: Checks = {
+    **FIRST,
     "jobs": (querying, ("credentials",)),
     "dataset": (dataset, ("credentials",)),
     "tables": (tables, ("jobs", "dataset", "job")),
@@ -396,7 +395,7 @@ SERVER: dict[str, tuple[Check, tuple[str, ...]]] = {
 }
 
 
-def check(p: Patient, checks: dict[str, tuple[Check, tuple[str, ...]]] | None = None):
+def check(p: Patient, checks: Checks | None = None):
     """Every finding in turn. An error of a check's own kind is a finding too; anything else is a fault of ours."""
     bad: set[str] = set()
     for what, (look, needs) in (checks or (SERVER if p.url.startswith("bigquery:") else FILE)).items():

@@ -217,14 +217,9 @@ class DuckDB(Warehouse):
             )
         )
 
-    def append(self, table: str, rows: pa.Table, replacing: tuple[str, ...] = ()) -> int:
-        rows = conform(table, rows)
-        unknown = [name for name in replacing if name not in rows.column_names]
-        if unknown:
-            raise WarehouseError(f"{table} has no column {', '.join(unknown)} to replace by")
+    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...]) -> None:
         with self._transaction() as connection:
             self._insert(connection, table, rows, replacing)
-        return rows.num_rows
 
     @staticmethod
     def _insert(connection, table: str, rows: pa.Table, replacing: tuple[str, ...] = (), absent_only: str | None = None):

@@ -262,6 +262,11 @@ def day_of(value) -> date:
 _CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
+def canonical(text: str) -> bool:
+    """Whether an id is a whole number, written as such, that a key can hold."""
+    return bool(_CANONICAL.fullmatch(text)) and -(2**63) <= int(text) < 2**63
+
+
 def variant_ids(ids, titles=None, among=None) -> pa.Table:
     """Text ids of series as the INT64 keys of the warehouse: (N,) each -> table (id int64, source_key, title), (N,) rows.
 
@@ -273,7 +278,7 @@ def variant_ids(ids, titles=None, among=None) -> pa.Table:
     ids = [str(i) for i in ids]
     if any(not i for i in ids):
         raise WarehouseError("a series id is empty: every series that is published needs one")
-    if all(_CANONICAL.fullmatch(i) and -(2**63) <= int(i) < 2**63 for i in (ids if among is None else map(str, among))):
+    if all(canonical(i) for i in (ids if among is None else map(str, among))):
         keys, source = np.array([int(i) for i in ids], dtype=np.int64), [None] * len(ids)
     else:
         keys, source = np.array([_hash63(i) for i in ids], dtype=np.int64), ids

@@ -27,7 +27,6 @@ from forecastbook.intake import (
 from forecastbook.params import digest
 
 FIRST = date(1900, 1, 1)
-_STOCK = "sales_stock", "FactSales", "DimItem"
 
 
 class WarehouseSales:
@@ -117,7 +116,9 @@ class WarehouseSales:
 
     @staticmethod
     def _ready(source, warehouse) -> None:
-        sample.ready(warehouse, *_STOCK, lambda: sample.sales(source.sample_series))
+        if not warehouse.looks_only:
+            warehouse.migrate()
+            ensure_sample(warehouse, source.sample_series)
 
 
 def _attribute(text: str | None, name: str) -> str:
@@ -131,4 +132,4 @@ def _attribute(text: str | None, name: str) -> str:
 
 def ensure_sample(warehouse, items: int) -> bool:
     """``sample.ensure`` of sales."""
-    return sample.ensure(warehouse, *_STOCK, lambda: sample.sales(items))
+    return sample.ensure(warehouse, "sales_stock", "FactSales", "DimItem", lambda: sample.sales(items))

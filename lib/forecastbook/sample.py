@@ -31,14 +31,6 @@ WEEKS = 13  # in which a product must have been sold to be one of the items whos
 NOT_PRODUCTS = ("FUEL", "MISCELLANEOUS", "COUPON")
 
 
-def ready(warehouse, stock: str, facts: str, dimension: str, build: Callable[[], dict[str, pa.Table]]) -> None:
-    """See to it that a warehouse can be read: its tables are there, an empty embedded one has the sample. Not in a dry run."""
-    if warehouse.looks_only:
-        return
-    warehouse.migrate()
-    ensure(warehouse, stock, facts, dimension, build)
-
-
 def ensure(warehouse, stock: str, facts: str, dimension: str, build: Callable[[], dict[str, pa.Table]]) -> bool:
     """Load a sample into an embedded warehouse that has none of its facts; returns whether it did. Killed half way, it has
     none.
@@ -46,9 +38,9 @@ def ensure(warehouse, stock: str, facts: str, dimension: str, build: Callable[[]
     stock: the query that counts ``facts`` and the rows of the dimension that are the warehouse's ``own``. Raises SourceError
     where an empty table of facts is somebody's own: a server's, or one whose dimension a shop has filled.
     """
-    if held(warehouse, stock):
+    found = next(iter(warehouse.query(stock).to_pylist()), {"facts": 0, "own": 0})
+    if found["facts"]:
         return False
-    found = next(iter(warehouse.query(stock).to_pylist()), {"own": 0})
     if not warehouse.embedded or found["own"]:
         why = f"though {dimension} has {found['own']} rows" if found["own"] else "the table is empty"
         raise SourceError(f"{facts} in {warehouse.url} has no facts, {why}: load them first, or point WAREHOUSE elsewhere")

@@ -48,7 +48,6 @@ from forecastbook.shop import ShopFiles
 from forecastbook.trades import SALES
 
 log = logging.getLogger(__name__)
-_STOCK = "price_stock", "FactProductPrice", "DimVariant"  # the query that counts, the facts, whose they are
 
 # ---- the shop's warehouse ----------------------------------------------------------------------------------------------
 
@@ -181,7 +180,9 @@ class WarehousePrices:
         return len(ids)
 
     def _ready(self, source, warehouse) -> None:
-        sample.ready(warehouse, *_STOCK, lambda: sample.build(source.sample_series))
+        if not warehouse.looks_only:
+            warehouse.migrate()
+            ensure_sample(warehouse, source.sample_series)
 
     @staticmethod
     def _window(source, as_of) -> tuple[date, date]:
@@ -193,7 +194,7 @@ class WarehousePrices:
 
 def ensure_sample(warehouse, sample_series: int) -> bool:
     """``sample.ensure`` of prices."""
-    return sample.ensure(warehouse, *_STOCK, lambda: sample.build(sample_series))
+    return sample.ensure(warehouse, "price_stock", "FactProductPrice", "DimVariant", lambda: sample.build(sample_series))
 
 
 def _found(values: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from forecastbook import counts, scores
 from forecastbook.panel import Panel, periods
 from forecastbook.params import Params
-from forecastbook.publication import variant_ids
+from forecastbook.publication import canonical, variant_ids
 from forecastbook.run import Run
 from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import percent, share2
@@ -169,7 +169,6 @@ def _stored(store, job: str, trade: Trade, before: dt.date = LAST) -> pd.DataFra
     found = store.query("scores", {"job": job, "since": FIRST, "before": before}).to_pandas()
     found = found[found["metric"].isin(names)]
     found = found.assign(as_of=pd.to_datetime(found["as_of"]), scored_at=_clock(found["scored_at"]))
-    found = found.sort_values("scored_at", kind="stable").drop_duplicates([*keys, "metric"], keep="last")
     return found[found.groupby(keys)["metric"].transform("size") == len(names)]
 
 
@@ -230,21 +229,13 @@ def _places(ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
     A job publishes its ids themselves while all of them are whole numbers, else their hashes. Which it was then does not follow
     from what there is now, so both are looked up, the ids first.
     """
-    whole = np.flatnonzero([_whole(str(i)) for i in ids])
+    whole = np.flatnonzero([canonical(str(i)) for i in ids])
     place = np.full(len(keys), -1)
     for rows, among in ((np.arange(len(ids)), ["-"]), (whole, None)):
         own = variant_ids(ids[rows], among=among)["id"].to_numpy() if len(rows) else np.empty(0, dtype=np.int64)
         at = pd.Index(own).get_indexer(keys)
         place = np.where(at >= 0, rows[np.maximum(at, 0)] if len(rows) else -1, place)
     return place
-
-
-def _whole(text: str) -> bool:
-    """Whether an id is a whole number, written as such, that a key can hold."""
-    digits = text.removeprefix("-")
-    return (
-        digits.isascii() and digits.isdigit() and len(digits) < 20 and str(int(text)) == text and -(2**63) <= int(text) < 2**63
-    )
 
 
 def _better(fresh: pd.DataFrame, stored: pd.DataFrame) -> pd.Series:
