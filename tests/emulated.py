@@ -98,6 +98,11 @@ class Emulator:
         """The variables that lead a client in another process here."""
         return {"BIGQUERY_EMULATOR_HOST": self.host, "BIGQUERY_STORAGE_EMULATOR_HOST": self.grpc}
 
+    def lead(self, patch, **instead: str) -> None:
+        """Set those variables by a monkeypatch, so that clients of this process come here too, with some ``instead``."""
+        for name, value in (self.environ | instead).items():
+            patch.setenv(name, value)
+
     def stop(self) -> int:
         """End it in order, or by force after ten seconds; its return code."""
         self.process.send_signal(signal.SIGTERM)

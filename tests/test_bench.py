@@ -148,8 +148,7 @@ def test_the_bench_of_sales_ranks_what_was_published_among_all(tmp_path):
 
 
 def test_the_bench_of_bigquery_reads_every_fact_on_each_side(emulator, monkeypatch):
-    for name, value in emulator.environ.items():
-        monkeypatch.setenv(name, value)
+    emulator.lead(monkeypatch)
     store = bench_bigquery.connect(bench_bigquery.URL)
     bench_bigquery.fill(store, 12_000)
     sides = (bench_bigquery.plain, bench_bigquery.table, bench_bigquery.panel)

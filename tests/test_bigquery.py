@@ -214,32 +214,30 @@ def test_a_refusal_that_passes_is_waited_out_at_every_request(book, scene, refus
     assert len(sent) == scene.clean + 2 * 2 + 3 * 4
 
 
-@pytest.mark.parametrize("place", ["ledger read", "load", "read back", "flip"])
-def test_a_missing_right_is_told_at_once_and_the_old_set_stays(book, scene, place):
+def told_at_once(book, scene, name: str, place: str, refusal: dict, raised: str) -> None:
+    """A refusal that will not pass: raised with the words, nothing sent after it, and the old set stays."""
     faults = []
     sent, _ = outcome(
         book,
         scene,
-        f"{place}: 403 accessDenied",
-        lambda proxy: faults.append(proxy.fault("status", when=PLACES[place], times=None, **DENIED)),
-        raised="the account lacks a right: the README lists the roles",
+        name,
+        lambda proxy: faults.append(proxy.fault("status", when=PLACES[place], times=None, **refusal)),
+        raised=raised,
         current="old",
     )
     assert len(faults[0].hits) == 1 and sent[-1] is faults[0].hits[0]
+
+
+@pytest.mark.parametrize("place", ["ledger read", "load", "read back", "flip"])
+def test_a_missing_right_is_told_at_once_and_the_old_set_stays(book, scene, place):
+    raised = "the account lacks a right: the README lists the roles"
+    told_at_once(book, scene, f"{place}: 403 accessDenied", place, DENIED, raised)
 
 
 @pytest.mark.parametrize("place", ["ledger read", "load"])
 def test_401_is_told_at_once_with_the_way_to_log_in(book, scene, place):
-    faults = []
-    sent, _ = outcome(
-        book,
-        scene,
-        f"{place}: 401",
-        lambda proxy: faults.append(proxy.fault("status", when=PLACES[place], times=None, **UNKNOWN)),
-        raised="authentication failed: run `gcloud auth application-default login`",
-        current="old",
-    )
-    assert len(faults[0].hits) == 1 and sent[-1] is faults[0].hits[0]
+    raised = "authentication failed: run `gcloud auth application-default login`"
+    told_at_once(book, scene, f"{place}: 401", place, UNKNOWN, raised)
 
 
 @pytest.mark.parametrize("place", ["load", "read back", "flip"])

@@ -201,8 +201,7 @@ def served(finished, record_shop, emulator, tmp_path_factory) -> dict[str, tuple
     """
     url, home = "bigquery:test-project.shop", tmp_path_factory.mktemp("served")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in emulator.environ.items():
-            patch.setenv(name, value)
+        emulator.lead(patch)
         store = connect(url)
         store.migrate()
         with duckdb.connect(str(finished.out / "warehouse.duckdb"), read_only=True) as facts:

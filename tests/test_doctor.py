@@ -41,8 +41,7 @@ def house(tmp_path):
 @pytest.fixture
 def dataset(emulator, monkeypatch):
     """A dataset that is not there yet. The emulator takes seconds to make our tables, so few tests have them made."""
-    for name, value in emulator.environ.items():
-        monkeypatch.setenv(name, value)
+    emulator.lead(monkeypatch)
     return connect(f"bigquery:test-project.doctor_{next(DATASETS)}")
 
 
@@ -52,8 +51,7 @@ def shop(emulator, tmp_path_factory):
     requests that the publication sent."""
     url = "bigquery:test-project.doctor_shop"
     with pytest.MonkeyPatch.context() as patch, FaultProxy(emulator.host) as proxy:
-        for name, value in (emulator.environ | {"BIGQUERY_EMULATOR_HOST": proxy.host}).items():
-            patch.setenv(name, value)
+        emulator.lead(patch, BIGQUERY_EMULATOR_HOST=proxy.host)
         made = doc("migrate", url, tmp_path_factory.mktemp("out"))
         house = connect(url)
         fill(house, today())
@@ -65,10 +63,8 @@ def shop(emulator, tmp_path_factory):
 @pytest.fixture
 def visited(shop, emulator, monkeypatch):
     """The url of ``shop``, and a proxy in front of it."""
-    for name, value in emulator.environ.items():
-        monkeypatch.setenv(name, value)
     with FaultProxy(emulator.host) as proxy:
-        monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", proxy.host)
+        emulator.lead(monkeypatch, BIGQUERY_EMULATOR_HOST=proxy.host)
         yield shop.url, proxy
 
 

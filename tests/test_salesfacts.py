@@ -207,8 +207,7 @@ def test_the_default_as_of_date_is_a_period_that_is_over():
 
 
 def test_sales_read_from_bigquery_are_those_read_from_duckdb(house, emulator, monkeypatch):
-    for name, value in emulator.environ.items():
-        monkeypatch.setenv(name, value)
+    emulator.lead(monkeypatch)
     served = connect("bigquery:test-project.sales_facts")
     served.migrate()
     with pytest.raises(SourceError, match="has no facts, the table is empty"):

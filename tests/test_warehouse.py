@@ -24,8 +24,7 @@ def bare(request, tmp_path, monkeypatch):
         yield connect(f"duckdb:{tmp_path / 'склад' / 'the warehouse.duckdb'}")
         return
     emulator = request.getfixturevalue("emulator")
-    for name, value in emulator.environ.items():
-        monkeypatch.setenv(name, value)
+    emulator.lead(monkeypatch)
     house = connect(f"bigquery:test-project.contract_{next(DATASETS)}")
     house.estimates = False  # half the emulator's work; test_bigquery.py looks at them
     yield house
