@@ -20,9 +20,10 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from forecastbook import evidence, figures, provenance, report
+from forecastbook import evidence, figures, provenance, report, scoreboard, tables
 from forecastbook.run import RunError
 from forecastbook.trades import PRICES, SALES
+from forecastbook.wording import share1
 from test_figures import HOSTILE, rolling_backtest, sticky_forecast, sticky_prices
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -158,7 +159,7 @@ def book(tmp_path_factory) -> Path:
         new_markdown_cell("## The likeliest moves"),
         shown(
             "moves",
-            text_html=report.table(
+            text_html=tables.table(
                 forecast[["series_id", "title", "q50", "p_change"]].head(8),
                 {"q50": ".2f", "p_change": figures.percent},
                 caption="Eight items",
@@ -254,17 +255,17 @@ def test_the_card_never_calls_a_narrow_band_honest():
 def test_skill_is_one_minus_the_ratio_and_its_interval_is_seeded():
     backtest = rolling_backtest(sticky_prices(20))
     scored = figures.errors(backtest)
-    skill = report.skills(backtest)
+    skill = scoreboard.skills(backtest)
     mean = scored.groupby("model")["loss"].mean()
     for row in skill.itertuples():
         assert row.skill == pytest.approx(1 - mean["published"] / mean[row.baseline])
         assert row.low <= row.skill <= row.high and row.n_origins == 8
-    assert skill.equals(report.skills(scored)) and not skill["low"].equals(report.skills(scored, seed=1)["low"])
-    one = report.skills(backtest[backtest["origin"] == backtest["origin"].max()])
+    assert skill.equals(scoreboard.skills(scored)) and not skill["low"].equals(scoreboard.skills(scored, seed=1)["low"])
+    one = scoreboard.skills(backtest[backtest["origin"] == backtest["origin"].max()])
     assert one["skill"].notna().all() and one["low"].isna().all()
     against_itself = backtest[backtest["model"] == "published"]
     twin = pd.concat([against_itself, against_itself.assign(model="last_value")])
-    assert report.skills(twin)[["skill", "low", "high"]].abs().to_numpy().max() < 1e-12
+    assert scoreboard.skills(twin)[["skill", "low", "high"]].abs().to_numpy().max() < 1e-12
 
 
 def test_no_move_is_one_sentence_and_not_rows_of_zero(tmp_path):
@@ -443,16 +444,16 @@ def test_a_full_disk_leaves_the_old_page_and_nothing_half_written(tmp_path, monk
 
 def test_tables_escape_align_and_cut():
     frame = pd.DataFrame({"title": [HOSTILE["p000"], HOSTILE["p004"]], "price": [3.5, np.nan], "share": [0.123, 0.5]})
-    text = report.table(frame, {"price": "{:.2f}", "share": report.share1}, {"price": "price, $"}, caption="<b>")._repr_html_()
+    text = tables.table(frame, {"price": "{:.2f}", "share": share1}, {"price": "price, $"}, caption="<b>")._repr_html_()
     assert "<script" not in text and "&lt;script&gt;" in text and "&lt;b&gt;" in text
     assert "<td>3.50</td><td>12.3 %</td>" in text and "<td>–</td>" in text and "price, $" in text
     assert len(text) < 3000 and '<td class="text">' in text
-    assert "no move above 5 %" in report.table(frame.iloc[:0], empty="no move above 5 %")
-    assert "and 60 more" in report.table(pd.DataFrame({"x": range(110)}))
+    assert "no move above 5 %" in tables.table(frame.iloc[:0], empty="no move above 5 %")
+    assert "and 60 more" in tables.table(pd.DataFrame({"x": range(110)}))
 
 
 def test_cards_say_their_state_in_words():
-    text = report.cards(
+    text = tables.cards(
         [("1", "<i>", "n", "good"), ("2", "b", "n", "watch"), ("3", "c", "n", ("bad", "too narrow")), ("4", "d", "n", "info")]
     )
     assert all(word in text for word in ("Good", "Watch", "too narrow")) and "<i>" not in text

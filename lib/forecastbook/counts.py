@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from .panel import Panel, carried
 
@@ -63,6 +62,8 @@ def negative_binomial(mean: np.ndarray, variance: np.ndarray, levels) -> Demand:
     over = np.maximum(np.asarray(variance, float) - mean, 1e-9 * mean)
     size = np.minimum(mean**2 / over, 1e6)  # of the negative binomial: to infinity it is Poisson
     p = size / (size + mean)
+    from scipy import stats  # lazily: half a second that prices do without
+
     q = stats.nbinom.ppf(np.asarray(levels, float), size[..., None], p[..., None])  # (N, H, Q)
     return Demand(q, mean, p**size)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from . import counts, scores
 from .counts import Demand
@@ -237,10 +237,10 @@ def _auto_ets(y: np.ndarray, freq: str, horizon: int, levels: np.ndarray) -> Dem
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own search, which divides by zero at the edges
             said = model.forecast(y=known, h=horizon, level=[90])
-        wide = (said["hi-90"] - said["lo-90"]) / 2 / stats.norm.ppf(0.95)
+        wide = (said["hi-90"] - said["lo-90"]) / 2 / ndtri(0.95)
         if np.isfinite(said["mean"]).all() and np.isfinite(wide).all():
             mean[n], sd[n] = said["mean"], wide
     mean = np.maximum(mean, 0)
-    q = np.maximum(mean[..., None] + sd[..., None] * stats.norm.ppf(levels), 0)  # (N, H, Q)
-    zero = np.where(sd > 0, stats.norm.cdf((0.5 - mean) / np.where(sd > 0, sd, 1)), mean < 0.5)
+    q = np.maximum(mean[..., None] + sd[..., None] * ndtri(levels), 0)  # (N, H, Q)
+    zero = np.where(sd > 0, ndtr((0.5 - mean) / np.where(sd > 0, sd, 1)), mean < 0.5)
     return Demand(q, mean, zero)

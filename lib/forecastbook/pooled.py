@@ -17,7 +17,7 @@ from pathlib import Path
 import lightgbm
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtri
 
 from . import counts, demand, gbm, intervals
 from .counts import Demand
@@ -144,7 +144,7 @@ def _grow(x: np.ndarray, names: list[str], y: np.ndarray, scale: np.ndarray, lev
 def between(q: np.ndarray, learnt, levels) -> np.ndarray:
     """Quantiles at other levels: (N, H, Q) -> (N, H, Q'). Linear in the normal score of the level, and beyond the outermost
     ones along the line through the median; rising as q does, at least 0."""
-    z, wanted = stats.norm.ppf(np.asarray(learnt, float)), stats.norm.ppf(np.asarray(levels, float))
+    z, wanted = ndtri(np.asarray(learnt, float)), ndtri(np.asarray(levels, float))
     mix, middle = np.zeros((len(z), len(wanted))), int(np.abs(z).argmin())
     for k, value in enumerate(wanted):
         right = int(np.clip(np.searchsorted(z, value), 1, max(len(z) - 1, 1)))

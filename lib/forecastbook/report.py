@@ -1,8 +1,7 @@
 """Reports: an executed notebook, a run, or all runs, each as HTML files that open offline and stay inert.
 
 These are the doors; behind them ``executed`` renders a notebook, ``runpage`` a run's main report, and every page is made and
-written by ``pages``: whole, or the old one stays as it was. The index over all runs is made here. What notebooks show comes
-through here too: tables, cards and skills.
+written by ``pages``: whole, or the old one stays as it was. The index over all runs is made here.
 
     python -m forecastbook.report OUT            render every run below OUT again, and OUT/index.html
     python -m forecastbook.report OUT RUN_DIR    one run, and OUT/index.html
@@ -18,11 +17,9 @@ from forecastbook.executed import render_notebook
 from forecastbook.record import manifest_of, scores_of, state_of
 from forecastbook.run import RunError
 from forecastbook.runpage import render_run
-from forecastbook.scoreboard import skills
-from forecastbook.tables import cards, table
-from forecastbook.wording import bare_percent, change, share1, share2, shorten
+from forecastbook.wording import bare_percent, shorten
 
-__all__ = ["cards", "change", "main", "render_index", "render_notebook", "render_run", "share1", "share2", "skills", "table"]
+__all__ = ["main", "render_index", "render_notebook", "render_run"]
 
 
 def render_index(out: str | Path) -> Path:
