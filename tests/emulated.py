@@ -62,14 +62,15 @@ class Emulator:
     started again: the data are still there, the ports are others.
     """
 
-    def __init__(self, data_dir: Path, python: Path | None = None):
-        self.data_dir, self.python = Path(data_dir), python
+    def __init__(self, data_dir: Path, python: Path | None = None, threads: int = 1):
+        self.data_dir, self.python, self.threads = Path(data_dir), python, threads
         self.host = self.grpc = self.pid = self.process = None
 
     def start(self, timeout: float = 60) -> Emulator:
         """Start it and wait until both servers answer; ``RuntimeError`` with its standard error when they do not."""
         python = self.python or environment()
         command = [python, "-I", HERE / "launcher.py", "--data-dir", self.data_dir, "--with-parent"]
+        command += ["--threads", str(self.threads)]
         environ = {name: value for name, value in os.environ.items() if name.upper() != "GROUPS"}  # it reads that one as JSON
         self._out, self._err = unread(), unread()
         self.process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err)

@@ -943,6 +943,22 @@ def test_many_rows_come_by_the_storage_api_and_are_those_of_the_rest_api_in_orde
     assert read["rest"]["variant_id"].to_pylist() == list(range(n))
 
 
+def test_several_queries_are_asked_side_by_side(emulator, cost):
+    asked_for = {"price_variants": {}, "sales_stock": {}, "ledger": {}}
+    with FaultProxy(emulator.host) as proxy, ThreadPoolExecutor(1) as pool:
+        held = proxy.fault("hold", when=asked("FROM DimVariant"))
+        found = pool.submit(at(proxy.host, "cost").queries, asked_for)
+        assert proxy.held.wait(30)
+        until = time.monotonic() + 30
+        while sum(is_query(request) for request in proxy.requests) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert sum(is_query(request) for request in proxy.requests) == 3 and not found.done()
+        proxy.release()
+        assert list(found.result(30)) == list(asked_for) and len(held.hits) == 1
+    for name, table in found.result().items():
+        assert table.equals(cost[0].query(name)), name
+
+
 def test_a_page_that_is_lost_on_the_way_does_not_shorten_a_result(emulator, cost):
     with FaultProxy(emulator.host) as proxy:
         fault = proxy.fault("lost_reply", when=polled("/queries/"))

@@ -305,14 +305,7 @@ def test_a_file_job_before_the_first_price_job_does_not_stand_in_the_samples_way
 
 
 def test_a_server_is_never_filled_with_the_sample():
-    class Server:
-        url, embedded = "bigquery:some-project.prices", False
-
-        def query(self, name):
-            return pa.table({"facts": [0], "own": [0]})
-
-    with pytest.raises(SourceError, match="has no facts"):
-        ensure_sample(Server(), 10)
+    assert ensure_sample(connect("bigquery:some-project.prices"), 10) is False, "and not asked: there is no such project"
 
 
 # ---- files ----

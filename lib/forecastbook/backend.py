@@ -54,11 +54,8 @@ class Warehouse(ABC):
         """The types of all columns that are there, by table and column in lower case; empty where there is nothing yet."""
 
     @abstractmethod
-    def lacking(self, have: dict[str, dict[str, str]] | None = None) -> list[str]:
-        """What migrate() would do now, one line each; nothing is done. Raises the same errors.
-
-        have: ``columns()``, where they were asked already.
-        """
+    def lacking(self) -> list[str]:
+        """What migrate() would do now, one line each; nothing is done. Raises the same errors."""
 
     @abstractmethod
     def held(self, table: str) -> int | None:
@@ -103,6 +100,10 @@ class Warehouse(ABC):
             return fitted(found, schema)
         except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise WarehouseError(f"query {name}: the result does not fit its declared schema ({error})") from error
+
+    def queries(self, asked: dict[str, dict]) -> dict[str, pa.Table]:
+        """The results of several queries, each with its parameters, by name; a server is asked for all of them at once."""
+        return {name: self.query(name, params) for name, params in asked.items()}
 
     def publish(
         self, *, job: str, model_id: int, as_of, run_id: str, table: str, rows: pa.Table, model: dict | None = None, among=None
@@ -174,9 +175,9 @@ class Warehouse(ABC):
             "bounds": "bounds are ordered, finite and not negative",
             "orphans": "no row is visible that the ledger does not name",
         }
-        out = []
+        out, answers = [], self.queries({f"check_{name}": {} for name in texts})
         for name, text in texts.items():
-            found = self.query(f"check_{name}")
+            found = answers[f"check_{name}"]
             faults = found["faults"][0].as_py() if found.num_rows else 0
             out.append((name, faults == 0, text if not faults else f"{faults} faults against: {text}"))
         return out

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
@@ -49,7 +50,7 @@ class BigQuery(Connection, Warehouse):
 
     def columns(self) -> dict[str, dict[str, str]]:
         with self._errors("look at the tables"):
-            return self._columns() if self._there() else {}
+            return self._stored()[0] if self._there() else {}
 
     def held(self, table: str) -> int | None:
         with self._errors(), contextlib.suppress(exceptions.NotFound):
@@ -70,6 +71,12 @@ class BigQuery(Connection, Warehouse):
                 if lacks and lacks.groups()[:2] == self.place and lacks[3] in asked(name):
                     return None  # what a view of the shop's lacks is an error
                 raise
+
+    def queries(self, asked: dict[str, dict]) -> dict[str, pa.Table]:
+        if not self.exists():  # it also makes the client, once, before the threads want it
+            return super().queries(asked)
+        with ThreadPoolExecutor(max(len(asked), 1)) as pool:
+            return dict(zip(asked, pool.map(self.query, asked, asked.values()), strict=True))
 
     def _affordable(self, name: str, estimate: int) -> None:
         log.info("query %s would read %s (limit %s)", name, size(estimate), size(self.maximum))
@@ -96,8 +103,8 @@ class BigQuery(Connection, Warehouse):
     def migrate(self, dry: bool = False) -> list[str]:
         with self._errors("migrate"):
             if dry:
-                return self._statements(self._columns()) if self._there() else self.ddl()
-            if self._migrated:  # within one process once is enough: it costs two queries
+                return self._statements(self._stored()[0]) if self._there() else self.ddl()
+            if self._migrated:  # within one process once is enough: it costs a query
                 return []
             done = [] if self._there() else [self._make_dataset()]
             changes = self._lacking(not done)
@@ -117,14 +124,14 @@ class BigQuery(Connection, Warehouse):
             self._migrated = True
         return done
 
-    def lacking(self, have: dict[str, dict[str, str]] | None = None) -> list[str]:
+    def lacking(self) -> list[str]:
         with self._errors("look at the tables"):
             made = [] if self._there() else [f"made dataset {self._name()}"]
-            return made + [what for what, _ in self._lacking(not made, have)]
+            return made + [what for what, _ in self._lacking(not made)]
 
-    def _lacking(self, there: bool, have: dict[str, dict[str, str]] | None = None) -> list[tuple[str, str]]:
-        changes = self._changes((self._columns() if have is None else have) if there else {})
-        stored = self._views() if there else {}
+    def _lacking(self, there: bool) -> list[tuple[str, str]]:
+        have, stored = self._stored() if there else ({}, {})
+        changes = self._changes(have)
         for name, tree in views().items():
             text = located(tree, self.place)
             if _normal(stored.get(name.lower(), "")) != _normal(_body(text)):
@@ -146,25 +153,28 @@ class BigQuery(Connection, Warehouse):
         log.warning("%s: %s (BIGQUERY_LOCATION says where)", self.url, said)
         return said
 
-    def _schema_of(self, what: str, columns: str) -> list:
-        project, dataset = self.place
-        # both names were checked by connect
-        return self._rows(f"SELECT {columns} FROM `{project}`.`{dataset}`.INFORMATION_SCHEMA.{what}")
-
-    def _columns(self) -> dict[str, dict[str, str]]:
-        out: dict[str, dict[str, str]] = {}
+    def _stored(self) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+        """What ``columns`` says, and the text of each view by name in lower case."""
+        columns: dict[str, dict[str, str]] = {}
+        texts: dict[str, str] = {}
         ours = {name.lower(): name for name in (*tables(), *views())}
-        for table, column, kind in self._schema_of("COLUMNS", "table_name, column_name, data_type"):
+        project, dataset = self.place  # both names were checked by connect
+        there = f"`{project}`.`{dataset}`.INFORMATION_SCHEMA"
+        asked = (
+            f"SELECT table_name, column_name, data_type FROM {there}.COLUMNS "
+            f"UNION ALL SELECT table_name, NULL, view_definition FROM {there}.VIEWS"
+        )
+        for table, column, said in self._rows(asked):
+            if column is None:
+                texts[table.lower()] = said
+                continue
             if ours.get(table.lower(), table) != table and not self._dataset.is_case_insensitive:
                 raise WarehouseError(
                     f"{self.url}: the table {table} is not {ours[table.lower()]} to BigQuery, which minds the case: rename it, "
                     "or make a view of the right name"
                 )
-            out.setdefault(table.lower(), {})[column.lower()] = kind
-        return out
-
-    def _views(self) -> dict[str, str]:
-        return {name.lower(): text for name, text in self._schema_of("VIEWS", "table_name, view_definition")}
+            columns.setdefault(table.lower(), {})[column.lower()] = said
+        return columns, texts
 
     def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...]) -> None:
         with self._errors(f"append to {table}"):

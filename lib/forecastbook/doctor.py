@@ -62,7 +62,7 @@ def migrate(store, dry: bool = False) -> list[str]:
     if not dry:
         return store.migrate() or [f"{store.url} is up to date"]
     try:
-        have = store.columns()
+        lacking = store.lacking()
     except WarehouseError as error:
         if store.embedded:
             raise
@@ -70,7 +70,7 @@ def migrate(store, dry: bool = False) -> list[str]:
         log.warning("so it is not known what there is; these statements are for an empty warehouse")
         texts = store.ddl()
     else:
-        if not store.lacking(have):
+        if not lacking:
             return [f"-- {store.url} is up to date"]
         texts = store.migrate(dry=True)
     return [f"{text if text.startswith('CREATE SCHEMA') else schema.pretty(text, store.dialect)};" for text in texts]
@@ -298,7 +298,7 @@ def quota(p: Patient) -> tuple[str, str]:
 
 
 def tables(p: Patient) -> tuple[str, str]:
-    lacks = p.store.lacking(p.columns)  # raises on wrong types, naming all of them
+    lacks = p.store.lacking()  # raises on wrong types, naming all of them
     needed = {table for name in p.source.asks(p.params.source, today()) for table in schema.asked(name)}
     absent = [table for table in schema.tables() if table in needed and table.lower() not in p.columns]
     if absent and not p.store.embedded:

@@ -180,8 +180,8 @@ class DuckDB(Warehouse):
         with self._open(read_only=True) as connection:
             return self._columns(connection)
 
-    def lacking(self, have: dict[str, dict[str, str]] | None = None) -> list[str]:
-        done, stored = [what for what, _ in self._changes(self.columns() if have is None else have)], {}
+    def lacking(self) -> list[str]:
+        done, stored = [what for what, _ in self._changes(self.columns())], {}
         if self.exists():
             with self._open(read_only=True) as connection:
                 stored = self._views(connection)

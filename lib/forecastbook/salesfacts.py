@@ -80,7 +80,7 @@ class WarehouseSales:
         as_of = as_day(as_of)
         inside(as_of, self._span(warehouse), warehouse.url)
         asked = self.asks(source, as_of)
-        facts, items = (warehouse.query(name, asked[name]) for name in ("sales_facts", "sales_items"))
+        facts, items = warehouse.queries({name: asked[name] for name in ("sales_facts", "sales_items")}).values()
         n, sieve = facts.num_rows, Sieve("FactSales", np.arange(1, facts.num_rows + 1))
         codes, item = numbered(facts["item_id"])
         place = pd.Index(items["item_id"].to_numpy()).get_indexer(item)  # (N,) row of DimItem, -1: none

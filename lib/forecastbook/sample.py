@@ -33,17 +33,21 @@ NOT_PRODUCTS = ("FUEL", "MISCELLANEOUS", "COUPON")
 
 def ensure(warehouse, stock: str, facts: str, dimension: str, build: Callable[[], dict[str, pa.Table]]) -> bool:
     """Load a sample into an embedded warehouse that has none of its facts; returns whether it did. Killed half way, it has
-    none.
+    none. A server is not even asked: it is never filled, and a source that finds nothing in it says so.
 
     stock: the query that counts ``facts`` and the rows of the dimension that are the warehouse's ``own``. Raises SourceError
-    where an empty table of facts is somebody's own: a server's, or one whose dimension a shop has filled.
+    where the empty table of facts is a shop's, which has filled the dimension.
     """
+    if not warehouse.embedded:
+        return False
     found = next(iter(warehouse.query(stock).to_pylist()), {"facts": 0, "own": 0})
     if found["facts"]:
         return False
-    if not warehouse.embedded or found["own"]:
-        why = f"though {dimension} has {found['own']} rows" if found["own"] else "the table is empty"
-        raise SourceError(f"{facts} in {warehouse.url} has no facts, {why}: load them first, or point WAREHOUSE elsewhere")
+    if found["own"]:
+        raise SourceError(
+            f"{facts} in {warehouse.url} has no facts, though {dimension} has {found['own']} rows: load them first, or point "
+            "WAREHOUSE elsewhere"
+        )
     try:
         built = build()
     except ModuleNotFoundError as error:

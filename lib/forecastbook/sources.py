@@ -103,10 +103,8 @@ class WarehousePrices:
         """
         self._ready(source, warehouse)
         start, as_of = self._window(source, as_of)
-        asked = self.asks(source, as_of)
-        variants, calendar, facts, strays = (
-            warehouse.query(f"price_{name}", asked[f"price_{name}"]) for name in ("variants", "days", "facts", "strays")
-        )
+        asked, wanted = self.asks(source, as_of), ("price_facts", "price_variants", "price_days", "price_strays")
+        facts, variants, calendar, strays = warehouse.queries({name: asked[name] for name in wanted}).values()
         n, sieve = facts.num_rows, Sieve("FactProductPrice", facts["price_fact_id"])
 
         codes, variant = numbered(facts["variant_id"])
