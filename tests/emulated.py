@@ -14,7 +14,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -50,11 +49,6 @@ def environment(root: Path = ROOT / ".emulator") -> Path:
     return Path(root) / "bin" / "python"
 
 
-def unread():
-    """A file for the output of a process; a pipe that nobody reads would fill up and stop it."""
-    return tempfile.TemporaryFile()
-
-
 class Emulator:
     """The emulator on a data directory, from ``start`` (or ``with``) to ``stop``; it ends with the process that started it.
 
@@ -72,10 +66,11 @@ class Emulator:
         command = [python, "-I", HERE / "launcher.py", "--data-dir", self.data_dir, "--with-parent"]
         command += ["--threads", str(self.threads)]
         environ = {name: value for name, value in os.environ.items() if name.upper() != "GROUPS"}  # it reads that one as JSON
-        self._out, self._err = unread(), unread()
-        self.process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err)
+        self.data_dir.mkdir(parents=True, exist_ok=True)  # what it says goes to files: a pipe that nobody reads would fill up
+        with open(self._path("out"), "wb") as out, open(self._path("err"), "wb") as err:
+            self.process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         self.pid, until = self.process.pid, time.monotonic() + timeout
-        while not (ready := re.search(rb"^READY (\S+:\d+) grpc:(\d+)\n", self._read(self._out), re.M)):
+        while not (ready := re.search(rb"^READY (\S+:\d+) grpc:(\d+)\n", self._path("out").read_bytes(), re.M)):
             ended = self.process.poll()
             if ended is not None or time.monotonic() > until:
                 self.kill()
@@ -85,14 +80,13 @@ class Emulator:
         self.host, self.grpc = ready[1].decode(), f"{LOOPBACK}:{ready[2].decode()}"
         return self
 
-    @staticmethod
-    def _read(file) -> bytes:
-        return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)  # a plain read would move where the emulator writes
+    def _path(self, stream: str) -> Path:
+        return self.data_dir / f"standard.{stream}"
 
     @property
     def stderr(self) -> str:
         """What it has written to standard error so far."""
-        return self._read(self._err).decode(errors="replace").strip()
+        return self._path("err").read_text(errors="replace").strip()
 
     @property
     def environ(self) -> dict[str, str]:
