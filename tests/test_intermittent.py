@@ -128,6 +128,15 @@ def test_steady_demand_is_covered_as_promised(name):
     assert said.mean.sum() / y[:, 60:].sum() == pytest.approx(1, abs=0.08)
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_further_levels_move_none_of_the_others(panel, name):
+    wide = (*LEVELS[:4], 0.8, 0.9, 0.95, 0.99)  # as a job with service levels asks
+    for view in (panel, panel.until(panel.dates[-9])):
+        few, many = forecast(name, view, 4, LEVELS), forecast(name, view, 4, wide)
+        np.testing.assert_array_equal(many.q[..., [0, 1, 2, 3, 6]], few.q)
+        np.testing.assert_array_equal(many.mean, few.mean)
+
+
 def test_wilder_items_get_wider_bands():
     draw = np.random.default_rng(2)
     tame, wild = draw.poisson(20, (40, 60)), draw.negative_binomial(0.7, 0.7 / 20.7, (40, 60))

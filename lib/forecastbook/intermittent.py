@@ -24,6 +24,7 @@ ALPHA = 0.1  # smoothing of sizes, intervals and probabilities: Croston and TSB
 ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # what simple smoothing chooses from, by each item's one-step errors
 BLOCKS = (2, 8)  # fewest and most levels of aggregation
 WIDTHS = (0.6, 0.8, 1.0, 1.25, 1.6)  # multiples of the variance that are tried
+JUDGES = np.array([0.05, 0.25, 0.5, 0.75, 0.95])  # levels that choose among them, whatever is asked: no level moves another
 OWN = 20.0  # periods of own history that weigh as much as the pool's spread
 LEAST = 8  # periods from which an item's own spread counts
 
@@ -57,9 +58,8 @@ def _whole(name: str, y: np.ndarray, freq: str, horizon: int, levels: np.ndarray
     point = MEANS[name]
     mean, width, T = point(y, freq, horizon), 1.0, y.shape[1]
     if 2 * horizon < T:
-        width = _width(
-            y[:, T - horizon :], point(y[:, : T - horizon], freq, horizon), spread(y[:, : T - horizon], freq), levels
-        )
+        then = y[:, : T - horizon]
+        width = _width(y[:, T - horizon :], point(then, freq, horizon), spread(then, freq))
     return _counts(mean, spread(y, freq), width, levels)
 
 
@@ -193,12 +193,12 @@ def _counts(mean: np.ndarray, spread, width: float, levels) -> Demand:
     return Demand(np.repeat(said.q, H, 1), mean, np.repeat(said.zero, H, 1)) if flat else Demand(said.q, mean, said.zero)
 
 
-def _width(y: np.ndarray, mean: np.ndarray, spread, levels) -> float:
+def _width(y: np.ndarray, mean: np.ndarray, spread) -> float:
     """The multiple of the variance with the least pinball loss over the last H periods, whose mean was said before them."""
     rows = np.isfinite(mean).all(axis=1) & np.isfinite(y).any(axis=1)
     if rows.sum() < LEAST:
         return 1.0
-    loss = [np.nansum(scores.pinball(y[rows], _counts(mean[rows], (spread[0][rows],), w, levels).q, levels)) for w in WIDTHS]
+    loss = [np.nansum(scores.pinball(y[rows], _counts(mean[rows], (spread[0][rows],), w, JUDGES).q, JUDGES)) for w in WIDTHS]
     return WIDTHS[int(np.argmin(loss))]
 
 
