@@ -58,12 +58,12 @@ def demand_class(panel: Panel) -> np.ndarray:
 
 def negative_binomial(mean: np.ndarray, variance: np.ndarray, levels) -> Demand:
     """Counts of a given mean and variance, both (N, H): negative binomial; Poisson where the variance is no larger."""
+    from scipy import stats  # lazily: half a second that prices do without
+
     mean = np.maximum(np.asarray(mean, float), 1e-9)
     over = np.maximum(np.asarray(variance, float) - mean, 1e-9 * mean)
     size = np.minimum(mean**2 / over, 1e6)  # of the negative binomial: to infinity it is Poisson
     p = size / (size + mean)
-    from scipy import stats  # lazily: half a second that prices do without
-
     q = stats.nbinom.ppf(np.asarray(levels, float), size[..., None], p[..., None])  # (N, H, Q)
     return Demand(q, mean, p**size)
 
