@@ -219,8 +219,9 @@ def test_names_are_nouns_that_one_would_search_for():
     assert not set(MODULES) & {"util", "utils", "helper", "helpers", "common", "manager", "managers", "misc"}
 
 
-@pytest.mark.parametrize("module", ["chain", "sources", "warehouse", "views", "scoreboard", "trackrecord"])
+@pytest.mark.parametrize("module", ["chain", "sources", "warehouse", "report", "views", "scoreboard", "trackrecord"])
 def test_nothing_heavy_is_imported_before_it_is_needed(module):
+    needed = ["nbformat"] if module == "report" else []
     code = f"import sys, forecastbook.{module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -230,7 +231,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module):
         env={**os.environ, "PYTHONPATH": str(LIB.parent)},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+    assert done.stdout.split() == needed
 
 
 def test_the_module_table_of_architecture_md_has_every_module_and_no_other():

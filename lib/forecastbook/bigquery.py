@@ -73,8 +73,7 @@ class BigQuery(Connection, Warehouse):
                 raise
 
     def queries(self, asked: dict[str, dict]) -> dict[str, pa.Table]:
-        if not self.exists():  # it also makes the client, once, before the threads want it
-            return super().queries(asked)
+        self.exists()  # makes the client and finds the dataset once, before the threads want them
         with ThreadPoolExecutor(max(len(asked), 1)) as pool:
             return dict(zip(asked, pool.map(self.query, asked, asked.values()), strict=True))
 

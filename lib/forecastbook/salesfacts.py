@@ -58,7 +58,10 @@ class WarehouseSales:
         return first, last
 
     def asks(self, source, as_of) -> dict[str, dict]:
-        """Every query that a run as of then sends to read its facts, with its parameters; none is sent here."""
+        """Every query that a run as of then may send to read its facts, with its parameters; none is sent here.
+
+        sales_stock is sent to a file, and to a server only where nothing was found.
+        """
         as_of, days = as_day(as_of), source.history_days
         start = FIRST if days is None else max(as_of - timedelta(days=days - 1), FIRST)
         return {

@@ -77,7 +77,10 @@ class WarehousePrices:
         return first, last
 
     def asks(self, source, as_of) -> dict[str, dict]:
-        """Every query that a run as of then sends to read its facts, with its parameters; none is sent here."""
+        """Every query that a run as of then may send to read its facts, with its parameters; none is sent here.
+
+        price_stock is sent to a file, and to a server only where nothing was found.
+        """
         start, as_of = self._window(source, as_of)
         window = {"from_date_id": _date_id(start), "to_date_id": _date_id(as_of)}
         return {
