@@ -32,7 +32,7 @@ def origin(seed, good="gbm", off=2.0, factor=1.0):
 
 def test_before_anything_has_finished_the_prior_stands():
     start = weights([], NAMES, LEVELS)
-    np.testing.assert_allclose(start["imapa"], [0.115, 0.175, 0.25, 0.325, 0.385])
+    np.testing.assert_allclose(start["imapa"], [0.01, 0.05, 0.1, 0.15, 0.19])
     np.testing.assert_allclose(start["imapa"] + start["gbm"], 1)
     np.testing.assert_array_equal(weights([], ("imapa",), LEVELS)["imapa"], np.ones(5))
     three = weights([], ("imapa", "gbm", "tide"), LEVELS)

@@ -42,11 +42,11 @@ class Level(NamedTuple):
 def prior(names: Sequence[str], levels) -> dict[str, np.ndarray]:
     """Weights (Q,) that add to one at each level, before anything is known.
 
-    The pooled model knows most, above all of the lower half; the negative binomial of a baseline knows more of the upper tail,
-    which is rare among the rows that trees learn from. At level t they weigh .9 - .3 t and .1 + .3 t; a third one a quarter.
+    The pooled model knows most; the negative binomial of a baseline knows something of the upper tail, which is rare among the
+    rows that trees learn from. At level t they weigh 1 - .2 t and .2 t, a third one .4.
     """
     t = np.asarray(levels, float)
-    raw = {name: {"gbm": 0.9 - 0.3 * t, "imapa": 0.1 + 0.3 * t}.get(name, 0 * t + 0.25) for name in names}
+    raw = {name: {"gbm": 1 - 0.2 * t, "imapa": 0.2 * t}.get(name, 0 * t + 0.4) for name in names}
     return {name: value / sum(raw.values()) for name, value in raw.items()}
 
 

@@ -1,7 +1,7 @@
 """Features of demand: what the counts, prices and neighbours of an item say at each period about the next ones.
 
-All of them look back only, and those of size are relative to a slow level of the item itself, so that one model serves slow and
-fast sellers alike. ``counts.sold`` decides what is demand; a period in which nothing is known is skipped.
+All of them look back only, and those of size are relative to a recent level of the item itself, so that one model serves slow
+and fast sellers alike. ``counts.sold`` decides what is demand; a period in which nothing is known is skipped.
 
 Symbols: N series, T periods, C last columns of them, H periods ahead, K features, R rows that are learnt from.
 """
@@ -40,15 +40,14 @@ def of(panel: Panel, keep: int, categories: dict[str, list[str]]) -> Signals:
     y = counts.sold(panel)
     some = np.where(np.isfinite(y), (y > 0).astype(float), np.nan)
     n = np.cumsum(np.isfinite(y), axis=1)
-    slow = smooth(y, 0.1)
-    scale = _scale(y, slow, n)
+    windows = WINDOWS.get(panel.freq[:1], WEEKS)
+    scale = _scale(y, smooth(y, 2 / (windows[0] + 1)), n)
     out: dict[str, np.ndarray] = {}
 
     def add(found: dict[str, np.ndarray]) -> None:
         for name, value in found.items():  # only what is kept: (N, C)
             out[name] = np.broadcast_to(value, y.shape)[:, -keep:].astype(np.float32)
 
-    windows = WINDOWS.get(panel.freq[:1], WEEKS)
     recent = {alpha: smooth(y, alpha) for alpha in ALPHAS}
     add({"level": np.log(scale), "length": n})
     add({f"recent_{a}": np.log((np.nan_to_num(level) + 0.05 * scale) / scale) for a, level in recent.items()})
@@ -132,10 +131,10 @@ def trailing(y: np.ndarray, window: int) -> np.ndarray:
     return np.where(n > 0, sums / np.maximum(n, 1), np.nan)
 
 
-def _scale(y: np.ndarray, slow: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """The slow level, less of it where little is known, and never 0: a share of the panel's mean so far, at most 1."""
+def _scale(y: np.ndarray, recent: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """The recent level, less of it where little is known, and never 0: a share of the panel's mean so far, at most 1."""
     total = np.cumsum(np.nan_to_num(y).sum(axis=0)) / np.maximum(np.cumsum(np.isfinite(y).sum(axis=0)), 1)  # (T,)
-    return n / (n + 2) * np.nan_to_num(slow) + 0.1 * np.minimum(total, 1) + 0.05
+    return n / (n + 2) * np.nan_to_num(recent) + 0.1 * np.minimum(total, 1) + 0.05
 
 
 def _sizes(y: np.ndarray, some: np.ndarray, n: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,7 +1,9 @@
 """One model of sales for all items: boosted trees of each quantile, of the mean and of the chance that nothing is sold.
 
-LightGBM (Ke et al. 2017) on a seeded sample of past periods and horizons. Counts are learnt relative to a slow level of their
+LightGBM (Ke et al. 2017) on a seeded sample of past periods and horizons. Counts are learnt relative to a recent level of their
 item, each row weighing its square root; quantiles on the square root of that, which calms bulk orders and changes no quantile.
+Where there are more rows than are learnt from, weight is the chance to be drawn: rows that then weigh alike say more, and leaves
+of equal weights take half the time.
 Splits of the quantiles are drawn, not searched (extremely randomised trees, Geurts et al. 2006): a year has few weeks, and what
 moved all items in one of them will not come back. Trees are grown anew at each origin.
 
@@ -32,11 +34,9 @@ GROUPS = 200  # values of a static column that are told apart, the most frequent
 FILE = "pooled.json"
 SETTINGS = dict(
     learning_rate=0.07,
-    num_leaves=31,
+    num_leaves=47,
     min_data_in_leaf=100,
     feature_fraction=0.6,
-    bagging_fraction=0.7,
-    bagging_freq=1,
     lambda_l2=5.0,
     **gbm.STEADY,
 )
@@ -62,8 +62,10 @@ class Pooled:
 
         Trends are those of the panel that is asked: ask for all items at once. Levels that were not learnt are interpolated.
         """
-        x, names, scale = _features(panel, 1, horizon, self.categories, self.yearly)
-        x = _aligned(x.reshape(len(panel) * horizon, -1), names, self.names)
+        signals = demand.of(panel, 1, self.categories)
+        everything = np.arange(len(panel) * horizon)
+        x, names = _features(panel, signals, 1, horizon, self.yearly, everything)
+        x, scale = _aligned(x, names, self.names), np.repeat(signals.scale, horizon, axis=1)  # (N * H, K), (N, H)
         said = np.stack([booster.predict(x, num_threads=1) for booster in self.boosters], axis=1)
         said = said.reshape(len(panel), horizon, -1)  # (N, H, Q + 2)
         said[~np.isfinite(counts.sold(panel)).any(axis=1)] = np.nan
@@ -92,13 +94,16 @@ def fit(panel: Panel, horizon: int, levels, seed: int = 0) -> Pooled | None:
     known = np.flatnonzero(np.isfinite(target))
     if len(known) < LEAST or not np.nanmax(target) > 0:
         return None
-    if len(known) > ROWS:
-        known = known[np.sort(np.random.default_rng(seed).choice(len(known), ROWS, replace=False))]
     season = SEASON.get(panel.freq[:1], 1)
     yearly = panel.y.shape[1] > season + max(season // 4, 4)
     categories = {name: _frequent(panel.static[:, k]) for k, name in enumerate(panel.static_names)}
-    x, names, scale = _features(panel, keep, horizon, categories, yearly, known)
-    boosters = _grow(x, names, target.ravel()[known], scale, levels, seed)
+    signals = demand.of(panel, keep, categories)
+    scale = np.repeat(signals.scale.ravel(), horizon)[known]  # (R,)
+    if drawn := len(known) > ROWS:
+        chosen = _drawn(np.sqrt(scale), ROWS, seed)
+        known, scale = known[chosen], scale[chosen]
+    x, names = _features(panel, signals, keep, horizon, yearly, known)
+    boosters = _grow(x, names, target.ravel()[known], scale, drawn, levels, seed)
     return Pooled(tuple(float(level) for level in levels), names, categories, yearly, boosters)
 
 
@@ -110,34 +115,45 @@ def _targets(panel: Panel, keep: int, horizon: int) -> np.ndarray:
     return np.where((at < T) & begun, y[:, np.minimum(at, T - 1)], np.nan)
 
 
-def _features(panel, keep, horizon, categories, yearly, rows=None) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """(features, their names, scale): (N, H, K) and (N, H) of the last period, or (R, K) and (R,) of the rows of (N, C, H)."""
-    signals = demand.of(panel, keep, categories)
+def _drawn(weight: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Indices of n rows, in order, drawn by weight, none of them twice (Efraimidis and Spirakis 2006)."""
+    turn = np.random.default_rng(seed).exponential(size=len(weight)) / weight
+    return np.sort(np.argpartition(turn, n)[:n])
+
+
+def _drawn(weight: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Indices of n rows, in order, drawn by weight, none of them twice (Efraimidis and Spirakis 2006)."""
+    turn = np.random.default_rng(seed).exponential(size=len(weight)) / weight
+    return np.sort(np.argpartition(turn, n)[:n])
+
+
+def _features(panel, signals: demand.Signals, keep, horizon, yearly, rows) -> tuple[np.ndarray, list[str]]:
+    """(R, K) features, and their names, of the rows of (N, C, H)."""
     later, names = demand.ahead(panel, keep, horizon, signals.scale, yearly)
-    if rows is None:
-        now = np.repeat(signals.x[:, -1:], horizon, axis=1)  # (N, H, K)
-        scale = np.repeat(signals.scale[:, -1:], horizon, axis=1)
-        return np.concatenate([now, later[:, -1]], axis=2), signals.names + names, scale
     n, c, h = np.unravel_index(rows, (len(panel), keep, horizon))
-    return np.concatenate([signals.x[n, c], later[n, c, h]], axis=1), signals.names + names, signals.scale[n, c]
+    return np.concatenate([signals.x[n, c], later[n, c, h]], axis=1), signals.names + names
 
 
-def _grow(x: np.ndarray, names: list[str], y: np.ndarray, scale: np.ndarray, levels, seed: int) -> list[lightgbm.Booster]:
-    """One booster a level, one of the mean and one of nothing, on the same bins."""
+def _grow(x: np.ndarray, names: list[str], y: np.ndarray, scale: np.ndarray, drawn: bool, levels, seed: int):
+    """One booster a level, one of the mean and one of nothing, on the same bins.
+
+    Errors of counts weigh the root of their scale, unless it had its say when rows were drawn; all zeros weigh alike.
+    """
     least = int(np.clip(len(y) // 50, 5, SETTINGS["min_data_in_leaf"]))
     shared = SETTINGS | {"seed": seed, "min_data_in_leaf": least}
     weight, ratio = np.sqrt(scale), np.minimum(y / scale, MOST)
-    rows = lightgbm.Dataset(x, weight=weight, feature_name=names, params=shared, free_raw_data=False)
+    of_counts, of_zeros = (None, 1 / weight) if drawn else (weight, None)
+    rows = lightgbm.Dataset(x, feature_name=names, params=shared, free_raw_data=False)
     quantiles = [{"objective": "quantile", "alpha": float(level), "extra_trees": True} for level in levels]
     asked = [
-        (np.sqrt(ratio), weight, quantiles),
-        (ratio, weight, [{"objective": "tweedie", "tweedie_variance_power": 1.3}]),
-        ((y == 0).astype(float), None, [{"objective": "binary"}]),
+        (np.sqrt(ratio), of_counts, quantiles),
+        (ratio, of_counts, [{"objective": "tweedie", "tweedie_variance_power": 1.3}]),
+        ((y == 0).astype(float), of_zeros, [{"objective": "binary"}]),
     ]
     boosters = []
-    for target, weight, objectives in asked:
-        rows.set_label(target).set_weight(weight)
-        boosters += [lightgbm.train(shared | each, rows, num_boost_round=TREES) for each in objectives]
+    for target, each, objectives in asked:
+        rows.set_label(target).set_weight(each)
+        boosters += [lightgbm.train(shared | objective, rows, num_boost_round=TREES) for objective in objectives]
     return boosters
 
 
