@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -123,7 +125,7 @@ def test_a_band_is_widened_by_class_towards_what_sells_as_far_as_the_record_is_t
     try:
         for o in record:
             o.q["gbm"] = np.repeat(o.q["gbm"][..., [2]], o.q["gbm"].shape[-1], axis=-1)  # a band without width
-        wider = gate._widening(record, "gbm", PARAMS)
+        wider = gate._widening(record, "gbm", gate.ROUNDS[0], PARAMS)
         held = np.concatenate([gate.shape(o.q["gbm"], o, wider, False, PARAMS) for o in record])
     finally:
         for o in record:
@@ -136,8 +138,57 @@ def test_a_band_is_widened_by_class_towards_what_sells_as_far_as_the_record_is_t
     assert (held == np.rint(held)).all() and (np.diff(held, axis=-1) >= 0).all()
     assert (wider[..., 1:] == 0).all(), "the inner band is not widened"
     n = len(record)
-    alone = gate._widening(record[:1], "gbm", PARAMS)
+    alone = gate._widening(record[:1], "gbm", gate.ROUNDS[0], PARAMS)
     assert (alone[..., 0] <= wider[..., 0].max() * (n + gate.TRUST) / n).all(), "one origin is trusted less"
+
+
+def slow_sellers(twos: float, upper: float) -> backtest.Origin:
+    """A finished origin of 400 items: a third sells nothing, of the others a share two, the rest one; gbm's upper bound is
+    the same for all."""
+    y = np.repeat(np.r_[np.zeros(200), np.ones(400 - round(400 * twos)), np.full(round(400 * twos), 2.0)][:, None], 3, axis=1)
+    said = np.array([0, 0.4, 1, 1, 1.4, min(1.5, upper), upper, 3])  # at .05 .25 .5 .75 .8 .9 .95 .99
+    n = len(y)
+    ts = np.array(["2024-01-08", "2024-01-15", "2024-01-22"], dtype="datetime64[D]")
+    at = backtest.Origin(np.datetime64("2024-01-01"), ts, np.full(n, "model"), np.ones(n), np.ones(n), y, whole=True)
+    at.put("gbm", counts.Demand(np.broadcast_to(said, (n, 3, 8)).copy(), np.ones((n, 3)), np.full((n, 3), 0.3)))
+    return at
+
+
+@pytest.mark.parametrize(
+    ("twos", "upper", "rounds"),
+    [
+        (0.08, 1.65, 0.9),  # 92 % sold one: with the bound at one the band still holds its 90 %
+        (0.08, 1.95, 0.9),  # rounded up all the same: nothing is near enough to the whole number below
+        (0.12, 1.65, 0.6),  # 88 % sold one: from .7 on the bound would be one, which holds too little
+        (0.12, 1.40, 0.5),  # the bound is one as it is: nothing more is given up
+    ],
+)
+def test_an_upper_bound_is_rounded_up_later_where_the_band_holds_its_promise_all_the_same(twos, upper, rounds):
+    at = slow_sellers(twos, upper)
+    assert PARAMS.levels == [0.05, 0.25, 0.5, 0.75, 0.8, 0.9, 0.95, 0.99] and gate._rounds([at], "gbm", PARAMS) == rounds
+    said = gate._rounded(at, "gbm", rounds, PARAMS)
+    assert (said[..., 6] == np.floor(upper + 1 - rounds)).all() and (said[..., -1] == 3).all()
+    assert (np.diff(said, axis=-1) >= 0).all() and (said[..., :5] == [0, 0, 1, 1, 1]).all()
+    assert (at.q["gbm"] == np.floor(at.raw["gbm"].q + 0.5)).all(), "the record is left as it is"
+    at.whole = False
+    assert gate._rounds([at], "gbm", PARAMS) == 0.5, "nothing is rounded where sales are no whole numbers"
+
+
+def test_a_bound_never_falls_below_the_median():
+    at = slow_sellers(0.08, 1.65)
+    at.raw["gbm"].q[..., 2:6], at.q["gbm"][..., 2:6] = 1.6, 2.0  # median and bound lie in the same unit
+    said = gate._rounded(at, "gbm", 0.9, PARAMS)
+    assert (said[..., 2:7] == 2).all()
+
+
+def test_what_is_published_keeps_the_rounding_of_the_decision(record):
+    decided = gate.decide(record, PARAMS)
+    assert decided.rounds == gate._rounds([o for o in record if decided.use in o.q], decided.use, PARAMS)
+    at = slow_sellers(0.08, 1.65)
+    at.put("imapa", at.raw["gbm"])
+    lone = replace(decided, use="gbm", rounds=0.9, widening=np.zeros((1, 3, len(decided.widening[0, 0]))))
+    assert (gate.publishable(at, lone, PARAMS)[0][..., 6] == 1).all()
+    assert (gate.publishable(at, replace(lone, rounds=0.5), PARAMS)[0][..., 6] == 2).all()
 
 
 def test_the_table_of_the_backtest_says_what_it_is_of(table):

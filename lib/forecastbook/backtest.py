@@ -44,7 +44,7 @@ class Origin:
     q: dict[str, np.ndarray] = field(default_factory=dict)
     p: dict[str, np.ndarray] = field(default_factory=dict)
     mean: dict[str, np.ndarray] = field(default_factory=dict)  # of sales: name -> (N, H)
-    raw: dict[str, Demand] = field(default_factory=dict)  # of sales: the members of the blend, before they are rounded
+    raw: dict[str, Demand] = field(default_factory=dict)  # of sales: the blend and its members, before they are rounded
     group: np.ndarray | None = None  # (N,) calibrated together; None: all
     spread: np.ndarray | None = None  # (N,) what a band is widened in; None: the scale
     whole: bool = False  # sales are whole numbers
@@ -54,12 +54,16 @@ class Origin:
     def put(self, name: str, said) -> None:
         """Keep a forecast: (quantiles, probability), or a Demand, whose quantiles are rounded where sales are whole numbers."""
         if isinstance(said, Demand):
-            if name in SALES.members:
+            if name in (*SALES.members, "blend"):
                 self.raw[name] = said
             said = blend.whole(said) if self.whole else said
             self.mean[name] = said.mean
             said = said.q, 1 - said.zero
         self.q[name], self.p[name] = said
+
+    def unrounded(self, name: str) -> np.ndarray:
+        """(N, H, Q) quantiles as they were said, where that is known; else as they are."""
+        return self.raw[name].q if name in self.raw else self.q[name]
 
 
 def hyper(params: Params) -> dict:

@@ -20,7 +20,7 @@ from .counts import Demand
 TRUST = 4.0  # finished origins that count as much as the prior
 STEPS = 60  # of the search for weights
 WINDOWS = 2  # last finished origins that the level is read from
-DAMP = 0.5  # power of what they say: half of it, in log, will hold
+DAMP = 0.4  # power of what they say: that much of it, in log, will hold
 FACTORS = np.exp(np.linspace(-0.25, 0.25, 51))  # that are tried, and the bounds of the level: one campaign is no trend
 
 
@@ -68,26 +68,21 @@ def weights(finished: Sequence[Finished], names: Sequence[str], levels) -> dict[
 
 
 def level(finished: Sequence[Finished], weights: Mapping[str, np.ndarray], levels) -> Level:
-    """The factors that the last two finished origins ask for, to the power of a half; 1 where that would not have helped.
+    """The factors that the last two finished origins ask for, damped; both 1 before two have finished.
 
-    Quantiles: the factor with the least pinball loss. Mean: sum of actuals over sum of means. Each is used where it helps:
-    every finished origin but the first is forecast anew with the factor of those before it, and the loss must fall (of the
-    mean: the absolute error of the sums). Before two origins have finished both are 1.
+    Quantiles: the factor with the least pinball loss. Mean: sum of actuals over sum of means. A level that was off goes on
+    being off as a rule, by less; where it does not, what is left of the factor costs little.
     """
     told = [(f.y, {name: f.said[name] for name in weights if name in f.said}) for f in finished]
-    blended = [(y, combine(said, weights)) for y, said in told if said]
-    if len(blended) < 2:
+    blended = [(y, combine(said, weights)) for y, said in told if said][-WINDOWS:]
+    if len(blended) < WINDOWS:
         return Level()
-    losses = np.array([[_loss(y, said.q * factor, levels) for factor in FACTORS] for y, said in blended])  # (origins, F)
-    sums = np.array([_sums(y, said) for y, said in blended])  # (origins, 2)
-    plain, moved = np.zeros(2), np.zeros(2)
-    for k in range(1, len(blended)):
-        by = _asked(losses[max(0, k - WINDOWS) : k], sums[max(0, k - WINDOWS) : k])
-        y, said = blended[k]
-        plain += _loss(y, said.q, levels), abs(sums[k, 0] - sums[k, 1])
-        moved += _loss(y, said.q * by.quantiles, levels), abs(sums[k, 0] - sums[k, 1] * by.mean)
-    asked = _asked(losses[-WINDOWS:], sums[-WINDOWS:])
-    return Level(*(value if helps else 1.0 for value, helps in zip(asked, moved < plain, strict=True)))
+    actual, meant = np.array([_sums(y, said) for y, said in blended]).sum(axis=0)
+    if not (actual > 0 and meant > 0):
+        return Level()
+    losses = [sum(_loss(y, said.q * factor, levels) for y, said in blended) for factor in FACTORS]
+    ratio = np.clip(actual / meant, FACTORS[0], FACTORS[-1])
+    return Level(float(FACTORS[int(np.argmin(losses))] ** DAMP), float(ratio**DAMP))
 
 
 def combine(members: Mapping[str, Demand], weights: Mapping[str, np.ndarray | float], level: Level | float = 1.0) -> Demand:
@@ -121,14 +116,6 @@ def _sums(y: np.ndarray, said: Demand) -> tuple[float, float]:
     """Sum of actuals and sum of means, over the points that were observed and forecast."""
     known = np.isfinite(y) & np.isfinite(said.mean)
     return float(y[known].sum()), float(said.mean[known].sum())
-
-
-def _asked(losses: np.ndarray, sums: np.ndarray) -> Level:
-    """The factors of some origins, damped: losses (origins, F) of each factor tried, sums (origins, 2) of actuals and means."""
-    actual, said = sums.sum(axis=0)
-    ratio = np.clip(actual / said, FACTORS[0], FACTORS[-1]) if actual > 0 and said > 0 else 1.0
-    by_loss = FACTORS[int(losses.sum(axis=0).argmin())] if actual > 0 else 1.0
-    return Level(float(by_loss**DAMP), float(ratio**DAMP))
 
 
 def _loss(y: np.ndarray, q: np.ndarray, levels) -> float:

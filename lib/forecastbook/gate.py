@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from forecastbook import intervals
+from forecastbook import intervals, scores
 from forecastbook.backtest import Origin, experts_of, point_error, quantile_error
 from forecastbook.params import Params
 from forecastbook.run import sha256, write_text
 from forecastbook.trades import PRICES, SALES, Trade
 
 SLACK = 0.02  # of the coverage of sales above zero
+ROUNDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # fractions of a unit from which the upper bound of the widest band may be rounded up
 TRUST = 4.0  # finished origins from which half of what they ask for is widened by
 WEIGHT = 2  # for how many origins the scatter counts that is expected before any gain is seen
 
@@ -45,6 +46,7 @@ class Gate:
     standings: list[dict]
     trade: Trade = PRICES
     mix: dict | None = None
+    rounds: float = ROUNDS[0]
 
     def verdict(self) -> str:
         """The choice in one sentence, computed."""
@@ -114,8 +116,9 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         known = [row["skill"] for row in standings if row["model"] != trade.safe and np.isfinite(row["skill"])]
         return _calm(params, max(known, default=float("nan")), n, standings)
     finished = [o for o in finished if best["model"] in o.q]
-    wider, mix = _widening(finished, best["model"], params), experts_of(params).mix(finished, params)
-    return Gate(best["model"], best["hold"], wider, best["skill"], len(finished), standings, trade, mix)
+    rounds, mix = _rounds(finished, best["model"], params), experts_of(params).mix(finished, params)
+    wider = _widening(finished, best["model"], rounds, params)
+    return Gate(best["model"], best["hold"], wider, best["skill"], len(finished), standings, trade, mix, rounds)
 
 
 def finished_by(record: list[Origin], before=None) -> list[Origin]:
@@ -129,7 +132,41 @@ def _calm(params: Params, skill: float, n: int, standings: list[dict]) -> Gate:
     return Gate(params.trade.safe, False, calm, skill, n, standings, params.trade)
 
 
-def _widening(finished: list[Origin], name: str, params: Params) -> np.ndarray:
+def _rounds(finished: list[Origin], name: str, params: Params) -> float:
+    """The fraction of a unit from which the upper bound of the widest band is rounded up.
+
+    A half is best for the loss, which hardly knows the difference; but the quantile of a slow seller lies between two whole
+    numbers, and a band whose every such bound is rounded up holds more than it promised. So the largest of ``ROUNDS`` is taken
+    with which the band would have held its share of the sales above zero.
+    """
+    if params.trade is PRICES or not finished[-1].whole:
+        return ROUNDS[0]
+    i, j = intervals.pairs(params.levels)[0]
+    sold = [(o.status == "model")[:, None] & (o.y > 0) for o in finished]
+    y = np.concatenate([o.y[s] for o, s in zip(finished, sold, strict=True)])
+
+    def held(rounds: float) -> float:
+        q = np.concatenate([_rounded(o, name, rounds, params)[s] for o, s in zip(finished, sold, strict=True)])
+        return np.nanmean(scores.covered(y, q[:, i], q[:, j])) if len(y) else 0.0
+
+    return max((r for r in ROUNDS[1:] if held(r) >= params.levels[j] - params.levels[i]), default=ROUNDS[0])
+
+
+def _rounded(at: Origin, name: str, rounds: float, params: Params) -> np.ndarray:
+    """(N, H, Q) quantiles of a forecast, its widest band's upper bound rounded up from that fraction on.
+
+    It never falls below the median, and levels between the two are no higher.
+    """
+    out = at.q[name]
+    if rounds == ROUNDS[0]:
+        return out
+    out, j, half = out.copy(), intervals.pairs(params.levels)[0][1], params.levels.index(0.5)
+    out[..., j] = np.maximum(np.floor(at.unrounded(name)[..., j] + 1 - rounds), out[..., half])
+    out[..., half:j] = np.minimum(out[..., half:j], out[..., [j]])
+    return out
+
+
+def _widening(finished: list[Origin], name: str, rounds: float, params: Params) -> np.ndarray:
     """(G, H, P) how much the bands of a candidate must be widened to have held what they promised, by group.
 
     Of sales only those count that were not zero: a zero lies on its bound as a rule, and a band that is too narrow where
@@ -140,7 +177,8 @@ def _widening(finished: list[Origin], name: str, params: Params) -> np.ndarray:
     if params.trade is SALES:
         rows = [r & (o.y > 0) for o, r in zip(finished, rows, strict=True)]
     actual = np.concatenate([np.where(r, o.y, np.nan) for o, r in zip(finished, rows, strict=True)])
-    spread, said = np.concatenate([_spread(o) for o in finished]), np.concatenate([o.q[name] for o in finished])
+    said = np.concatenate([_rounded(o, name, rounds, params) for o in finished])
+    spread = np.concatenate([_spread(o) for o in finished])
     group = np.concatenate([_group(o) for o in finished])
     if params.trade is PRICES:
         return intervals.widening(actual, said, spread, params.levels, group)
@@ -216,7 +254,8 @@ def publishable(at: Origin, decided: Gate, params: Params) -> tuple[np.ndarray, 
     source = np.where(at.status == "excluded", "excluded", "naive").astype(object)
     if decided.use in at.q and decided.use != safe:
         use = at.status == "model"
-        shaped = shape(at.q[decided.use], at, decided.widening, decided.hold_median, params)
+        q = _rounded(at, decided.use, decided.rounds, params)
+        shaped = shape(q, at, decided.widening, decided.hold_median, params)
         use = use & np.isfinite(shaped).all(axis=(1, 2))
         out[use], source[use] = shaped[use], "model" if decided.use not in params.trade.baselines else decided.use
         p[use] = np.where(np.isfinite(at.p[decided.use][use]), at.p[decided.use][use], p[use])
@@ -267,6 +306,7 @@ def save(run, decided: Gate, **said) -> None:
         "origins": decided.origins,
         "standings": decided.standings,
         "mix": decided.mix,
+        "rounds": decided.rounds,
     }
     write_text(run.dir / "model" / "calibration.json", json.dumps(text, indent=1) + "\n")
     run.note(
@@ -299,4 +339,5 @@ def load(run) -> Gate:
         text["standings"],
         run.params.trade,
         text["mix"],
+        text["rounds"],
     )

@@ -2,10 +2,9 @@
 
 LightGBM (Ke et al. 2017) on a seeded sample of past periods and horizons. Counts are learnt relative to a recent level of their
 item, each row weighing its square root; quantiles on the square root of that, which calms bulk orders and changes no quantile.
-Where there are more rows than are learnt from, weight is the chance to be drawn: rows that then weigh alike say more, and leaves
-of equal weights take half the time.
-Splits of the quantiles are drawn, not searched (extremely randomised trees, Geurts et al. 2006): a year has few weeks, and what
-moved all items in one of them will not come back. Trees are grown anew at each origin.
+Where there are more rows than are learnt from, weight is the chance to be drawn: such rows say more, and trees of rows that
+weigh alike take half the time. Splits of the quantiles are drawn, not searched (extremely randomised trees, Geurts et al.
+2006): a year has few weeks, and what moved all items in one of them will not come back. Trees are grown anew at each origin.
 
 Symbols: N series, T periods, C last columns of them, H periods ahead, Q quantile levels, K features, R rows.
 """
