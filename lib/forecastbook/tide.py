@@ -154,13 +154,13 @@ def _darts() -> SimpleNamespace:
             parts = {f.name: getattr(batch, f.name) for f in fields(batch) if getattr(batch, f.name) is not None}
             parts = {name: tensor.split(self.step_size) for name, tensor in parts.items()}
             losses, weights = [], list(self.parameters())
+            flat, slopes = _flat(optimizer, weights), [weight.grad for weight in weights]
             for some in zip(*parts.values(), strict=True):
-                for weight in weights:
-                    weight.grad = None
+                flat.grad.zero_()
                 loss = self.loss_of(batches.TorchTrainingBatch(**dict(zip(parts, some, strict=True))))
                 loss.backward()
                 if self.clip:
-                    torch.nn.utils.clip_grad_norm_(weights, self.clip)
+                    flat.grad.mul_((self.clip / (torch.nn.utils.get_total_norm(slopes) + 1e-6)).clamp(max=1.0))
                 optimizer.step()
                 if clock.interval == "step":
                     clock.scheduler.step()
@@ -260,6 +260,24 @@ def _darts() -> SimpleNamespace:
         **{k: v for k, v in locals().items() if k in ("Head", "Tide", "Windows", "Latest", "Exported", "Recorder")},
         lightning=lightning,
     )
+
+
+def _flat(optimizer: torch.optim.Optimizer, weights: list) -> torch.nn.Parameter:
+    """One long weight in the optimizer, of which all others are views, and their gradients views of its.
+
+    Clipping and a step are then one operation each, not one for each of forty small tensors.
+    """
+    (group,), sizes = optimizer.param_groups, [weight.numel() for weight in weights]
+    if len(group["params"]) > 1:
+        flat = torch.nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights]))
+        for weight, value in zip(weights, flat.detach().split(sizes), strict=True):
+            weight.data = value.view_as(weight)
+        group["params"] = [flat]
+    (flat,) = group["params"]
+    flat.grad = torch.zeros_like(flat)
+    for weight, slope in zip(weights, flat.grad.split(sizes), strict=True):  # each time: Lightning drops them between epochs
+        weight.grad = slope.view_as(weight)
+    return flat
 
 
 def _single(batch: dict) -> dict:
@@ -443,7 +461,11 @@ def _run(model: Model, feed: Feed, windows, k: int, state, epochs: int, callback
         net = network(hyper, tide_data.statistics(feed, *windows), **named)
     else:
         net = built(hyper, model.scaling, state, **named)
-    return net.fit_from_dataset(data, dataloader_kwargs=dict(LOADER, batch_size=together * hyper["batch_size"]))
+    torch.set_flush_denormal(True)  # Adam's second moments of weights that are not used fall below 1e-38, where a CPU is slow
+    try:
+        return net.fit_from_dataset(data, dataloader_kwargs=dict(LOADER, batch_size=together * hyper["batch_size"]))
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _averaging(hyper: dict, epochs: int) -> list:
