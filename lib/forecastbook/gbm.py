@@ -26,13 +26,14 @@ LEAST = 500  # pairs below which nothing is learnt
 FILE = "trees.txt"  # LightGBM's own text format, read as numbers: nothing in it is executed
 SEAL = "sha256="  # begins the last line, the hash of all before: text that is cut off or changed makes LightGBM end the process
 NAMES = [*sticky.FEATURES, *sticky.CALENDAR]
-STEADY = dict(num_threads=1, deterministic=True, force_col_wise=True, verbose=-1)  # same rows, same trees, bit for bit
+STEADY = dict(num_threads=1, deterministic=True, verbose=-1)  # same rows, same trees, bit for bit: with a layout forced
 SETTINGS = dict(
     objective="binary",
     learning_rate=0.06,
     num_leaves=8,
     min_data_in_leaf=200,
     lambda_l2=5.0,
+    force_row_wise=True,
     **STEADY,
 )
 TREES = 150

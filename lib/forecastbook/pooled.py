@@ -37,6 +37,7 @@ SETTINGS = dict(
     min_data_in_leaf=100,
     feature_fraction=0.6,
     lambda_l2=5.0,
+    force_col_wise=True,
     **gbm.STEADY,
 )
 TREES = 120
