@@ -52,6 +52,32 @@ def sane(said, N, Q=5, horizon=H):
     assert ((said.zero[known] >= 0) & (said.zero[known] <= 1)).all() and np.isnan(said.q[~known]).all()
 
 
+# ---- which rows are learnt from
+
+
+def test_rows_are_drawn_by_weight_none_twice_the_same_each_time():
+    weight = np.tile([1.0, 4.0], 50_000)
+    found = pooled._drawn(weight, 10_000, 0)
+    assert len(np.unique(found)) == 10_000 and (np.diff(found) > 0).all()
+    np.testing.assert_array_equal(found, pooled._drawn(weight, 10_000, 0))
+    assert (pooled._drawn(weight, 10_000, 1) != found).any()
+    assert 3.5 < (found % 2).sum() / (found % 2 == 0).sum() < 4.1  # a little below 4: what is drawn is out of the bowl
+
+
+def test_a_draw_weighs_as_all_rows_do():
+    """Trees that can tell no row from another say the weighted quantiles, the weighted mean and the weighted share of zeros."""
+    draw, fast = np.random.default_rng(0), np.arange(60_000) % 2 == 1
+    scale = np.where(fast, 16.0, 1.0)
+    y = np.where(fast, draw.uniform(16, 32, len(fast)), draw.uniform(0, 1, len(fast)) * (draw.random(len(fast)) > 0.3))
+    chosen, blind = pooled._drawn(np.sqrt(scale), 6000, 0), np.zeros((len(y), 1))
+    all_rows = pooled._grow(blind, ["x"], y, scale, False, LEVELS, 0)
+    drawn = pooled._grow(blind[chosen], ["x"], y[chosen], scale[chosen], True, LEVELS, 0)
+    said, wanted = (np.array([booster.predict(blind[:1])[0] for booster in grown]) for grown in (drawn, all_rows))
+    np.testing.assert_allclose(said, wanted, rtol=0.02, atol=0.01)
+    assert said[2] == pytest.approx(np.sqrt(1 + (0.5 - 0.2) / 0.8), rel=0.02), "four fifths of the weight are fast sellers"
+    assert said[-1] == pytest.approx(0.3 / 5, abs=0.01)
+
+
 # ---- when nothing is learnt
 
 

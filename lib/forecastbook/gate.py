@@ -147,7 +147,7 @@ def _rounds(finished: list[Origin], name: str, params: Params) -> float:
 
     def held(rounds: float) -> float:
         q = np.concatenate([_rounded(o, name, rounds, params)[s] for o, s in zip(finished, sold, strict=True)])
-        return np.nanmean(scores.covered(y, q[:, i], q[:, j])) if len(y) else 0.0
+        return scores.covered(y, q[:, i], q[:, j]).mean() if len(y) else 0.0
 
     return max((r for r in ROUNDS[1:] if held(r) >= params.levels[j] - params.levels[i]), default=ROUNDS[0])
 
