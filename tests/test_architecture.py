@@ -72,7 +72,7 @@ DRAWING = {
     "models": "counts grid intermittent intervals lstm panel scores table tide trades",
     "roster": "counts intake panel params scores trades",
     "backtest": "blend counts experts models panel params roster salesexperts scores table trades",
-    "gate": "backtest intervals params run trades",
+    "gate": "backtest intervals params run scores trades",
     "challenger": "backtest models panel params roster run trades",
     "points": "trades",
     "scoreboard": "backtest panel params points scores trades",
