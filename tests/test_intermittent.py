@@ -235,3 +235,15 @@ def test_returns_make_no_negative_demand(name):
     a, b = (forecast(name, weekly(v), H, LEVELS) for v in (y, np.maximum(y, 0)))
     np.testing.assert_array_equal(a.q, b.q)
     assert (a.mean >= 0).all()
+
+
+def test_an_item_long_off_the_shelf_is_as_wide_as_others_of_its_mean():
+    """Sold once in the only period it was on offer, years ago: it is no slow seller, and its tail not theirs."""
+    draw = np.random.default_rng(0)
+    y = draw.poisson(np.linspace(0.05, 2, 80)[:, None], (80, 48)).astype(float)
+    y[40] = np.nan
+    y[40, 3] = 1.0
+    said = intermittent.forecast("imapa", panel_of(y, freq="MS"), 3, (0.5, 0.95, 0.99))
+    near = np.abs(said.mean[:, 0] - 1) < 0.15
+    assert said.mean[40, 0] == 1 and near.sum() > 5
+    assert said.q[40, 0, 2] <= said.q[near, 0, 2].max() <= 8

@@ -167,9 +167,11 @@ def _smoothed(y: np.ndarray) -> np.ndarray:
 def spread(y: np.ndarray, freq: str) -> tuple[np.ndarray, np.ndarray]:
     """(log of the squared coefficient of variation (N,), shrunk to the pool; and its pool: rows of log mean, log cv^2).
 
-    The pool is what items of a like mean show, in ten groups: slow sellers vary more.
+    The pool is what items of a like mean show, in ten groups: slow sellers vary more. An item that nothing is known of lately
+    (it was not on offer) is looked up by the mean of all its history.
     """
-    recent = y[:, -SPREAD.get(freq, 24) :]
+    window, recent = SPREAD.get(freq, 24), np.array(y, float)
+    recent[np.isfinite(y[:, -window:]).any(axis=1), :-window] = np.nan
     known = np.isfinite(recent)
     n = known.sum(axis=1)
     mean = np.where(known, recent, 0).sum(axis=1) / np.maximum(n, 1)
