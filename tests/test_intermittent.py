@@ -244,6 +244,6 @@ def test_an_item_long_off_the_shelf_is_as_wide_as_others_of_its_mean():
     y[40] = np.nan
     y[40, 3] = 1.0
     said = intermittent.forecast("imapa", panel_of(y, freq="MS"), 3, (0.5, 0.95, 0.99))
-    near = np.abs(said.mean[:, 0] - 1) < 0.15
+    near = (np.abs(said.mean[:, 0] - 1) < 0.15) & (np.arange(80) != 40)
     assert said.mean[40, 0] == 1 and near.sum() > 5
     assert said.q[40, 0, 2] <= said.q[near, 0, 2].max() <= 8

@@ -143,7 +143,7 @@ def test_a_band_is_widened_by_class_towards_what_sells_as_far_as_the_record_is_t
 
 
 def slow_sellers(twos: float, upper: float) -> backtest.Origin:
-    """A finished origin of 400 items: a third sells nothing, of the others a share two, the rest one; gbm's upper bound is
+    """A finished origin of 600 items: a third sells nothing, of the others a share two, the rest one; gbm's upper bound is
     the same for all."""
     y = np.repeat(np.r_[np.zeros(200), np.ones(400 - round(400 * twos)), np.full(round(400 * twos), 2.0)][:, None], 3, axis=1)
     said = np.array([0, 0.4, 1, 1, 1.4, min(1.5, upper), upper, 3])  # at .05 .25 .5 .75 .8 .9 .95 .99

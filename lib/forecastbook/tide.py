@@ -160,7 +160,8 @@ def _darts() -> SimpleNamespace:
                 loss = self.loss_of(batches.TorchTrainingBatch(**dict(zip(parts, some, strict=True))))
                 loss.backward()
                 if self.clip:
-                    flat.grad.mul_((self.clip / (torch.nn.utils.get_total_norm(slopes) + 1e-6)).clamp(max=1.0))
+                    norm = torch.nn.utils.get_total_norm(slopes)  # tensor by tensor, as darts takes it: the same bits
+                    torch.nn.utils.clip_grads_with_norm_(flat, self.clip, norm)
                 optimizer.step()
                 if clock.interval == "step":
                     clock.scheduler.step()
