@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 
-from forecastbook import backtest, experts, gate, gbm, grid, models, points, scoreboard, sticky
+from forecastbook import backtest, experts, gate, gbm, grid, models, points, scoreboard, spells
 from forecastbook import panel as panels
 from forecastbook.intake import SourceError
 from forecastbook.params import Params, merge, read_yaml
@@ -154,8 +155,8 @@ def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.DataFrame:
 
     The side of a forecast is that of its mean quantile: none where all quantiles stand at the last price.
     """
-    read = sticky.of(panel)
-    before = read.features[:, :, sticky.FEATURES.index("to_previous")]  # log(previous / price), 0 where there is none
+    read = spells.of(panel)
+    before = read.features[:, :, spells.FEATURES.index("to_previous")]  # log(previous / price), 0 where there is none
     row = pd.Index(panel.ids.astype(str)).get_indexer(back["series_id"])
     day = pd.Index(panel.dates.astype("datetime64[ns]")).get_indexer(back["origin"])
     side = np.sign(np.round(np.log(back[list(points.levels(back))].mean(axis=1) / back["last_value"]), 9))
@@ -163,9 +164,15 @@ def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.DataFrame:
     found = pd.DataFrame({"model": back["model"], "named": side != 0, "right": side == np.sign(move)})
     back_to = np.sign(before[row, day])
     found["previous"] = np.where(back_to == 0, 0.5, back_to == np.sign(move))
-    found = found[np.abs(move) > sticky.CHANGE]
+    found = found[np.abs(move) > spells.CHANGE]
     named = found.groupby("model")["named"].mean()
     return found[found["named"]].groupby("model")[["right", "previous"]].mean().join(named, how="right")
+
+
+def no_levels(*given, read=spells.read) -> spells.Posted:
+    """What ``spells.read`` reads, every candidate level masked."""
+    posted = read(*given)
+    return replace(posted, levels=np.full(posted.levels.shape, np.nan))
 
 
 def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
@@ -180,7 +187,7 @@ def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
             if "grid" in without:
                 stack.enter_context(mock.patch.object(grid, "of", lambda panel: None))
             if "levels" in without:
-                stack.enter_context(mock.patch.object(sticky, "_masked", lambda levels, price: np.full(levels.shape, np.nan)))
+                stack.enter_context(mock.patch.object(spells, "read", no_levels))
             value = values(replayed(one, other, changed), changed)
         score = value.xs("rel_ql", level="metric").xs("all", level="slice")
         skill = (1 - score / score[SAFE]).to_dict()

@@ -19,7 +19,7 @@ import bench_speed
 import peers
 import salesdata
 from conftest import panel_of, posted_panel, posted_prices
-from forecastbook import experts, forking, lstm, sticky
+from forecastbook import experts, forking, lstm, spells
 from forecastbook.trades import PRICES, SALES
 
 BENCH = Path(__file__).with_name("bench.py")
@@ -112,7 +112,7 @@ def test_a_file_that_is_not_there_is_one_clear_line(tmp_path):
 
 
 def test_operations_are_those_that_torch_counts_and_those_of_the_recurrence():
-    B, C, S, K, D = 3, 20, 4, len(sticky.FEATURES), 8
+    B, C, S, K, D = 3, 20, 4, len(spells.FEATURES), 8
     nets = [forking.Forking({**lstm.DEFAULTS, "hidden_size": D, "num_layers": layers}) for layers in (0, 1)]
     ahead = torch.zeros(B, S, forking.ASKED, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

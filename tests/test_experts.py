@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
-from forecastbook import backtest, experts, gbm, grid, lstm, models, sticky, table
+from forecastbook import backtest, experts, gbm, grid, lstm, models, spells, table
 
 nan = np.nan
 H = 7
@@ -72,7 +72,7 @@ def test_the_plain_network_stands_alone(panel):
 def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
     seen = panel.take(panel.n_obs > 0)
     p = {name: said[1] for name, said in speaker.forecasts(seen, H, LEVELS).items()}
-    counted = table.count(seen, H).hazard(sticky.of(seen, 1).features[:, -1])
+    counted = table.count(seen, H).hazard(spells.of(seen, 1).features[:, -1])
     np.testing.assert_array_equal(p["lstm"], lstm.p_change(speaker.network, seen, H))
     np.testing.assert_array_equal(p["gbm"], speaker.trees.hazard(seen, H))
     np.testing.assert_allclose(odds(p["lstm_table"]), (odds(p["lstm"]) + odds(counted)) / 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import panel_of, posted_panel
-from forecastbook import gbm, sticky
+from forecastbook import gbm, spells, sticky
 
 nan = np.nan
 H = 7
@@ -89,7 +89,7 @@ def test_trees_know_nothing_of_later_days(panel, cut):
 
 
 def test_only_days_whose_outcome_was_seen_are_learnt_from(panel, trees):
-    _, classes = sticky.targets(panel, sticky.of(panel), H)
+    _, classes = sticky.targets(panel, spells.of(panel), H)
     assert (classes < 0).sum() > 1000
     grown = trees.booster.trees_to_dataframe().query("node_depth == 1")
     assert set(grown["count"]) == {(classes >= 0).sum()}
@@ -107,7 +107,7 @@ def test_a_list_price_reaches_the_trees(panel):
 
 def test_importance_is_a_share_of_every_feature_most_first(trees):
     found = trees.importance()
-    assert sorted(found["feature"]) == sorted([*sticky.FEATURES, *sticky.CALENDAR])
+    assert sorted(found["feature"]) == sorted([*spells.FEATURES, *spells.CALENDAR])
     assert found["share"].sum() == pytest.approx(1) and found["share"].is_monotonic_decreasing and (found["share"] >= 0).all()
     assert "ahead" in found["feature"].head(10).tolist()
 

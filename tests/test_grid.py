@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import panel_of, posted_panel
-from forecastbook import grid, sticky
+from forecastbook import grid, spells, sticky
 
 nan = np.nan
 
@@ -129,14 +129,14 @@ def test_any_shape_is_snapped_and_what_is_on_the_grid_stays():
 # ---- in the ladder of a forecast
 
 ATOMS = sticky.atoms(np.empty(0), np.empty(0, dtype=int))
-NONE = np.full((1, sticky.J), nan)
+NONE = np.full((1, spells.J), nan)
 
 
 def values(price: float, steps, atoms=ATOMS) -> np.ndarray:
     """The places of the atoms on the ladder, in the order of the atoms."""
     ladder = sticky.Ladder.of(np.array([price]), NONE, atoms, steps)
     assert (np.diff(ladder.values[0]) >= 0).all()
-    return ladder.values[0][ladder.order[0].argsort()][1 + sticky.J :]
+    return ladder.values[0][ladder.order[0].argsort()][1 + spells.J :]
 
 
 def test_atoms_are_prices_that_the_shop_could_post():

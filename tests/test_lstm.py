@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from forecastbook import grid, lstm, sticky
+from forecastbook import grid, lstm, spells
 from forecastbook.panel import build
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -159,7 +159,7 @@ def test_a_mixture_is_what_a_forecast_is_made_of(each, panel):
     np.testing.assert_array_equal(said.hazard, p)
     np.testing.assert_array_equal(said.quantiles(LEVELS), q)
     assert ((said.hazard > 0) & (said.hazard < 1)).all()
-    np.testing.assert_allclose(said.climb[..., -1], 1)
+    np.testing.assert_allclose(said.kinds.sum(axis=2), 1, rtol=1e-5)
     _, free = lstm.mixture(each, panel, 7)
     assert not np.array_equal(free.ladder.values, said.ladder.values), "without a grid the atoms are ratios"
 
@@ -286,13 +286,13 @@ def test_without_layers_there_is_no_recurrence_and_a_forecast_needs_the_last_day
     assert not any(name.startswith(("encoder", "from_state")) for name in net.net.state_dict())
     other = lstm.fit(panel, **TINY)
     assert other.info["parameters"] > net.info["parameters"]
-    x, position = torch.randn(3, 10, len(sticky.FEATURES)), torch.tensor([9])
-    calendar, ahead = torch.randn(3, 1, 7, len(sticky.CALENDAR)), torch.arange(7).expand(3, 1, 7)
+    x, origins = torch.randn(3, 10, len(spells.FEATURES)), slice(9, 10)
+    calendar, ahead = torch.randn(3, 1, 7, len(spells.CALENDAR)), torch.arange(7).expand(3, 1, 7)
     before = x.clone()
     before[:, :9] = 0
     with torch.no_grad():
         for network, alike in ((net, True), (other, False)):
-            hazards = [network.net.eval()(each, position, calendar, ahead)[0] for each in (x, before)]
+            hazards = [network.net.eval()(each, origins, calendar, ahead)[0] for each in (x, before)]
             assert torch.equal(*hazards) is alike
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forecastbook import processes, sticky
+from forecastbook import processes, spells, sticky
 
 SHOPS, ITEMS, DAYS = 60, 50, 400
 
@@ -19,7 +19,7 @@ def prices() -> list[np.ndarray]:
 def moved(y: np.ndarray, days: int) -> np.ndarray:
     """Of all pairs of observations ``days`` apart, whether the price differs."""
     ratio = np.log(y[:, days:] / y[:, :-days])
-    return np.abs(ratio[np.isfinite(ratio)]) > sticky.CHANGE
+    return np.abs(ratio[np.isfinite(ratio)]) > spells.CHANGE
 
 
 def test_a_seed_gives_the_same_prices_and_another_seed_others():
@@ -63,11 +63,11 @@ def test_shops_differ_in_how_often_prices_change(prices):
 def test_many_changes_go_back_to_a_level_of_before(prices):
     back = []
     for y in prices:
-        posted = sticky.read(y)
+        posted = spells.read(y)
         away = np.log(y[:, 1:] / posted.price[:, :-1])
         kind = sticky.classify(away, posted.ratios[:, :-1])[:, 90:]
         if (kind > 0).sum() > 20:
-            back.append((kind[kind > 0] <= sticky.J).mean())
+            back.append((kind[kind > 0] <= spells.J).mean())
     assert 0.3 < np.median(back) < 0.7 and max(back) > 0.8 and min(back) < 0.25
 
 
@@ -140,7 +140,7 @@ def test_shops_are_a_panel_like_any_other():
 
 def test_the_language_of_posted_prices_reads_them():
     panel = processes.shops(10, 30, 200, seed=2)
-    posted = sticky.of(panel)
+    posted = spells.of(panel)
     assert np.isfinite(posted.features).all() and (posted.life[:, -1] > 0).all()
     _, classes = sticky.targets(panel, posted, 7)
     assert set(np.unique(classes)) >= {-1, 0, 1, 2}

@@ -10,23 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import LEVELS, panel_of, posted_panel
-from forecastbook import grid, models, sticky, table
+from forecastbook import grid, models, spells, sticky, table
 
 nan = np.nan
 H = 3
-K = {name: k for k, name in enumerate(sticky.FEATURES)}
+K = {name: k for k, name in enumerate(spells.FEATURES)}
 
 
 def features(below=0.0, above=0.0, age=1, rate=0.0) -> np.ndarray:
     """The features of one day as far as a cell depends on them; age in days."""
-    out = np.zeros(len(sticky.FEATURES), dtype=np.float32)
+    out = np.zeros(len(spells.FEATURES), dtype=np.float32)
     out[[K["below_usual"], K["above_usual"], K["age"], K["rate90"]]] = below, above, np.log1p(age), rate
     return out
 
 
 def by_hand(panel, horizon: int, days: int = 500) -> dict:
     """Everything that is counted of the last days, in loops over them, and the rates that follow by the words of the module."""
-    posted = sticky.of(panel)
+    posted = spells.of(panel)
     N, T = panel.y.shape
     moves, asked = np.zeros((table.CELLS, horizon)), np.zeros((table.CELLS, horizon))
     kinds = np.zeros((table.STATES, sticky.CLASSES))
@@ -82,7 +82,7 @@ def test_a_day_is_in_the_cell_of_its_state_its_age_and_its_rate(day, state, cell
 
 
 def test_cells_of_many_days_at_once_and_none_outside():
-    posted = sticky.of(posted_panel(8, 110))
+    posted = spells.of(posted_panel(8, 110))
     state, cell = table.cells(posted.features)
     assert state.shape == cell.shape == posted.life.shape
     assert cell.min() >= 0 and cell.max() < table.CELLS and (state == cell // 15).all() and len(np.unique(cell)) > 10
@@ -108,7 +108,7 @@ def test_a_tiny_panel_counted_by_hand():
     np.testing.assert_allclose(found.lift[back], (0 + 100 * pool) / (2 * 1 + 100) / pool)
     np.testing.assert_allclose(found.lift[usual], (2 * 1 + 100 * pool) / (2 * 9 + 100) / pool)
     # the two moves: 20 % down into a bin, from the usual state; from below, to the price before
-    down, to_previous = sticky.J + 4, 0
+    down, to_previous = spells.J + 4, 0
     assert found.kinds[2].argmax() == down and found.kinds[0].argmax() == to_previous
     share = (1 + 1) / (2 + sticky.CLASSES)
     assert found.kinds[2, down] == pytest.approx((1 + 20 * share) / (1 + 20))
@@ -179,7 +179,7 @@ def test_hazards_stay_within_their_bounds_whatever_is_counted(seed, T, gaps):
     y = draw.choice([1.0, 2, 3, 9], (6, T)) if seed % 2 else np.full((6, T), 5.0)
     y[draw.random((6, T)) < gaps] = nan
     panel = panel_of(y)
-    hazard = table.count(panel, H).hazard(sticky.of(panel, 1).features[:, -1])
+    hazard = table.count(panel, H).hazard(spells.of(panel, 1).features[:, -1])
     assert hazard.shape == (6, H) and (hazard >= 1e-4).all() and (hazard <= 0.9).all()
 
 
@@ -194,7 +194,7 @@ def test_where_a_price_goes_depends_on_its_state():
     q = found.mixture(panel).quantiles(LEVELS)
     usual = np.arange(30) + 10.0
     np.testing.assert_array_equal(q[:, -1, 4], usual)
-    assert (found.hazard(sticky.of(panel, 1).features[:, -1])[:, -1] > 0.5).all()
+    assert (found.hazard(spells.of(panel, 1).features[:, -1])[:, -1] > 0.5).all()
     np.testing.assert_array_equal(q[:, -1, 2], usual)  # more than half of the mass has left: so does the median
     np.testing.assert_array_equal(q[:, 0, 2], panel.last_value)
 

@@ -13,32 +13,31 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import sticky
+from . import spells, sticky
 from .panel import Panel
 
 log = logging.getLogger(__name__)
 
 CLIP = 4.0  # standard deviations
-CALENDAR = len(sticky.CALENDAR)
+CALENDAR = len(spells.CALENDAR)
 WIDTH = 64  # of the layer before the output
 # Of a crop's origins every third is scored in a step, from a random one, at three random horizons: neighbours nearly agree, and
 # all of them cost half as much again for the same accuracy.
 EVERY, ASKED = 3, 3
 MAX_DAYS = 1_200_000  # series-days held as features (130 MB); above it a seeded sample of the series is trained on
-JUDGES = 512  # series that the validation loss is taken over, evenly spaced, on every third day, at three horizons
+JUDGES = 256  # series that the validation loss is taken over, evenly spaced, on every third day, at three horizons
 
 
 class Forking(nn.Module):
     """Encoder LSTM over daily features; a decoder asked by horizon, which may attend to the encoder's last L states."""
 
-    def __init__(self, hyper: dict, features: int = len(sticky.FEATURES)):
+    def __init__(self, hyper: dict, features: int = len(spells.FEATURES)):
         super().__init__()
         D, H, layers = hyper["hidden_size"], hyper["forecast_length"], hyper["num_layers"]
         self.length, self.attends = hyper["sequence_length"], hyper["attention"]
@@ -61,25 +60,28 @@ class Forking(nn.Module):
             self.out.weight.mul_(0.1)  # starts near the pooled rates: "the last price"
             self.out.bias.zero_()
 
-    def forward(self, x, position, calendar, horizon):
-        """x: (B, C, K). position: (S,) days of the crop to forecast from. calendar: (B, S, P, CALENDAR) of P horizons each.
-        horizon: (B, S, P) counted from 0. Returns hazard logits (B, S, P), class logits (B, S, P, A), attention (B, S, P, C).
+    def forward(self, x, origins, calendar, horizon):
+        """x: (B, C, K). origins: slice of the S days of the crop to forecast from. calendar: (B, S, P, CALENDAR) of P horizons
+        each. horizon: (B, S, P) counted from 0. Returns hazard logits (B, S, P), class logits (B, S, P, A), attention
+        (B, S, P, C).
         """
-        mixed, weights = self.from_features(x[:, position]), None  # (B, S, D)
+        mixed, weights = self.from_features(x[:, origins]), None  # (B, S, D)
         if self.encoder is not None:
             states, _ = self.encoder(x)  # (B, C, D)
-            state = states[:, position]  # (B, S, D)
+            state = states[:, origins]  # (B, S, D)
             mixed = mixed + self.from_state(state)
         mixed = mixed[:, :, None] + self.from_calendar(calendar)  # (B, S, P, D)
         if self.attends:
             ask = (self.query(state)[:, :, None] + self.ask(calendar)) / math.sqrt(self.query.out_features)
             score = ask.flatten(1, 2) @ self.key(states).transpose(1, 2)  # (B, S * P, C)
-            back = position[:, None] - torch.arange(x.shape[1], device=x.device)  # (S, C) days before the origin
+            days = torch.arange(x.shape[1], device=x.device)
+            back = days[origins, None] - days  # (S, C) days before the origin
             outside = torch.zeros(back.shape, device=x.device).masked_fill((back < 0) | (back >= self.length), -torch.inf)
             weights = (score.unflatten(1, ask.shape[1:3]) + outside[:, None]).softmax(dim=-1)  # (B, S, P, C)
             seen = weights.to(states.dtype).flatten(1, 2) @ self.value(states)  # (B, S * P, D)
             mixed = mixed + seen.unflatten(1, ask.shape[1:3])
-        out = self.out(F.gelu(self.hidden(self.dropout(F.gelu(mixed))))).float()  # (B, S, P, A + 1)
+        kept = torch.ones_like(mixed[:, :, :1])  # (B, S, 1, D): an origin's horizons drop the same
+        out = self.out(F.gelu(self.hidden(F.gelu(mixed) * self.dropout(kept)))).float()  # (B, S, P, A + 1)
         return out[..., 0] + self.hazard[horizon], out[..., 1:], weights
 
 
@@ -92,10 +94,10 @@ def autocast(device: torch.device):
 # -------------------------------------------------------------------------------------------------------- panel to tensors
 
 
-def _scaled(posted: sticky.Posted, scaling: dict) -> np.ndarray:
-    """Features in training standard deviations, clipped, 0 before a series begins: (N, C, K), in place of the raw ones."""
-    x = posted.features
-    x -= np.asarray(scaling["mean"], dtype=np.float32)
+def _scaled(posted: spells.Posted, scaling: dict, out: np.ndarray | None = None) -> np.ndarray:
+    """Features in training standard deviations, clipped, 0 before a series begins: (N, C, K). out: where to, which may be in
+    place of the raw ones."""
+    x = np.subtract(posted.features, np.asarray(scaling["mean"], dtype=np.float32), out=out)
     x /= np.asarray(scaling["std"], dtype=np.float32)
     np.clip(x, -CLIP, CLIP, out=x)
     x[posted.life == 0] = 0
@@ -114,21 +116,21 @@ def prepare(model, panel: Panel, held: int, cold: bool) -> _Forks:
     whole, panel = len(panel), panel.sample(MAX_DAYS // keep, hyper["seed"])
     if len(panel) < whole:
         log.info("lstm: trained on a sample of %d of %d series", len(panel), whole)
-    posted = sticky.of(panel, keep)
+    posted = spells.of(panel, keep)
     ratio, classes = sticky.targets(panel, posted, H)
     first, until = keep - span, keep - 1 - held
     if cold:
         day = np.arange(keep)[:, None]
         train = np.where((day >= first) & (day + np.arange(1, H + 1) <= until), classes, -1)  # (N, keep, H)
         rows = posted.features[(train >= 0).any(axis=2)]
-        rows = rows if len(rows) else np.zeros((1, len(sticky.FEATURES)))
+        rows = rows if len(rows) else np.zeros((1, len(spells.FEATURES)))
         std = rows.std(axis=0, dtype=np.float64)
         model.scaling = dict(
             mean=rows.mean(axis=0, dtype=np.float64), std=np.where(std > 1e-6, std, 1.0), atoms=sticky.atoms(ratio, train)
         )
         _start_at_rates(model.net, train)
-    masked, x = np.isnan(posted.levels), _scaled(posted, model.scaling)
-    return _Forks(L, x, classes, masked, sticky.calendar(panel, keep, H), first, until, least=16 if cold else 10)
+    masked, x = np.isnan(posted.levels), _scaled(posted, model.scaling, out=posted.features)
+    return _Forks(L, x, classes, masked, spells.calendar(panel, keep, H), first, until, least=16 if cold else 10)
 
 
 def _start_at_rates(net: Forking, classes) -> None:
@@ -175,15 +177,15 @@ class _Forks:
     def loss(self, net, rows, device, draw):
         """Mean negative log probability of what came, a few random horizons of every third origin."""
         series, start = torch.from_numpy(rows[:, 0, None]), torch.from_numpy(rows[:, 1, None])
-        position = torch.arange(self.warm + int(draw.integers(EVERY)), self.length, EVERY)  # (S,)
-        day, H = start + position, self.train.shape[2]  # (B, S)
+        origins = slice(self.warm + int(draw.integers(EVERY)), self.length, EVERY)  # S days of the crop
+        day, H = start + torch.arange(self.length)[origins], self.train.shape[2]  # (B, S)
         h = torch.from_numpy(draw.random((*day.shape, H), dtype=np.float32)).topk(min(ASKED, H)).indices  # (B, S, P)
         target = self.train[series, day].gather(2, h)
         if not (target >= 0).any():
             return None
         x = self.x[series, start + torch.arange(self.length)]  # (B, C, K)
         calendar, masked = self.calendar[day[..., None], h], self.masked[series, day, None]
-        hazard, kinds, _ = net(x.to(device), position.to(device), calendar.to(device), h.to(device))
+        hazard, kinds, _ = net(x.to(device), origins, calendar.to(device), h.to(device))
         return _nll(hazard, kinds, target.to(device), masked.to(device))
 
     @torch.no_grad()
@@ -198,41 +200,39 @@ class _Forks:
         if not (target >= 0).any():
             return None
         calendar = self.calendar[day[:, None], h].expand(*target.shape, CALENDAR)
-        x, position = self.x[judges, start:], day - start
+        x, origins = self.x[judges, start:], slice(self.until + 1 - start, None, EVERY)
         with autocast(device):
-            hazard, kinds, _ = net(x.to(device), position.to(device), calendar.to(device), h.expand(target.shape).to(device))
+            hazard, kinds, _ = net(x.to(device), origins, calendar.to(device), h.expand(target.shape).to(device))
         return float(_nll(hazard, kinds, target.to(device), self.masked[judges[:, None], day, None].to(device)))
 
 
 def _nll(hazard, kinds, target, masked):
     """hazard: (B, S, P); kinds: (B, S, P, A); target: (B, S, P) class ids, -1 left out; masked: (B, S, 1, J) bool."""
-    keep = target >= 0
-    target, hazard, kinds, masked = target[keep].long(), hazard[keep], kinds[keep], masked.expand(*keep.shape, -1)[keep]
-    moved = target > 0
-    rate = torch.where(moved, F.logsigmoid(hazard), F.logsigmoid(-hazard)).sum()
-    target, kinds, masked = target[moved], kinds[moved], masked[moved]  # few: the rest need no class
-    kinds = kinds.masked_fill(F.pad(masked, (0, kinds.shape[1] - masked.shape[1])), -torch.inf)
-    return -(rate + kinds.log_softmax(dim=1).gather(1, target[:, None] - 1).sum()) / len(hazard)
+    known, moved = (target >= 0).to(hazard.dtype), target > 0
+    rate = F.binary_cross_entropy_with_logits(hazard, moved.to(hazard.dtype), known, reduction="sum")
+    masked = F.pad(masked, (0, kinds.shape[3] - masked.shape[3])).expand(kinds.shape)[moved]  # few: the rest need no class
+    kind = F.cross_entropy(kinds[moved].masked_fill(masked, -torch.inf), target[moved].long() - 1, reduction="sum")
+    return (rate + kind) / known.sum()
 
 
 # ------------------------------------------------------------------------------------------------------------- forecasting
 
 
 @torch.no_grad()
-def decode(model, panel: Panel, horizon: int, device) -> tuple[sticky.Posted, np.ndarray, np.ndarray, np.ndarray | None]:
+def decode(model, panel: Panel, horizon: int, device) -> tuple[spells.Posted, np.ndarray, np.ndarray, np.ndarray | None]:
     """What the network says at the last day of a panel of series that have all been seen.
 
     Returns what was read, p_change (N, H), kinds of change (N, H, A) that still count masked levels, and attention (N, H, L) or
     None.
     """
     L, N = model.hyper["sequence_length"], len(panel)
-    posted = sticky.of(panel, L)
-    x = _scaled(replace(posted, features=posted.features.copy()), model.scaling)  # others read the raw ones
-    x = torch.from_numpy(np.pad(x, ((0, 0), (L - x.shape[1], 0), (0, 0))))  # (N, L, K)
-    calendar = torch.from_numpy(sticky.calendar(panel, 1, horizon)).expand(N, 1, horizon, CALENDAR)
+    posted = spells.of(panel, L)
+    x = torch.from_numpy(_scaled(posted, model.scaling))
+    x = F.pad(x, (0, 0, L - x.shape[1], 0))  # (N, L, K)
+    calendar = torch.from_numpy(spells.calendar(panel, 1, horizon)).expand(N, 1, horizon, CALENDAR)
     ahead = torch.arange(horizon, device=device).expand(N, 1, horizon)
     net = model.net.to(device).eval()
-    hazard, kinds, weights = net(x.to(device), torch.tensor([L - 1], device=device), calendar.to(device), ahead)
+    hazard, kinds, weights = net(x.to(device), slice(L - 1, L), calendar.to(device), ahead)
     hazard = hazard[:, 0].double().sigmoid().clamp(1e-6, 1 - 1e-6)  # its log odds are finite
     kinds = kinds[:, 0].softmax(dim=-1).cpu().numpy()
     return posted, hazard.cpu().numpy(), kinds, None if weights is None else weights[:, 0].cpu().numpy()

@@ -16,7 +16,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 
-from . import sticky
+from . import spells, sticky
 from .panel import Panel
 
 DAYS = 500  # the last days that are learnt from
@@ -25,7 +25,7 @@ ROWS = 100_000  # pairs of a day and a horizon that are learnt from
 LEAST = 500  # pairs below which nothing is learnt
 FILE = "trees.txt"  # LightGBM's own text format, read as numbers: nothing in it is executed
 SEAL = "sha256="  # begins the last line, the hash of all before: text that is cut off or changed makes LightGBM end the process
-NAMES = [*sticky.FEATURES, *sticky.CALENDAR]
+NAMES = [*spells.FEATURES, *spells.CALENDAR]
 STEADY = dict(num_threads=1, deterministic=True, verbose=-1)  # same rows, same trees, bit for bit: with a layout forced
 SETTINGS = dict(
     objective="binary",
@@ -54,8 +54,8 @@ class Trees:
 
         features: (N, K) of that last day, where somebody has read them already.
         """
-        features = sticky.of(panel, 1).features[:, -1] if features is None else features
-        ahead = sticky.calendar(panel, 1, horizon)[0]  # (H, 5)
+        features = spells.of(panel, 1).features[:, -1] if features is None else features
+        ahead = spells.calendar(panel, 1, horizon)[0]  # (H, 5)
         x = np.concatenate([np.repeat(features, horizon, axis=0), np.tile(ahead, (len(panel), 1))], axis=1)
         return np.clip(self.booster.predict(x, num_threads=1), 1e-4, 0.99).reshape(len(panel), horizon)
 
@@ -70,7 +70,7 @@ def fit(panel: Panel, horizon: int, seed: int = 0) -> Trees | None:
     """Grow trees on what lies at or before the panel's as-of date; None where there is too little, or nothing ever changed."""
     keep = min(DAYS, len(panel.dates))
     panel = panel.sample(MAX_DAYS // keep, seed)
-    posted = sticky.of(panel, keep)
+    posted = spells.of(panel, keep)
     _, classes = sticky.targets(panel, posted, horizon)  # (N, C, H)
     known = np.flatnonzero(classes >= 0)
     if len(known) < LEAST or not (classes > 0).any():
@@ -78,7 +78,7 @@ def fit(panel: Panel, horizon: int, seed: int = 0) -> Trees | None:
     if len(known) > ROWS:
         known = known[np.sort(np.random.default_rng(seed).choice(len(known), ROWS, replace=False))]
     series, day, h = np.unravel_index(known, classes.shape)
-    x = np.concatenate([posted.features[series, day], sticky.calendar(panel, keep, horizon)[day, h]], axis=1)
+    x = np.concatenate([posted.features[series, day], spells.calendar(panel, keep, horizon)[day, h]], axis=1)
     rows = lightgbm.Dataset(x, (classes.ravel()[known] > 0).astype(np.int8), feature_name=NAMES)
     return Trees(lightgbm.train(SETTINGS | {"seed": seed}, rows, num_boost_round=TREES))
 

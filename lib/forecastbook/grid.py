@@ -45,14 +45,18 @@ def of(panel: Panel) -> Grid | None:
     price = filled[began]  # once a spell
     if len(price) < LEAST:
         return None
-    best = None
-    for modulus in MODULI:
+    coarsest, best = COARSE * np.median(price), None
+    for modulus in reversed(MODULI):
+        if modulus > ENDINGS * coarsest:
+            continue  # even with all its endings spaced too widely
+        if best is not None and modulus < best[0]:
+            break  # no finer one can be spaced more widely
         ending = np.round(np.mod(np.round(price, 6), modulus), 6)
         ending[np.isclose(ending, modulus)] = 0.0  # 0.07 mod 0.01 is 0.00999...
         found, count = np.unique(ending, return_counts=True)
         often = np.argsort(-count, kind="stable")[:ENDINGS]
         needed = int(np.searchsorted(np.cumsum(count[often]), SHARE * len(price))) + 1
         spacing = modulus / needed
-        if needed <= len(often) and spacing <= COARSE * np.median(price) and (best is None or spacing > best[0]):
+        if needed <= len(often) and spacing <= coarsest and (best is None or spacing >= best[0]):
             best = spacing, Grid(modulus, np.sort(found[often[:needed]]))
     return None if best is None else best[1]

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from . import forking, grid, plain, sticky
+from . import forking, grid, plain, spells, sticky
 from .forking import Forking, autocast
 from .grid import Grid
 from .panel import Panel
@@ -296,12 +296,12 @@ def forecast(model: Model, panel: Panel, horizon: int, quantiles) -> tuple[np.nd
 
 
 @one_thread()
-def mixture(model: Model, panel: Panel, horizon: int, grid: Grid | None = None) -> tuple[sticky.Posted, sticky.Mixture]:
+def mixture(model: Model, panel: Panel, horizon: int, grid: Grid | None = None) -> tuple[spells.Posted, sticky.Mixture]:
     """What was read of a panel of series that have all been seen, and the network's two-part forecast from its last day."""
     _reach(model, horizon)
     posted, hazard, kinds, _ = forking.decode(model, panel, horizon, _device(model.hyper))
     ladder = sticky.Ladder.of(posted.price[:, -1], posted.levels[:, -1], model.scaling["atoms"], grid)
-    return posted, sticky.Mixture.of(ladder, hazard, kinds)
+    return posted, sticky.Mixture(ladder, hazard, kinds)
 
 
 def _reach(model: Model, horizon: int) -> None:
@@ -336,7 +336,7 @@ def save(model: Model, directory) -> None:
         model="lstm",
         **{"class": type(model.net).__name__},
         hyperparameters=model.hyper,
-        features=sticky.FEATURES,
+        features=spells.FEATURES,
         scaling={k: np.asarray(v).tolist() for k, v in model.scaling.items()},
         info={k: v for k, v in model.info.items() if k != "seconds"},
         history=model.history,
@@ -354,7 +354,7 @@ def load(directory) -> Model:
         raise LSTMError(f"{path}: no such file; a model directory has model.json and weights.safetensors") from None
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
         raise LSTMError(f"{path}: not a model description ({error}); train again or restore the directory") from error
-    if tuple(features) != sticky.FEATURES:
+    if tuple(features) != spells.FEATURES:
         raise LSTMError(f"{path}: trained on other features than this version reads; train again")
     hyper = _settings(hyper)
     net = _network(hyper)

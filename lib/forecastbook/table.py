@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from . import sticky
+from . import spells, sticky
 from .grid import Grid
 from .panel import Panel
 
@@ -45,11 +45,11 @@ class Table:
 
     def mixture(self, panel: Panel, grid: Grid | None = None) -> sticky.Mixture:
         """What the table says at the last day of a panel of series that have all been seen."""
-        posted = sticky.of(panel, 1)
+        posted = spells.of(panel, 1)
         features = posted.features[:, -1]
         kinds = np.repeat(self.kinds[cells(features)[0]][:, None], len(self.pool), axis=1)  # (N, H, A)
         ladder = sticky.Ladder.of(posted.price[:, -1], posted.levels[:, -1], self.atoms, grid)
-        return sticky.Mixture.of(ladder, self.hazard(features), kinds)
+        return sticky.Mixture(ladder, self.hazard(features), kinds)
 
 
 def count(panel: Panel, horizon: int) -> Table:
@@ -66,7 +66,7 @@ def count(panel: Panel, horizon: int) -> Table:
 def _count(panel: Panel, horizon: int) -> Table:
     keep = min(DAYS, len(panel.dates))
     panel = panel.sample(MAX_DAYS // keep, seed=0)
-    posted = sticky.of(panel, keep)
+    posted = spells.of(panel, keep)
     ratio, classes = sticky.targets(panel, posted, horizon)  # (N, C, H)
     state, cell = cells(posted.features)
     known, moved = classes >= 0, classes > 0
@@ -88,7 +88,7 @@ def _count(panel: Panel, horizon: int) -> Table:
 
 
 def cells(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """State (...) 0 below, 1 above, 2 at the usual price, and cell (...) 0..44, from ``sticky`` features (..., K)."""
-    below, above, age, rate = (features[..., sticky.FEATURES.index(n)] for n in ("below_usual", "above_usual", "age", "rate90"))
+    """State (...) 0 below, 1 above, 2 at the usual price, and cell (...) 0..44, from ``spells`` features (..., K)."""
+    below, above, age, rate = (features[..., spells.FEATURES.index(n)] for n in ("below_usual", "above_usual", "age", "rate90"))
     state = np.where(below > 0.5, 0, np.where(above > 0.5, 1, 2))
     return state, (state * 5 + np.searchsorted(AGES, age)) * 3 + np.searchsorted(RATES, rate, side="right")

@@ -1,0 +1,215 @@
+"""What is compiled (numba): the days of series walked through, and quantiles read off a ladder of prices.
+
+Loops that say what they do, over all series at machine speed; ``spells`` and ``sticky`` call them. They are compiled once on a
+machine, in some seconds, and kept beside the module; a process that finds them there loads them in a fifth of a second.
+
+Symbols: N series, T days, C days kept (the last ones), H days ahead, J candidate levels, A kinds of change, M places where a
+price may stand, Q quantile levels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+
+def compiled(function):
+    """Numba's form of a function, kept beside this module; where nothing can be written, each process compiles its own."""
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError:  # no place for a cache
+        return numba.njit(function)
+
+
+@compiled
+def days(y, listed, change, price, features, levels, life, gap):
+    """Write what is known of each of the last C days into the five arrays of a ``spells.Posted``.
+
+    y: (N, T) positive prices, NaN where not observed. listed: (N, T) list prices, NaN where not known, or (N, 0). change: two
+    log prices nearer than this are the same posted price. A mode is the level that held on most of the last days, by its latest
+    price; levels are one when they agree to .001 in log, and the lowest of several equally frequent ones is taken.
+    """
+    N, T = y.shape
+    C = price.shape[1]
+    logs = np.log1p(np.arange(T + 2))
+    post, size = np.empty(T), np.empty(T)  # price carried forward, size of the day's step in log
+    moved, sighted = np.empty(T, np.int64), np.empty(T, np.int64)
+    which, code = np.empty(T, np.int64), np.empty(T, np.int64)  # level of a day; log of a level, in thousandths
+    held28, held90, latest = np.empty(T, np.int64), np.empty(T, np.int64), np.empty(T)  # of a level: days, and its last price
+    for n in range(N):
+        first, seen, began, before = -1, -1, -1, -1  # first and last observation, start of this spell and of the one before
+        count, spell_count, known, k = 0, 0, 0, -1  # observations: all, before this spell; levels known, the one of today
+        moves7, moves28, moves90, seen7, seen28, steps90 = 0, 0, 0, 0, 0, 0.0
+        high28, low28, high90, low90 = -1, -1, -1, -1  # days of the extremes
+        now, L, offer, jump, previous, previous2 = np.nan, 0.0, np.nan, 0.0, np.nan, np.nan
+        for t in range(T):
+            if t < listed.shape[1] and listed[n, t] > 0:
+                offer = listed[n, t]
+            sighted[t] = math.isfinite(y[n, t])
+            moved[t], size[t], step = 0, 0.0, 0.0
+            c = t - (T - C)
+            if sighted[t]:
+                seen = t
+                count += 1
+                if first < 0:
+                    first = t
+                elif y[n, t] != now:
+                    log = _rounded(math.log(y[n, t] / y[n, first]))  # rounding hides the last bit of a rescale
+                    L, step = log, log - L
+                now = y[n, t]
+            if c >= 0:
+                gap[n, c] = t - seen
+            if first < 0:
+                continue
+            post[t], alive = now, t - first + 1
+
+            size[t] = abs(step)
+            if size[t] > change:
+                moved[t], jump = 1, step
+                previous2, previous = previous, post[t - 1]
+                before, began = began, t
+                spell_count = count - sighted[t]
+            moves7 += moved[t] - (moved[t - 7] if t >= 7 else 0)
+            moves28 += moved[t] - (moved[t - 28] if t >= 28 else 0)
+            moves90 += moved[t] - (moved[t - 90] if t >= 90 else 0)
+            steps90 += size[t] - (size[t - 90] if t >= 90 else 0.0)
+            seen7 += sighted[t] - (sighted[t - 7] if t >= 7 else 0)
+            seen28 += sighted[t] - (sighted[t - 28] if t >= 28 else 0)
+
+            thousandths = int(np.rint(L * 1000))
+            if k < 0 or code[k] != thousandths:
+                k = 0
+                while k < known and code[k] != thousandths:
+                    k += 1
+                if k == known:
+                    code[k], held28[k], held90[k] = thousandths, 0, 0
+                    known += 1
+            which[t], latest[k] = k, now
+            held28[k] += 1
+            held90[k] += 1
+            if alive > 28:
+                held28[which[t - 28]] -= 1
+            if alive > 90:
+                held90[which[t - 90]] -= 1
+
+            high28, low28 = _extreme(post, high28, t, max(first, t - 27), 1), _extreme(post, low28, t, max(first, t - 27), -1)
+            high90, low90 = _extreme(post, high90, t, max(first, t - 89), 1), _extreme(post, low90, t, max(first, t - 89), -1)
+            if c < 0:
+                continue
+            usual28, usual90 = _most(held28, code, known), _most(held90, code, known)
+            age = t - began if began >= 0 else alive
+            length = began - max(before, first) if began >= 0 else 0
+            candidates = (previous, latest[usual90], post[high90], previous2, post[low90])
+            to_previous, to_mode90, to_max90, to_previous2, to_min90 = (
+                _to(candidates[0], now),
+                _to(candidates[1], now),
+                _to(candidates[2], now),
+                _to(candidates[3], now),
+                _to(candidates[4], now),
+            )
+            row = (
+                logs[age],
+                logs[count - spell_count],
+                logs[length],
+                logs[age] - logs[length] if began >= 0 else 0.0,
+                1.0 * (began < 0),
+                to_previous,
+                to_previous2,
+                _to(latest[usual28], now),
+                to_mode90,
+                held90[usual90] / min(alive, 90),
+                to_max90,
+                to_min90,
+                _to(post[high28], now),
+                _to(post[low28], now),
+                1.0 * (to_mode90 > 0.01),
+                1.0 * (to_mode90 < -0.01),
+                moves7 / min(alive, 7),
+                moves28 / min(alive, 28),
+                moves90 / min(alive, 90),
+                steps90 / min(alive, 90),
+                logs[t - seen],
+                seen7 / min(alive, 7),
+                seen28 / min(alive, 28),
+                np.sign(jump),
+                step,
+                1.0 * sighted[t],
+                _to(offer, now),
+                1.0 * (not math.isnan(offer)),
+            )
+            for f in range(len(row)):
+                features[n, c, f] = row[f]
+            price[n, c], life[n, c] = now, alive
+            ratios = (to_previous, to_mode90, to_max90, to_previous2, to_min90)
+            for j in range(len(ratios)):
+                same = math.isnan(candidates[j]) or abs(ratios[j]) <= change
+                for i in range(j):
+                    same |= not math.isnan(levels[n, c, i]) and abs(ratios[j] - ratios[i]) <= change
+                if not same:
+                    levels[n, c, j] = candidates[j]
+
+
+@compiled
+def _rounded(log):
+    """To nine places."""
+    return np.rint(log * 1e9) / 1e9
+
+
+@compiled
+def _to(level, now):
+    """Log distance from the price to a level, 0 where there is none."""
+    return 0.0 if level == now or math.isnan(level) else _rounded(math.log(level / now))
+
+
+@compiled
+def _extreme(post, held, t, start, sign):
+    """The day of the highest (sign 1) or lowest price of the days start..t; held: that of a day ago."""
+    if held >= start:
+        return t if sign * post[t] >= sign * post[held] else held
+    held = start
+    for i in range(start + 1, t + 1):
+        if sign * post[i] >= sign * post[held]:
+            held = i
+    return held
+
+
+@compiled
+def _most(held, code, known):
+    """The level that held most often, of several the lowest."""
+    best = 0
+    for k in range(1, known):
+        if held[k] > held[best] or (held[k] == held[best] and code[k] < code[best]):
+            best = k
+    return best
+
+
+@compiled
+def quantiles(values, order, masked, hazard, kinds, at, out):
+    """Write into out (N, H, Q) the lowest place of a ladder below or at which at least so much probability lies.
+
+    values, order (N, M), masked (N, J): of a ``sticky.Ladder``. hazard: (N, H). kinds: (N, H, A), masked levels taken as 0 and
+    the others made to sum to 1; a bin is shared by its two atoms. at: (Q,) rising levels.
+    """
+    N, M = values.shape
+    J = masked.shape[1]
+    for n in range(N):
+        for h in range(hazard.shape[1]):
+            known = 0.0
+            for a in range(kinds.shape[2]):
+                if a >= J or not masked[n, a]:
+                    known += kinds[n, h, a]
+            share = hazard[n, h] / max(known, 1e-300)
+            reached, place = 0.0, -1
+            for q in range(len(at)):
+                while reached < at[q] - 1e-9 and place < M - 1:
+                    place += 1
+                    k = order[n, place]
+                    if k == 0:
+                        reached += 1 - hazard[n, h]
+                    elif k > J:
+                        reached += share * kinds[n, h, J + (k - J - 1) // 2] / 2
+                    elif not masked[n, k - 1]:
+                        reached += share * kinds[n, h, k - 1]
+                out[n, h, q] = values[n, max(place, 0)]

@@ -1,0 +1,114 @@
+"""What is known of a posted price on each day: the spell that the day lies in, and the levels of its past.
+
+A posted price stays for days and then jumps, mostly to a level where it has been before. Here the days of each series are
+walked through once (``compiled.days``), so that what is said of day t depends on days <= t of the same series only. Prices
+count by their ratio to the first observed one: all prices times 100 give the same features.
+
+Symbols: N series, T days, C days kept (the last ones), K features, J = 5 candidate levels, H days ahead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .panel import Panel
+
+CHANGE = 0.005  # two log prices nearer than this are the same posted price
+LEVELS = ("previous", "mode90", "max90", "previous2", "min90")  # candidate levels, by precedence
+J = len(LEVELS)
+FEATURES = (
+    "age",
+    "observations",
+    "previous_length",
+    "age_to_previous_length",
+    "never_changed",
+    "to_previous",
+    "to_previous2",
+    "to_mode28",
+    "to_mode90",
+    "share_mode90",
+    "to_max90",
+    "to_min90",
+    "to_max28",
+    "to_min28",
+    "below_usual",
+    "above_usual",
+    "rate7",
+    "rate28",
+    "rate90",
+    "mean_step90",
+    "gap",
+    "seen7",
+    "seen28",
+    "last_direction",
+    "last_step",
+    "observed",
+    "to_list",
+    "list_known",
+)
+CALENDAR = ("ahead", "mondays_passed", "on_monday", "on_weekend", "on_friday")
+
+
+@dataclass(frozen=True)
+class Posted:
+    """What is known on each of the last C days.
+
+    price: (N, C) float64 last posted price, NaN before the first. features: (N, C, K) float32, 0 before the first observation.
+    levels: (N, C, J) float64 prices of the candidate levels, NaN where unknown, equal to ``price`` or to an earlier candidate.
+    life: (N, C) days since the first observation, that day counted, 0 before it. gap: (N, C) days since the last observation.
+    """
+
+    price: np.ndarray
+    features: np.ndarray
+    levels: np.ndarray
+    life: np.ndarray
+    gap: np.ndarray
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """(N, C, J) float64: log ratio of each candidate level to the price, NaN where it is masked."""
+        return np.log(self.levels / self.price[:, :, None])
+
+
+def of(panel: Panel, keep: int | None = None) -> Posted:
+    """``read`` of a panel; the list price is its past covariate ``list_price``."""
+    listed = panel.past[:, :, panel.past_names.index("list_price")] if "list_price" in panel.past_names else None
+    return read(panel.y, listed, keep)
+
+
+def calendar(panel: Panel, keep: int, horizon: int) -> np.ndarray:
+    """(keep, H, 5) float32 of the last days and their horizons: h, Mondays in (t, t + h], target a Monday, weekend, Friday."""
+    weekday = (np.concatenate([panel.dates, panel.horizon_dates(horizon)]).astype("datetime64[D]").astype(int) + 3) % 7
+    target = np.arange(len(panel.dates) - keep, len(panel.dates))[:, None] + np.arange(1, horizon + 1)  # (keep, H)
+    monday = np.cumsum(weekday == 0)
+    passed = monday[target] - monday[target[:, 0] - 1][:, None]
+    day = weekday[target]
+    h = np.broadcast_to(np.arange(1, horizon + 1) / 7, target.shape)
+    return np.stack([h, passed, day == 0, day >= 5, day == 4], axis=2).astype(np.float32)
+
+
+def read(y: np.ndarray, list_price: np.ndarray | None = None, keep: int | None = None) -> Posted:
+    """Read daily prices as spells and levels, for the last ``keep`` days (default: all).
+
+    y: (N, T) positive prices, NaN where not observed. list_price: (N, T) or None; NaN where not known.
+    Raises ValueError on a price that is not positive.
+    """
+    from . import compiled  # loaded where it runs
+
+    y = np.array(y, dtype=np.float64, order="C")  # own and in one layout: the walk is compiled once
+    N, T = y.shape
+    C = T if keep is None else min(keep, T)
+    if (y <= 0).any():
+        raise ValueError("a posted price must be positive: quarantine zero and negative prices before they reach the panel")
+    listed = np.empty((N, 0)) if list_price is None else np.array(list_price, dtype=np.float64, order="C")
+    posted = Posted(
+        price=np.full((N, C), np.nan),
+        features=np.zeros((N, C, len(FEATURES)), dtype=np.float32),
+        levels=np.full((N, C, J), np.nan),
+        life=np.zeros((N, C), dtype=np.int64),
+        gap=np.empty((N, C), dtype=np.int64),
+    )
+    compiled.days(y, listed, CHANGE, posted.price, posted.features, posted.levels, posted.life, posted.gap)
+    return posted
