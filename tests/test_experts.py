@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
-from forecastbook import backtest, experts, gbm, grid, lstm, models, spells, table
+from forecastbook import backtest, experts, gbm, grid, lstm, models, spells, sticky, table
 
 nan = np.nan
 H = 7
@@ -80,15 +80,27 @@ def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
     assert len({round(float(each.sum()), 9) for each in p.values()}) == 4, "the experts differ, else this proves little"
 
 
-def test_all_of_them_go_where_the_network_says(speaker, panel):
-    """The hazard alone differs: each candidate is the network's mixture with another one, on the shop's grid."""
+def test_all_of_them_go_where_the_network_says_on_the_side_that_they_say(speaker, panel):
+    """Each candidate is the network's mixture with another hazard; where trees are in it, it leans as all three do."""
     seen = panel.take(panel.n_obs > 0)
     posted, said = lstm.mixture(speaker.network, seen, H, grid.of(seen))
+    usual = table.count(seen, H).on(said.ladder, posted.features[:, -1])
+    side = sticky.mean_odds([said.p_up, usual.p_up, speaker.trees.p_up(seen, H)])
+    leaning = said.leaning(side)
+    assert np.abs(leaning.p_up - said.p_up).max() > 0.05, "the experts differ, else this proves little"
     for name, (q, p) in speaker.forecasts(seen, H, LEVELS).items():
-        np.testing.assert_array_equal(q, replace(said, hazard=p).quantiles(LEVELS), err_msg=name)
+        goes = leaning if name in ("gbm", "blend") else said
+        np.testing.assert_array_equal(q, replace(goes, hazard=p).quantiles(LEVELS), err_msg=name)
         still = p < 0.5
         last = np.broadcast_to(seen.last_value[:, None], p.shape)
         assert still.any() and (q[..., 2][still] == last[still]).all(), name
+
+
+def test_trees_that_learnt_no_side_leave_it_to_the_network(speaker, panel):
+    seen = panel.take(panel.n_obs > 0)
+    _, said = lstm.mixture(speaker.network, seen, H, grid.of(seen))
+    for name, (q, p) in replace(speaker, trees=replace(speaker.trees, sides=None)).forecasts(seen, H, LEVELS).items():
+        np.testing.assert_array_equal(q, replace(said, hazard=p).quantiles(LEVELS), err_msg=name)
 
 
 def test_the_table_is_counted_anew_unless_it_is_given(speaker, panel):

@@ -70,6 +70,28 @@ def test_they_learn_that_a_cut_lasts_exactly_five_days():
         assert hazard[between].max() < 0.3
 
 
+def test_they_learn_on_which_side_a_price_will_be():
+    """A price alternates between two levels, a week on each: what differs is higher from the lower one, and the reverse."""
+    n, days = 60, 200
+    week = (np.arange(days) + np.arange(n)[:, None]) // 7 % 2
+    usual = np.round(np.linspace(5, 50, n), 2)[:, None]
+    panel = panel_of(np.where(week == 1, np.round(usual * 0.8, 2), usual))
+    p = gbm.fit(panel, H).p_up(panel, H)
+    assert p.shape == (n, H) and p[week[:, -1] == 1].min() > 0.9 and p[week[:, -1] == 0].max() < 0.1
+
+
+def test_the_side_is_learnt_from_changes_alone_and_only_where_both_were_seen(panel, trees):
+    _, classes = sticky.targets(panel, spells.of(panel), H)
+    grown = trees.sides.trees_to_dataframe().query("node_depth == 1")
+    assert set(grown["count"]) == {(classes > 0).sum()}
+    rising = 5 * 1.05 ** (np.arange(120) // 15 + np.zeros((20, 1)))
+    trees = gbm.fit(panel_of(rising), H)
+    assert trees.sides is None and trees.p_up(panel_of(rising), H) is None
+    few = np.full((20, 120), 9.99)
+    few[3, 60:80] = 8.99
+    assert gbm.fit(panel_of(few), H).sides is None
+
+
 def test_prices_in_another_unit_give_the_same_trees(panel, trees):
     cents = replace(panel, y=panel.y * 1000)
     np.testing.assert_array_equal(gbm.fit(cents, H).hazard(cents, H), trees.hazard(panel, H))
@@ -80,9 +102,11 @@ def test_trees_know_nothing_of_later_days(panel, cut):
     y = panel.y.copy()
     y[:, cut + 1 :] = np.random.default_rng(cut).choice([nan, 0.01, 3.0, 77.7, 5000.0], y[:, cut + 1 :].shape)
     date, other = panel.dates[cut], replace(panel, y=y)
-    texts = [gbm.fit(p.until(date), H).booster.model_to_string() for p in (panel, other)]
-    assert texts[0] == texts[1]
-    a, b = (gbm.fit(p.until(date), H).hazard(p.until(date), H) for p in (panel, other))
+    grown = [gbm.fit(p.until(date), H) for p in (panel, other)]
+    for part in ("booster", "sides"):
+        texts = [each and each.model_to_string() for each in (getattr(trees, part) for trees in grown)]
+        assert texts[0] == texts[1], part
+    a, b = (trees.hazard(p.until(date), H) for trees, p in zip(grown, (panel, other), strict=True))
     np.testing.assert_array_equal(a, b)
     if cut < 118:
         assert gbm.fit(other, H).booster.model_to_string() != gbm.fit(panel, H).booster.model_to_string()
@@ -139,10 +163,13 @@ def test_saved_trees_say_the_same_and_a_directory_without_has_none(panel, trees,
     gbm.save(trees, tmp_path)
     back = gbm.load(tmp_path)
     np.testing.assert_array_equal(back.hazard(panel, H), trees.hazard(panel, H))
+    np.testing.assert_array_equal(back.p_up(panel, H), trees.p_up(panel, H))
     assert back.importance().equals(trees.importance())
     (tmp_path / "again").mkdir()
     gbm.save(back, tmp_path / "again")
     assert (tmp_path / "again" / gbm.FILE).read_bytes() == (tmp_path / gbm.FILE).read_bytes()
+    gbm.save(replace(trees, sides=None), tmp_path)
+    assert gbm.load(tmp_path).sides is None
 
 
 BROKEN = {

@@ -34,21 +34,21 @@ def days(y, listed, change, price, features, levels, life, gap):
     N, T = y.shape
     C = price.shape[1]
     logs = np.log1p(np.arange(T + 2))
-    post, size = np.empty(T), np.empty(T)  # price carried forward, size of the day's step in log
+    post, climbed = np.empty(T), np.empty(T)  # price carried forward; all steps in log so far, up or down
     moved, sighted = np.empty(T, np.int64), np.empty(T, np.int64)
     which, code = np.empty(T, np.int64), np.empty(T, np.int64)  # level of a day; log of a level, in thousandths
     held28, held90, latest = np.empty(T, np.int64), np.empty(T, np.int64), np.empty(T)  # of a level: days, and its last price
     for n in range(N):
         first, seen, began, before = -1, -1, -1, -1  # first and last observation, start of this spell and of the one before
         count, spell_count, known, k = 0, 0, 0, -1  # observations: all, before this spell; levels known, the one of today
-        moves7, moves28, moves90, seen7, seen28, steps90 = 0, 0, 0, 0, 0, 0.0
+        moves7, moves28, moves90, seen7, seen28 = 0, 0, 0, 0, 0
         high28, low28, high90, low90 = -1, -1, -1, -1  # days of the extremes
         now, L, offer, jump, previous, previous2 = np.nan, 0.0, np.nan, 0.0, np.nan, np.nan
         for t in range(T):
             if t < listed.shape[1] and listed[n, t] > 0:
                 offer = listed[n, t]
             sighted[t] = math.isfinite(y[n, t])
-            moved[t], size[t], step = 0, 0.0, 0.0
+            moved[t], step = 0, 0.0
             c = t - (T - C)
             if sighted[t]:
                 seen = t
@@ -65,8 +65,8 @@ def days(y, listed, change, price, features, levels, life, gap):
                 continue
             post[t], alive = now, t - first + 1
 
-            size[t] = abs(step)
-            if size[t] > change:
+            climbed[t] = (climbed[t - 1] if t > first else 0.0) + abs(step)
+            if abs(step) > change:
                 moved[t], jump = 1, step
                 previous2, previous = previous, post[t - 1]
                 before, began = began, t
@@ -74,7 +74,6 @@ def days(y, listed, change, price, features, levels, life, gap):
             moves7 += moved[t] - (moved[t - 7] if t >= 7 else 0)
             moves28 += moved[t] - (moved[t - 28] if t >= 28 else 0)
             moves90 += moved[t] - (moved[t - 90] if t >= 90 else 0)
-            steps90 += size[t] - (size[t - 90] if t >= 90 else 0.0)
             seen7 += sighted[t] - (sighted[t - 7] if t >= 7 else 0)
             seen28 += sighted[t] - (sighted[t - 28] if t >= 28 else 0)
 
@@ -129,7 +128,7 @@ def days(y, listed, change, price, features, levels, life, gap):
                 moves7 / min(alive, 7),
                 moves28 / min(alive, 28),
                 moves90 / min(alive, 90),
-                steps90 / min(alive, 90),
+                (climbed[t] - (climbed[t - 90] if alive > 90 else 0.0)) / min(alive, 90),  # exactly 0 where nothing moved
                 logs[t - seen],
                 seen7 / min(alive, 7),
                 seen28 / min(alive, 28),

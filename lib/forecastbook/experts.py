@@ -1,10 +1,10 @@
 """The experts on a posted price: the network, the boosted trees and the counting table, alone and together.
 
-All of them say how likely it is that a price differs by then; the network also says where it goes. So the ways to combine them
-differ in the hazard alone, and each is a candidate of the gate:
+All of them say how likely it is that a price differs by then, and that it is higher then; the network also says where it goes
+on either side. The ways to combine them are the candidates of the gate:
 
 - ``lstm``: the network. ``lstm_table``: mean of the log odds of network and table, the cheapest insurance.
-- ``gbm``: the trees' hazard. ``blend``: mean of the log odds of all three.
+- ``gbm``: the trees' hazard. ``blend``: mean of the log odds of all three. The side of both is such a mean of all three too.
 
 Symbols: N series, H days ahead, Q quantiles.
 """
@@ -45,12 +45,17 @@ class Experts:
         for rows, part in panel.seen():
             posted, said = lstm.mixture(self.network, part, horizon, steps)
             today = posted.features[:, -1]
-            ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, counted.hazard(today)]}
+            usual = counted.on(said.ladder, today)
+            ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, usual.hazard]}
+            goes = dict.fromkeys(names, said)
             if self.trees is not None:
                 ways["gbm"] = [self.trees.hazard(part, horizon, today)]
                 ways["blend"] = ways["lstm_table"] + ways["gbm"]
+                side = self.trees.p_up(part, horizon, today)
+                if side is not None:
+                    goes["gbm"] = goes["blend"] = said.leaning(sticky.mean_odds([said.p_up, usual.p_up, side]))
             for name, hazards in ways.items():
-                mixed = replace(said, hazard=sticky.mean_odds(hazards))
+                mixed = replace(goes[name], hazard=sticky.mean_odds(hazards))
                 out[name][0][rows], out[name][1][rows] = mixed.quantiles(quantiles), mixed.hazard
         return out
 

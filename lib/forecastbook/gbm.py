@@ -1,7 +1,8 @@
-"""Boosted trees on the features of posted prices: the probability that a price differs h days on, one model for all series.
+"""Boosted trees on the features of posted prices: does a price differ h days on, and if so, is it higher? For all series.
 
 LightGBM (Ke et al. 2017) on a seeded sample of past days and horizons, with small leaves and many rows in each: a shop has
-thousands of days but only tens of campaigns to learn from. Trees are grown anew in each run, in about a second.
+thousands of days but only tens of campaigns to learn from. The side of a change is learnt from the changes alone. Trees are
+grown anew in each run, in about a second.
 
 Symbols: N series, C days, H days ahead, K features.
 """
@@ -21,9 +22,10 @@ from .panel import Panel
 
 DAYS = 500  # the last days that are learnt from
 MAX_DAYS = 400_000  # series-days read: above it a seeded sample of the series
-ROWS = 100_000  # pairs of a day and a horizon that are learnt from
-LEAST = 500  # pairs below which nothing is learnt
+ROWS, SIDE_ROWS = 100_000, 60_000  # pairs of a day and a horizon that are learnt from; changed ones, for the side
+LEAST = 500  # pairs below which nothing is learnt; of the side, pairs with a change
 FILE = "trees.txt"  # LightGBM's own text format, read as numbers: nothing in it is executed
+NEXT = "\nthe side of a change:\n"  # between the two models in that file
 SEAL = "sha256="  # begins the last line, the hash of all before: text that is cut off or changed makes LightGBM end the process
 NAMES = [*spells.FEATURES, *spells.CALENDAR]
 STEADY = dict(num_threads=1, deterministic=True, verbose=-1)  # same rows, same trees, bit for bit: with a layout forced
@@ -36,7 +38,7 @@ SETTINGS = dict(
     force_row_wise=True,
     **STEADY,
 )
-TREES = 150
+TREES, SIDE_TREES = 150, 100
 
 
 class TreesError(ValueError):
@@ -45,19 +47,21 @@ class TreesError(ValueError):
 
 @dataclass(frozen=True)
 class Trees:
-    """A grown model."""
+    """Grown models: whether a price differs, and whether one that does is higher (None: too few changes, or all one way)."""
 
     booster: lightgbm.Booster
+    sides: lightgbm.Booster | None = None
 
     def hazard(self, panel: Panel, horizon: int, features: np.ndarray | None = None) -> np.ndarray:
         """(N, H) probability that the price differs h days after the panel's last one; series must all have been seen.
 
         features: (N, K) of that last day, where somebody has read them already.
         """
-        features = spells.of(panel, 1).features[:, -1] if features is None else features
-        ahead = spells.calendar(panel, 1, horizon)[0]  # (H, 5)
-        x = np.concatenate([np.repeat(features, horizon, axis=0), np.tile(ahead, (len(panel), 1))], axis=1)
-        return np.clip(self.booster.predict(x, num_threads=1), 1e-4, 0.99).reshape(len(panel), horizon)
+        return np.clip(_ask(self.booster, panel, horizon, features), 1e-4, 0.99)
+
+    def p_up(self, panel: Panel, horizon: int, features: np.ndarray | None = None) -> np.ndarray | None:
+        """(N, H) probability that a price which differs then is above the last one; None where that was not learnt."""
+        return None if self.sides is None else np.clip(_ask(self.sides, panel, horizon, features), 0.01, 0.99)
 
     def importance(self) -> pd.DataFrame:
         """What the trees look at: feature, share of the loss that its splits saved; most first."""
@@ -66,26 +70,42 @@ class Trees:
         return table.sort_values(["share", "feature"], ascending=[False, True], ignore_index=True)
 
 
+def _ask(booster, panel: Panel, horizon: int, features: np.ndarray | None) -> np.ndarray:
+    """(N, H) what a model says at the panel's last day; features: (N, K) of that day, None: read."""
+    features = spells.of(panel, 1).features[:, -1] if features is None else features
+    ahead = spells.calendar(panel, 1, horizon)[0]  # (H, 5)
+    x = np.concatenate([np.repeat(features, horizon, axis=0), np.tile(ahead, (len(panel), 1))], axis=1)
+    return booster.predict(x, num_threads=1).reshape(len(panel), horizon)
+
+
 def fit(panel: Panel, horizon: int, seed: int = 0) -> Trees | None:
     """Grow trees on what lies at or before the panel's as-of date; None where there is too little, or nothing ever changed."""
     keep = min(DAYS, len(panel.dates))
     panel = panel.sample(MAX_DAYS // keep, seed)
     posted = spells.of(panel, keep)
-    _, classes = sticky.targets(panel, posted, horizon)  # (N, C, H)
-    known = np.flatnonzero(classes >= 0)
-    if len(known) < LEAST or not (classes > 0).any():
+    ratio, classes = sticky.targets(panel, posted, horizon)  # (N, C, H)
+    known, moved, up = np.flatnonzero(classes >= 0), np.flatnonzero(classes > 0), ratio > 0
+    if len(known) < LEAST or not len(moved):
         return None
-    if len(known) > ROWS:
-        known = known[np.sort(np.random.default_rng(seed).choice(len(known), ROWS, replace=False))]
-    series, day, h = np.unravel_index(known, classes.shape)
-    x = np.concatenate([posted.features[series, day], spells.calendar(panel, keep, horizon)[day, h]], axis=1)
-    rows = lightgbm.Dataset(x, (classes.ravel()[known] > 0).astype(np.int8), feature_name=NAMES)
-    return Trees(lightgbm.train(SETTINGS | {"seed": seed}, rows, num_boost_round=TREES))
+    calendar = spells.calendar(panel, keep, horizon)  # (C, H, 5)
+
+    def grow(pairs: np.ndarray, event: np.ndarray, most: int, trees: int) -> lightgbm.Booster:
+        """Trees that tell the pairs, flat places in (N, C, H), at which the event (N, C, H) came from the others."""
+        if len(pairs) > most:
+            pairs = pairs[np.sort(np.random.default_rng(seed).choice(len(pairs), most, replace=False))]
+        series, day, h = np.unravel_index(pairs, event.shape)
+        x = np.concatenate([posted.features[series, day], calendar[day, h]], axis=1)
+        rows = lightgbm.Dataset(x, event.ravel()[pairs].astype(np.int8), feature_name=NAMES)
+        return lightgbm.train(SETTINGS | {"seed": seed}, rows, num_boost_round=trees)
+
+    both = len(moved) >= LEAST and 0 < up.ravel()[moved].sum() < len(moved)
+    return Trees(grow(known, classes > 0, ROWS, TREES), grow(moved, up, SIDE_ROWS, SIDE_TREES) if both else None)
 
 
 def save(trees: Trees, directory) -> None:
     """Write the trees into a directory that exists, as text: same trees, same bytes."""
-    (Path(directory) / FILE).write_text(sealed(trees.booster.model_to_string()), encoding="utf-8")
+    text = NEXT.join(each.model_to_string() for each in (trees.booster, trees.sides) if each)
+    (Path(directory) / FILE).write_text(sealed(text), encoding="utf-8")
 
 
 def load(directory) -> Trees | None:
@@ -94,12 +114,13 @@ def load(directory) -> Trees | None:
     if not path.is_file():
         return None
     try:
-        booster = lightgbm.Booster(model_str=unsealed(path.read_text(encoding="utf-8")))
+        texts = unsealed(path.read_text(encoding="utf-8")).split(NEXT)
+        boosters = [lightgbm.Booster(model_str=text) for text in texts]
     except (lightgbm.basic.LightGBMError, ValueError) as error:
         raise TreesError(f"{path}: not the text of boosted trees ({error}); make the run anew") from None
-    if booster.feature_name() != NAMES:
+    if any(each.feature_name() != NAMES for each in boosters):
         raise TreesError(f"{path}: grown on other features than this version reads; make the run anew")
-    return Trees(booster)
+    return Trees(*boosters)
 
 
 def sealed(text: str) -> str:

@@ -10,7 +10,7 @@ bins down, 10 bins up), M places where a price may stand, Q quantile levels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -97,6 +97,13 @@ class Ladder:
         order = np.argsort(values, axis=1, kind="stable")
         return cls(np.take_along_axis(values, order, axis=1), order, masked)
 
+    @property
+    def rising(self) -> np.ndarray:
+        """(N, A) bool: the kinds of change that end above the present price; of masked levels it says nothing."""
+        place = self.order.argsort(axis=1)  # (N, M)
+        up = np.broadcast_to(np.arange(2 * BINS) >= BINS, (len(place), 2 * BINS))
+        return np.concatenate([place[:, 1 : 1 + J] > place[:, :1], up], axis=1)
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -109,6 +116,18 @@ class Mixture:
     ladder: Ladder
     hazard: np.ndarray
     kinds: np.ndarray
+
+    @property
+    def p_up(self) -> np.ndarray:
+        """(N, H) probability that the price, if it differs, is above the present one; its log odds are finite."""
+        kinds, up = np.array(self.kinds, dtype=np.float64), self.ladder.rising
+        kinds[..., :J] *= ~self.ladder.masked[:, None]
+        return np.clip((kinds * up[:, None]).sum(axis=2) / kinds.sum(axis=2), 1e-4, 1 - 1e-4)
+
+    def leaning(self, p_up: np.ndarray) -> Mixture:
+        """The same with that probability (N, H) above the present price; within either side nothing else changes."""
+        upper, lower = p_up / self.p_up, (1 - p_up) / (1 - self.p_up)
+        return replace(self, kinds=self.kinds * np.where(self.ladder.rising[:, None], upper[..., None], lower[..., None]))
 
     def quantiles(self, at) -> np.ndarray:
         """(N, H, Q) float64: the lowest place of the ladder below or at which at least so much probability lies.

@@ -46,9 +46,12 @@ class Table:
     def mixture(self, panel: Panel, grid: Grid | None = None) -> sticky.Mixture:
         """What the table says at the last day of a panel of series that have all been seen."""
         posted = spells.of(panel, 1)
-        features = posted.features[:, -1]
-        kinds = np.repeat(self.kinds[cells(features)[0]][:, None], len(self.pool), axis=1)  # (N, H, A)
         ladder = sticky.Ladder.of(posted.price[:, -1], posted.levels[:, -1], self.atoms, grid)
+        return self.on(ladder, posted.features[:, -1])
+
+    def on(self, ladder: sticky.Ladder, features: np.ndarray) -> sticky.Mixture:
+        """What the table says of prices that may stand on this ladder, from the features (N, K) of their last day."""
+        kinds = np.repeat(self.kinds[cells(features)[0]][:, None], len(self.pool), axis=1)  # (N, H, A)
         return sticky.Mixture(ladder, self.hazard(features), kinds)
 
 
