@@ -41,6 +41,7 @@ class Forking(nn.Module):
         super().__init__()
         D, H, layers = hyper["hidden_size"], hyper["forecast_length"], hyper["num_layers"]
         self.length, self.attends = hyper["sequence_length"], hyper["attention"]
+        self.reads = self.length if self.attends else 1 + (warm_up(self.length) if layers else 0)  # days to forecast from
         self.from_features = nn.Linear(features, D)
         self.from_calendar = nn.Linear(CALENDAR, D, bias=False)
         self.encoder = None
@@ -67,7 +68,9 @@ class Forking(nn.Module):
         """
         mixed, weights = self.from_features(x[:, origins]), None  # (B, S, D)
         if self.encoder is not None:
-            states, _ = self.encoder(x)  # (B, C, D)
+            with autocast(x.device):
+                states, _ = self.encoder(x)  # (B, C, D)
+            states = states.to(mixed.dtype)
             state = states[:, origins]  # (B, S, D)
             mixed = mixed + self.from_state(state)
         mixed = mixed[:, :, None] + self.from_calendar(calendar)  # (B, S, P, D)
@@ -83,6 +86,11 @@ class Forking(nn.Module):
         kept = torch.ones_like(mixed[:, :, :1])  # (B, S, 1, D): an origin's horizons drop the same
         out = self.out(F.gelu(self.hidden(F.gelu(mixed) * self.dropout(kept)))).float()  # (B, S, P, A + 1)
         return out[..., 0] + self.hazard[horizon], out[..., 1:], weights
+
+
+def warm_up(length: int) -> int:
+    """Days of a crop before the first that is learnt from. No origin is lost: none is learnt from that early in a life."""
+    return min(length // 2, sticky.LIFE - 1)
 
 
 def autocast(device: torch.device):
@@ -158,7 +166,7 @@ class _Forks:
         self.n_origins = int(self.any_train.sum())
         self.first, self.until, self.L = first, until, length
         self.length = min(3 * length, until + 1)  # C
-        self.warm = min(length // 2, sticky.LIFE - 1)  # no origin is lost at the start: none is trained on that early
+        self.warm = warm_up(length)
         self.scored = max(1, self.length - self.warm)  # S
         self.least = least  # steps an epoch: a small panel is passed over more than once
         self.size = len(x) * math.ceil(max(1, until + 1 - max(first, self.warm)) / self.scored) if self.n_origins else 0
@@ -222,17 +230,18 @@ def _nll(hazard, kinds, target, masked):
 def decode(model, panel: Panel, horizon: int, device) -> tuple[spells.Posted, np.ndarray, np.ndarray, np.ndarray | None]:
     """What the network says at the last day of a panel of series that have all been seen.
 
-    Returns what was read, p_change (N, H), kinds of change (N, H, A) that still count masked levels, and attention (N, H, L) or
-    None.
+    Without attention it reads as many days as the first origin of a crop had before it in training: more of them gain nothing
+    that lasts. Returns what was read, p_change (N, H), kinds of change (N, H, A) that still count masked levels, and attention
+    (N, H, L) or None.
     """
-    L, N = model.hyper["sequence_length"], len(panel)
-    posted = spells.of(panel, L)
+    C, N = model.net.reads, len(panel)
+    posted = spells.of(panel, C)
     x = torch.from_numpy(_scaled(posted, model.scaling))
-    x = F.pad(x, (0, 0, L - x.shape[1], 0))  # (N, L, K)
+    x = F.pad(x, (0, 0, C - x.shape[1], 0))  # (N, C, K)
     calendar = torch.from_numpy(spells.calendar(panel, 1, horizon)).expand(N, 1, horizon, CALENDAR)
     ahead = torch.arange(horizon, device=device).expand(N, 1, horizon)
     net = model.net.to(device).eval()
-    hazard, kinds, weights = net(x.to(device), slice(L - 1, L), calendar.to(device), ahead)
+    hazard, kinds, weights = net(x.to(device), slice(C - 1, C), calendar.to(device), ahead)
     hazard = hazard[:, 0].double().sigmoid().clamp(1e-6, 1 - 1e-6)  # its log odds are finite
     kinds = kinds[:, 0].softmax(dim=-1).cpu().numpy()
     return posted, hazard.cpu().numpy(), kinds, None if weights is None else weights[:, 0].cpu().numpy()

@@ -42,20 +42,21 @@ def of(panel: Panel) -> Grid | None:
     filled = recent.filled
     began = np.isfinite(filled)
     began[:, 1:] &= filled[:, 1:] != filled[:, :-1]
-    price = filled[began]  # once a spell
-    if len(price) < LEAST:
+    price, spells = np.unique(np.round(filled[began], 6), return_counts=True)  # a price counts once a spell
+    if spells.sum() < LEAST:
         return None
-    coarsest, best = COARSE * np.median(price), None
+    coarsest, best = COARSE * np.median(np.repeat(price, spells)), None
     for modulus in reversed(MODULI):
         if modulus > ENDINGS * coarsest:
             continue  # even with all its endings spaced too widely
         if best is not None and modulus < best[0]:
             break  # no finer one can be spaced more widely
-        ending = np.round(np.mod(np.round(price, 6), modulus), 6)
+        ending = np.round(np.mod(price, modulus), 6)
         ending[np.isclose(ending, modulus)] = 0.0  # 0.07 mod 0.01 is 0.00999...
-        found, count = np.unique(ending, return_counts=True)
+        found, which = np.unique(ending, return_inverse=True)
+        count = np.bincount(which, spells)
         often = np.argsort(-count, kind="stable")[:ENDINGS]
-        needed = int(np.searchsorted(np.cumsum(count[often]), SHARE * len(price))) + 1
+        needed = int(np.searchsorted(np.cumsum(count[often]), SHARE * spells.sum())) + 1
         spacing = modulus / needed
         if needed <= len(often) and spacing <= coarsest and (best is None or spacing >= best[0]):
             best = spacing, Grid(modulus, np.sort(found[often[:needed]]))
