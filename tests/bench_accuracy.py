@@ -44,6 +44,8 @@ FORMATS = {
     "side named": ".0%",
     "side right": ".1%",
     "back to previous right": ".1%",
+    "side right, by size": ".1%",
+    "back to previous right, by size": ".1%",
     "skill of lstm": "+.1%",
     "skill of gbm": "+.1%",
     "skill of blend": "+.1%",
@@ -59,7 +61,8 @@ READING = (
     "90 % interval by block bootstrap over origins. MAE to last value: relative MAE less the last value's, as a share of it, "
     "over all horizons and in the worst one. AP ratio: average precision of p_change over the rate of change; Brier skill is "
     "against that rate. Side: for how many of the prices that changed the forecast's mean quantile lies off the last price, "
-    "how often on the right side, and how often 'back to the previous price' was right on the same ones."
+    "how often on the right side, and how often 'back to the previous price' was right on the same ones; by size: each change "
+    "counts by its log ratio."
 )
 ABLATIONS = "One idea changed at a time, on one half of the items (skills against the last value; CPU seconds of the replay)."
 STARTS = (
@@ -70,6 +73,7 @@ IDEAS = {  # what is changed: params, and what is taken out of the code
     "as it ships": ({}, ()),
     "no candidate levels": ({}, ("levels",)),
     "no grid of the shop": ({}, ("grid",)),
+    "side left to the network": ({}, ("side",)),
     "attention": ({"model": {"attention": True}}, ()),
     "no recurrence (feature network)": ({"model": {"num_layers": 0}}, ()),
     "2 layers of 128": ({"model": {"num_layers": 2, "hidden_size": 128}}, ()),
@@ -143,6 +147,8 @@ def accuracy(panel: panels.Panel, params: Params, data: str) -> tuple[pd.DataFra
                 "side named": sides["named"][name],
                 "side right": sides["right"][name],
                 "back to previous right": sides["previous"][name],
+                "side right, by size": sides["right, by size"][name],
+                "back to previous right, by size": sides["previous, by size"][name],
             }
         )
     said = f"{data}: {scoreboard.describe(back)} {value['published', 'all', 'change_rate']:.1%} of prices had changed by then."
@@ -151,7 +157,8 @@ def accuracy(panel: panels.Panel, params: Params, data: str) -> tuple[pd.DataFra
 
 def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.DataFrame:
     """By model, of the prices that changed: the share for which its forecast names a side of the last price (``named``), how
-    many of those sides were right (``right``), and how many the previous price had right on the same ones (``previous``).
+    many of those sides were right (``right``), and how many the previous price had right on the same ones (``previous``); of
+    both also the share of the sum of all log ratios (``by size``).
 
     The side of a forecast is that of its mean quantile: none where all quantiles stand at the last price.
     """
@@ -164,9 +171,14 @@ def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.DataFrame:
     found = pd.DataFrame({"model": back["model"], "named": side != 0, "right": side == np.sign(move)})
     back_to = np.sign(before[row, day])
     found["previous"] = np.where(back_to == 0, 0.5, back_to == np.sign(move))
-    found = found[np.abs(move) > spells.CHANGE]
-    named = found.groupby("model")["named"].mean()
-    return found[found["named"]].groupby("model")[["right", "previous"]].mean().join(named, how="right")
+    found = found.assign(size=np.abs(move))[np.abs(move) > spells.CHANGE]
+    named, found = found.groupby("model")["named"].mean(), found[found["named"]]
+    for name in ("right", "previous"):
+        found[f"{name}, by size"] = found[name] * found["size"]
+    sums = found.drop(columns="named").groupby("model").sum()
+    count = found.groupby("model").size()
+    shares = {name: sums[name] / (sums["size"] if "by size" in name else count) for name in sums.columns.drop("size")}
+    return pd.DataFrame(shares).join(named, how="right")
 
 
 def no_levels(*given, read=spells.read) -> spells.Posted:
@@ -186,6 +198,8 @@ def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
         with ExitStack() as stack:
             if "grid" in without:
                 stack.enter_context(mock.patch.object(grid, "of", lambda panel: None))
+            if "side" in without:
+                stack.enter_context(mock.patch.object(gbm.Trees, "p_up", lambda *given: None))
             if "levels" in without:
                 stack.enter_context(mock.patch.object(spells, "read", no_levels))
             value = values(replayed(one, other, changed), changed)

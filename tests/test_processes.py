@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from conftest import panel_of
 from forecastbook import processes, spells, sticky
 
 SHOPS, ITEMS, DAYS = 60, 50, 400
@@ -63,9 +64,8 @@ def test_shops_differ_in_how_often_prices_change(prices):
 def test_many_changes_go_back_to_a_level_of_before(prices):
     back = []
     for y in prices:
-        posted = spells.read(y)
-        away = np.log(y[:, 1:] / posted.price[:, :-1])
-        kind = sticky.classify(away, posted.ratios[:, :-1])[:, 90:]
+        panel = panel_of(y)
+        kind = sticky.targets(panel, spells.of(panel), 1)[1][:, 90:]
         if (kind > 0).sum() > 20:
             back.append((kind[kind > 0] <= spells.J).mean())
     assert 0.3 < np.median(back) < 0.7 and max(back) > 0.8 and min(back) < 0.25

@@ -8,19 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import panel_of
-from forecastbook import spells, sticky
+from forecastbook import compiled, spells, sticky
+
+
+def kind(ratio: float, away: list[float]) -> int:
+    """The class of a move."""
+    return compiled.kind(ratio, np.array(away), spells.CHANGE, sticky.EDGES)
 
 
 def test_classes_follow_the_order_of_the_candidates():
-    levels = np.array([[0.2, np.nan, 0.3, np.nan, -0.1]])
-    moves = np.array([0.0, 0.005, 0.2, 0.2049, 0.3, -0.1, -0.02, 0.02, 0.04, -9.0, np.nan])
-    got = sticky.classify(moves, np.repeat(levels, len(moves), axis=0))
-    assert list(got) == [0, 0, 1, 1, 3, 5, 6, 16, 17, 15, -1]
+    moves = [0.0, 0.005, 0.2, 0.2049, 0.3, -0.1, -0.02, 0.02, 0.04, -9.0]
+    assert [kind(move, [0.2, np.nan, 0.3, np.nan, -0.1]) for move in moves] == [0, 0, 1, 1, 3, 5, 6, 16, 17, 15]
 
 
 def test_atoms_are_quartiles_within_their_bin():
     ratio = np.array([0.04, 0.05, 0.05, 0.05, 0.06, 0.06, 0.06, 0.06, -0.9])
-    kinds = sticky.classify(ratio, np.full((9, spells.J), np.nan))
+    kinds = np.array([kind(r, [np.nan] * spells.J) for r in ratio])
     atoms = sticky.atoms(ratio, kinds)
     np.testing.assert_allclose(atoms[sticky.BINS + 1], np.quantile(ratio[:8], [0.25, 0.75]))
     assert (atoms[: sticky.BINS] < 0).all() and (atoms[sticky.BINS :] > 0).all()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import LEVELS, panel_of, posted_panel
-from forecastbook import grid, models, spells, sticky, table
+from forecastbook import compiled, grid, models, spells, sticky, table
 
 nan = np.nan
 H = 3
@@ -42,7 +42,8 @@ def by_hand(panel, horizon: int, days: int = 500) -> dict:
             for h in range(1, horizon + 1):
                 if t + h >= T or np.isnan(panel.y[n, t + h]):
                     continue
-                to = sticky.classify(np.log(panel.y[n, t + h] / posted.price[n, t]), posted.ratios[n, t])
+                away = np.log(posted.levels[n, t] / posted.price[n, t])
+                to = compiled.kind(np.log(panel.y[n, t + h] / posted.price[n, t]), away, spells.CHANGE, sticky.EDGES)
                 asked[(state * 5 + aged) * 3 + often, h - 1] += 1
                 moves[(state * 5 + aged) * 3 + often, h - 1] += to > 0
                 if to > 0:

@@ -1,4 +1,4 @@
-"""What is compiled (numba): the days of series walked through, and quantiles read off a ladder of prices.
+"""What is compiled (numba): the days of series walked through, what came after each, and quantiles read off a ladder of prices.
 
 Loops that say what they do, over all series at machine speed; ``spells`` and ``sticky`` call them. They are compiled once on a
 machine, in some seconds, and kept beside the module; a process that finds them there loads them in a fifth of a second.
@@ -182,6 +182,47 @@ def _most(held, code, known):
         if held[k] > held[best] or (held[k] == held[best] and code[k] < code[best]):
             best = k
     return best
+
+
+@compiled
+def targets(y, price, levels, life, gap, youngest, longest, change, edges, ratio, classes):
+    """Write what came after each of C days into ratio (N, C, H) and classes (N, C, H), where it may be learnt from.
+
+    y: (N, C) prices of those days, NaN where not observed. price, levels, life, gap: of a ``spells.Posted``. A day counts when
+    its series is that old (youngest) and was seen that lately (longest). change, edges: as in ``kind``.
+    """
+    N, C, H = classes.shape
+    away = np.empty(levels.shape[2])  # log ratios of the levels
+    for n in range(N):
+        for c in range(C - 1):
+            if life[n, c] < youngest or gap[n, c] > longest:
+                continue
+            for j in range(len(away)):
+                away[j] = math.log(levels[n, c, j] / price[n, c])
+            for h in range(min(H, C - 1 - c)):
+                ahead = y[n, c + 1 + h]
+                if math.isfinite(ahead):
+                    log = 0.0 if ahead == price[n, c] else math.log(ahead / price[n, c])
+                    ratio[n, c, h], classes[n, c, h] = log, kind(log, away, change, edges)
+
+
+@compiled
+def kind(ratio, away, change, edges):
+    """Class of a move: 0 unchanged, 1..J the first level that it hits, then the bins down, then as many up.
+
+    ratio: log(price ahead / price now). away: (J,) the same of the levels, NaN where masked. change: nearer than this is the
+    same price. edges: (B + 1,) rising, of the bins' absolute log ratios.
+    """
+    size, J, bins = abs(ratio), len(away), len(edges) - 1
+    if size <= change:
+        return 0
+    for j in range(J):
+        if abs(ratio - away[j]) <= change:  # never of a masked one
+            return 1 + j
+    b = 0
+    while b < bins - 1 and size >= edges[b + 1]:
+        b += 1
+    return 1 + J + b + (bins if ratio > 0 else 0)
 
 
 @compiled

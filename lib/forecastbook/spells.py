@@ -66,11 +66,6 @@ class Posted:
     life: np.ndarray
     gap: np.ndarray
 
-    @property
-    def ratios(self) -> np.ndarray:
-        """(N, C, J) float64: log ratio of each candidate level to the price, NaN where it is masked."""
-        return np.log(self.levels / self.price[:, :, None])
-
 
 def of(panel: Panel, keep: int | None = None) -> Posted:
     """``read`` of a panel; the list price is its past covariate ``list_price``."""

@@ -25,40 +25,26 @@ LIFE, GAP = 20, 14  # a forecast is learnt from when its series is this old and 
 
 
 def targets(panel: Panel, posted: Posted, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log ratios (N, C, H) float32 and classes (N, C, H) int8 of what came after each day; -1 where not to be learnt from."""
+    """Log ratios (N, C, H) float32 of what came after each day, NaN where not to be learnt from, and classes (N, C, H) int8.
+
+    A class is 0 unchanged, 1..J the first candidate level that was hit, then 10 bins down, 10 bins up; -1 is not to be learnt
+    from.
+    """
+    from . import compiled  # loaded where it runs
+
     N, C = posted.price.shape
-    start = len(panel.dates) - C
     ratio = np.full((N, C, horizon), np.nan, dtype=np.float32)
     classes = np.full((N, C, horizon), -1, dtype=np.int8)
-    eligible, candidates = (posted.life >= LIFE) & (posted.gap <= GAP), posted.ratios
-    for h in range(1, min(horizon, C - 1) + 1):
-        with np.errstate(invalid="ignore"):
-            ahead = np.log(panel.y[:, start + h :] / posted.price[:, :-h])  # (N, C - h)
-        ahead[~eligible[:, :-h]] = np.nan
-        ratio[:, :-h, h - 1] = ahead
-        classes[:, :-h, h - 1] = classify(ahead, candidates[:, :-h])
+    y = np.array(panel.y[:, len(panel.dates) - C :], dtype=np.float64, order="C")
+    known = (posted.price, posted.levels, posted.life, posted.gap)
+    compiled.targets(y, *known, LIFE, GAP, CHANGE, EDGES, ratio, classes)
     return ratio, classes
-
-
-def classify(ratio: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Class of a move: 0 unchanged, 1..J the first candidate that it hits, then 10 bins down, 10 bins up; -1 where NaN.
-
-    ratio: (...) log(price ahead / price now). candidates: (..., J) log ratios, NaN where masked. Returns (...) int8.
-    """
-    size, known = np.abs(ratio), np.isfinite(ratio)
-    bin_ = np.clip(np.searchsorted(EDGES, np.where(known, size, 0.0), side="right") - 1, 0, BINS - 1)
-    out = 1 + J + bin_ + np.where(ratio > 0, BINS, 0)
-    with np.errstate(invalid="ignore"):
-        hit = np.abs(ratio[..., None] - candidates) <= CHANGE  # (..., J)
-        out = np.where(hit.any(axis=-1), 1 + hit.argmax(axis=-1), out)
-        out = np.where(size <= CHANGE, 0, out)
-    return np.where(known, out, -1).astype(np.int8)
 
 
 def atoms(ratio: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Two log ratios that stand for each bin: the quartiles of the training moves in it, its centre where there are under 8.
 
-    ratio, classes: same shape, as from ``classify``. Returns (2 * BINS, 2) float64, bins down first.
+    ratio, classes: same shape, as from ``targets``. Returns (2 * BINS, 2) float64, bins down first.
     """
     out = np.empty((2 * BINS, 2))
     for b in range(2 * BINS):
