@@ -35,24 +35,20 @@ def days(y, listed, change, price, features, levels, life, gap):
     C = price.shape[1]
     logs = np.log1p(np.arange(T + 2))
     post, climbed = np.empty(T), np.empty(T)  # price carried forward; all steps in log so far, up or down
-    moved, sighted = np.empty(T, np.int64), np.empty(T, np.int64)
+    moves, sights = np.empty(T, np.int64), np.empty(T, np.int64)  # changes and observations so far
     which, code = np.empty(T, np.int64), np.empty(T, np.int64)  # level of a day; log of a level, in thousandths
     held28, held90, latest = np.empty(T, np.int64), np.empty(T, np.int64), np.empty(T)  # of a level: days, and its last price
     for n in range(N):
         first, seen, began, before = -1, -1, -1, -1  # first and last observation, start of this spell and of the one before
-        count, spell_count, known, k = 0, 0, 0, -1  # observations: all, before this spell; levels known, the one of today
-        moves7, moves28, moves90, seen7, seen28 = 0, 0, 0, 0, 0
+        before_spell, known, k = 0, 0, -1  # observations before this spell; levels known, the one of today
         high28, low28, high90, low90 = -1, -1, -1, -1  # days of the extremes
         now, L, offer, jump, previous, previous2 = np.nan, 0.0, np.nan, 0.0, np.nan, np.nan
         for t in range(T):
             if t < listed.shape[1] and listed[n, t] > 0:
                 offer = listed[n, t]
-            sighted[t] = math.isfinite(y[n, t])
-            moved[t], step = 0, 0.0
-            c = t - (T - C)
-            if sighted[t]:
+            sighted, step, c = math.isfinite(y[n, t]), 0.0, t - (T - C)
+            if sighted:
                 seen = t
-                count += 1
                 if first < 0:
                     first = t
                 elif y[n, t] != now:
@@ -65,17 +61,17 @@ def days(y, listed, change, price, features, levels, life, gap):
                 continue
             post[t], alive = now, t - first + 1
 
-            climbed[t] = (climbed[t - 1] if t > first else 0.0) + abs(step)
+            born = t == first
+            climbed[t] = abs(step) + (0.0 if born else climbed[t - 1])
+            sights[t] = sighted + (0 if born else sights[t - 1])
+            moves[t] = 0 if born else moves[t - 1]
             if abs(step) > change:
-                moved[t], jump = 1, step
-                previous2, previous = previous, post[t - 1]
-                before, began = began, t
-                spell_count = count - sighted[t]
-            moves7 += moved[t] - (moved[t - 7] if t >= 7 else 0)
-            moves28 += moved[t] - (moved[t - 28] if t >= 28 else 0)
-            moves90 += moved[t] - (moved[t - 90] if t >= 90 else 0)
-            seen7 += sighted[t] - (sighted[t - 7] if t >= 7 else 0)
-            seen28 += sighted[t] - (sighted[t - 28] if t >= 28 else 0)
+                moves[t] += 1
+                jump, previous2, previous = step, previous, post[t - 1]
+                before, began, before_spell = began, t, sights[t - 1]
+            earliest = max(first, T - C - 89)  # no window of a day that is kept reaches further back
+            if t < earliest:
+                continue
 
             thousandths = int(np.rint(L * 1000))
             if k < 0 or code[k] != thousandths:
@@ -88,15 +84,15 @@ def days(y, listed, change, price, features, levels, life, gap):
             which[t], latest[k] = k, now
             held28[k] += 1
             held90[k] += 1
-            if alive > 28:
+            if t - 28 >= earliest:
                 held28[which[t - 28]] -= 1
-            if alive > 90:
+            if t - 90 >= earliest:
                 held90[which[t - 90]] -= 1
+            if c < 0:
+                continue
 
             high28, low28 = _extreme(post, high28, t, max(first, t - 27), 1), _extreme(post, low28, t, max(first, t - 27), -1)
             high90, low90 = _extreme(post, high90, t, max(first, t - 89), 1), _extreme(post, low90, t, max(first, t - 89), -1)
-            if c < 0:
-                continue
             usual28, usual90 = _most(held28, code, known), _most(held90, code, known)
             age = t - began if began >= 0 else alive
             length = began - max(before, first) if began >= 0 else 0
@@ -110,7 +106,7 @@ def days(y, listed, change, price, features, levels, life, gap):
             )
             row = (
                 logs[age],
-                logs[count - spell_count],
+                logs[sights[t] - before_spell],
                 logs[length],
                 logs[age] - logs[length] if began >= 0 else 0.0,
                 1.0 * (began < 0),
@@ -125,16 +121,16 @@ def days(y, listed, change, price, features, levels, life, gap):
                 _to(post[low28], now),
                 1.0 * (to_mode90 > 0.01),
                 1.0 * (to_mode90 < -0.01),
-                moves7 / min(alive, 7),
-                moves28 / min(alive, 28),
-                moves90 / min(alive, 90),
-                (climbed[t] - (climbed[t - 90] if alive > 90 else 0.0)) / min(alive, 90),  # exactly 0 where nothing moved
+                _late(moves, t, 7, first) / min(alive, 7),
+                _late(moves, t, 28, first) / min(alive, 28),
+                _late(moves, t, 90, first) / min(alive, 90),
+                _late(climbed, t, 90, first) / min(alive, 90),  # exactly 0 where nothing moved
                 logs[t - seen],
-                seen7 / min(alive, 7),
-                seen28 / min(alive, 28),
+                _late(sights, t, 7, first) / min(alive, 7),
+                _late(sights, t, 28, first) / min(alive, 28),
                 np.sign(jump),
                 step,
-                1.0 * sighted[t],
+                1.0 * sighted,
                 _to(offer, now),
                 1.0 * (not math.isnan(offer)),
             )
@@ -160,6 +156,12 @@ def _rounded(log):
 def _to(level, now):
     """Log distance from the price to a level, 0 where there is none."""
     return 0.0 if level == now or math.isnan(level) else _rounded(math.log(level / now))
+
+
+@compiled
+def _late(total, t, window, first):
+    """What a running total, which begins on the day ``first``, gained in the last ``window`` days."""
+    return total[t] - (total[t - window] if t - window >= first else 0)
 
 
 @compiled

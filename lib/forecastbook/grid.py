@@ -16,7 +16,7 @@ MODULI = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 50, 100, 500, 1000, 5000, 10000)
 ENDINGS = 5  # more than so many endings within a modulus are no habit
 SHARE = 0.95  # of posted prices that must lie on a grid
 COARSE = 0.25  # of the usual price: wider than this, endings are those of a few items, not of a shop
-DAYS, SERIES = 90, 2000  # the last days and a seeded sample of the series are looked at
+DAYS, SERIES = 90, 500  # the last days and a seeded sample of the series are looked at
 LEAST = 30  # posted prices, fewer tell nothing
 
 
