@@ -96,15 +96,10 @@ def days(y, listed, change, price, features, levels, life, gap):
             usual28, usual90 = _most(held28, code, known), _most(held90, code, known)
             age = t - began if began >= 0 else alive
             length = began - max(before, first) if began >= 0 else 0
-            candidates = (previous, latest[usual90], post[high90], previous2, post[low90])
-            to_previous, to_mode90, to_max90, to_previous2, to_min90 = (
-                _to(candidates[0], now),
-                _to(candidates[1], now),
-                _to(candidates[2], now),
-                _to(candidates[3], now),
-                _to(candidates[4], now),
-            )
-            row = (
+            candidates = (previous, latest[usual90], post[high90], previous2, post[low90])  # as in spells.LEVELS
+            to_previous, to_previous2 = _to(previous, now), _to(previous2, now)
+            to_mode90, to_max90, to_min90 = _to(latest[usual90], now), _to(post[high90], now), _to(post[low90], now)
+            row = (  # as in spells.FEATURES
                 logs[age],
                 logs[sights[t] - before_spell],
                 logs[length],
@@ -137,13 +132,7 @@ def days(y, listed, change, price, features, levels, life, gap):
             for f in range(len(row)):
                 features[n, c, f] = row[f]
             price[n, c], life[n, c] = now, alive
-            ratios = (to_previous, to_mode90, to_max90, to_previous2, to_min90)
-            for j in range(len(ratios)):
-                same = math.isnan(candidates[j]) or abs(ratios[j]) <= change
-                for i in range(j):
-                    same |= not math.isnan(levels[n, c, i]) and abs(ratios[j] - ratios[i]) <= change
-                if not same:
-                    levels[n, c, j] = candidates[j]
+            _distinct(candidates, (to_previous, to_mode90, to_max90, to_previous2, to_min90), change, levels[n, c])
 
 
 @compiled
@@ -156,6 +145,20 @@ def _rounded(log):
 def _to(level, now):
     """Log distance from the price to a level, 0 where there is none."""
     return 0.0 if level == now or math.isnan(level) else _rounded(math.log(level / now))
+
+
+@compiled
+def _distinct(candidates, ratios, change, out):
+    """Write the candidate levels into out (J,), except unknown ones and those that equal the price or an earlier candidate.
+
+    ratios: log distances from the price, as many.
+    """
+    for j in range(len(ratios)):
+        same = math.isnan(candidates[j]) or abs(ratios[j]) <= change
+        for i in range(j):
+            same |= not math.isnan(out[i]) and abs(ratios[j] - ratios[i]) <= change
+        if not same:
+            out[j] = candidates[j]
 
 
 @compiled

@@ -30,7 +30,7 @@ WIDTH = 64  # of the layer before the output
 # Of a crop's origins every third is scored in a step, from a random one, at three random horizons: neighbours nearly agree, and
 # all of them cost half as much again for the same accuracy.
 EVERY, ASKED = 3, 3
-MAX_DAYS = 1_200_000  # series-days held as features (130 MB); above it a seeded sample of the series is trained on
+MAX_DAYS = 1_000_000  # series-days held as features (110 MB); above it a seeded sample of the series is trained on
 JUDGES = 256  # series that the validation loss is taken over, evenly spaced, on every third day, at three horizons
 
 

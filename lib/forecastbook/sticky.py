@@ -108,7 +108,7 @@ class Mixture:
         """(N, H) probability that the price, if it differs, is above the present one; its log odds are finite."""
         kinds, up = np.array(self.kinds, dtype=np.float64), self.ladder.rising
         kinds[..., :J] *= ~self.ladder.masked[:, None]
-        return np.clip((kinds * up[:, None]).sum(axis=2) / kinds.sum(axis=2), 1e-4, 1 - 1e-4)
+        return np.clip((kinds * up[:, None]).sum(axis=2) / np.maximum(kinds.sum(axis=2), 1e-300), 1e-4, 1 - 1e-4)
 
     def leaning(self, p_up: np.ndarray) -> Mixture:
         """The same with that probability (N, H) above the present price; within either side nothing else changes."""
