@@ -195,13 +195,26 @@ def test_hard_series_stay_finite():
     assert np.isfinite(read.features).all() and (read.life[0] == 0).all() and np.isnan(read.levels).all()
 
 
-def test_where_nothing_can_be_written_each_process_compiles_its_own(tmp_path):
-    shutil.copy(Path(spells.__file__).with_name("compiled.py"), tmp_path)
-    (tmp_path / "__pycache__").touch()  # no directory, nor is one below HOME
-    nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "NUMBA_CACHE_DIR": ""}
+def most(home: Path, **env) -> str:
+    """What a function of a copy of the compiled module says, in a process of its own."""
+    shutil.copy(Path(spells.__file__).with_name("compiled.py"), home)
     code = "import compiled, numpy; print(compiled._most(numpy.array([1, 3, 3]), numpy.array([5, 9, 7]), 3))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**os.environ, **nowhere}
-    )
+    env = {**os.environ, "NUMBA_CACHE_DIR": "", **env}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=home, env=env)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["2"]
+    return done.stdout.strip()
+
+
+def test_where_nothing_can_be_written_each_process_compiles_its_own(tmp_path):
+    (tmp_path / "__pycache__").touch()  # no directory, nor is one below HOME
+    assert most(tmp_path, HOME="/dev/null", XDG_CACHE_HOME="/dev/null") == "2"
+
+
+def test_compiled_code_that_a_crash_left_empty_is_made_again(tmp_path):
+    assert most(tmp_path) == "2"
+    for ending in ("nbi", "nbc"):
+        kept = list((tmp_path / "__pycache__").glob(f"*.{ending}"))
+        assert kept and all(path.stat().st_size for path in kept)
+        for path in kept:
+            path.write_bytes(b"")
+        assert most(tmp_path) == "2", ending

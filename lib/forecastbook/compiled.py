@@ -10,6 +10,7 @@ price may stand, Q quantile levels.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -18,9 +19,13 @@ import numpy as np
 def compiled(function):
     """Numba's form of a function, kept beside this module; where nothing can be written, each process compiles its own."""
     try:
-        return numba.njit(cache=True)(function)
+        made = numba.njit(cache=True)(function)
     except RuntimeError:  # no place for a cache
         return numba.njit(function)
+    for kept in Path(made.stats.cache_path).glob(f"*.{function.__name__}-*.nb?"):
+        if not kept.stat().st_size:  # a machine that lost power leaves empty files, and numba would read them
+            kept.unlink(missing_ok=True)
+    return made
 
 
 @compiled
