@@ -218,3 +218,38 @@ def test_compiled_code_that_a_crash_left_empty_is_made_again(tmp_path):
         for path in kept:
             path.write_bytes(b"")
         assert most(tmp_path) == "2", ending
+
+
+WITHIN = """
+import numpy as np
+from conftest import panel_of, posted_panel
+from forecastbook import spells, sticky
+
+long = posted_panel(8, 400).y
+daily = np.random.default_rng(0).uniform(1, 9, (3, 200))  # a level a day
+for y in (long, daily, np.full((2, 1), 3.0), np.full((1, 40), np.nan)):
+    panel = panel_of(y)
+    for keep in (1, 30, None, 999):
+        posted = spells.read(y, y * 1.1, keep)
+        assert np.isfinite(posted.features).all()
+        ratio, classes = sticky.targets(panel, posted, 9)
+        seen = posted.price[:, -1] > 0
+        ladder = sticky.Ladder.of(posted.price[seen, -1], posted.levels[seen, -1], sticky.atoms(ratio, classes))
+        for hazard in (0.0, 0.4, 1.0):
+            shape = (seen.sum(), 2)
+            said = sticky.Mixture(ladder, np.full(shape, hazard), np.full((*shape, sticky.CLASSES), 0.1))
+            assert np.isfinite(said.quantiles((0.0, 0.5, 1.0))).all()
+"""
+
+
+def test_compiled_loops_stay_within_their_arrays(tmp_path):
+    """Numba looks after no bounds unless it is told to."""
+    home = Path(__file__).parent
+    env = {
+        **os.environ,
+        "NUMBA_BOUNDSCHECK": "1",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": f"{home}:{home.parent / 'lib'}",
+    }
+    done = subprocess.run([sys.executable, "-c", WITHIN], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr
