@@ -215,9 +215,19 @@ def test_compiled_code_that_a_crash_left_empty_is_made_again(tmp_path):
     for ending in ("nbi", "nbc"):
         kept = list((tmp_path / "__pycache__").glob(f"*.{ending}"))
         assert kept and all(path.stat().st_size for path in kept)
-        for path in kept:
-            path.write_bytes(b"")
-        assert most(tmp_path) == "2", ending
+        for left in (b"", bytes(100)):
+            for path in kept:
+                path.write_bytes(left)
+            assert most(tmp_path) == "2", ending
+
+
+def test_without_compiling_the_same_comes_out(tmp_path):
+    assert most(tmp_path, NUMBA_DISABLE_JIT="1") == "2"
+
+
+def test_list_prices_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 5\) do not belong to prices of shape \(3, 5\)"):
+        spells.read(np.ones((3, 5)), np.ones((1, 5)))
 
 
 WITHIN = """

@@ -126,6 +126,15 @@ def test_a_mixture_that_leans_keeps_its_shape_on_either_side(seed):
     np.testing.assert_allclose(lean.kinds[:, 0], said.kinds[:, 0] * share)
 
 
+def test_kinds_that_hold_for_all_days_ahead_need_no_copy_for_each():
+    price, levels, p, kinds = drawn(4)
+    ladder = sticky.Ladder.of(price, levels, ATOMS)
+    one, three = (
+        sticky.Mixture(ladder, np.repeat(p[:, None], 3, 1), k) for k in (kinds[:, None], np.repeat(kinds[:, None], 3, 1))
+    )
+    np.testing.assert_array_equal(one.quantiles(LEVELS), three.quantiles(LEVELS))
+
+
 def test_a_sure_stay_and_a_sure_leave():
     price, levels, _, kinds = drawn(1)
     assert (quantiles(price, levels, np.zeros(50), kinds) == price[:, None]).all()

@@ -10,6 +10,7 @@ price may stand, Q quantile levels.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import numba
@@ -18,13 +19,16 @@ import numpy as np
 
 def compiled(function):
     """Numba's form of a function, kept beside this module; where nothing can be written, each process compiles its own."""
+    if numba.config.DISABLE_JIT:  # NUMBA_DISABLE_JIT=1: plain Python, for a debugger
+        return function
     try:
         made = numba.njit(cache=True)(function)
     except RuntimeError:  # no place for a cache
         return numba.njit(function)
     for kept in Path(made.stats.cache_path).glob(f"*.{function.__name__}-*.nb?"):
-        if not kept.stat().st_size:  # a machine that lost power leaves empty files, and numba would read them
-            kept.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process was first
+            if not kept.read_bytes().strip(b"\0"):  # a machine that lost power leaves such files, and numba would read them
+                kept.unlink()
     return made
 
 

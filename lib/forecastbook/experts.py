@@ -45,15 +45,15 @@ class Experts:
         for rows, part in panel.seen():
             posted, said = lstm.mixture(self.network, part, horizon, steps)
             today = posted.features[:, -1]
-            usual = counted.on(said.ladder, today)
-            ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, usual.hazard]}
+            tabled = counted.on(said.ladder, today)
+            ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, tabled.hazard]}
             goes = dict.fromkeys(names, said)
             if self.trees is not None:
                 ways["gbm"] = [self.trees.hazard(part, horizon, today)]
                 ways["blend"] = ways["lstm_table"] + ways["gbm"]
                 side = self.trees.p_up(part, horizon, today)
                 if side is not None:
-                    goes["gbm"] = goes["blend"] = said.leaning(sticky.mean_odds([said.p_up, usual.p_up, side]))
+                    goes["gbm"] = goes["blend"] = said.leaning(sticky.mean_odds([said.p_up, tabled.p_up, side]))
             for name, hazards in ways.items():
                 mixed = replace(goes[name], hazard=sticky.mean_odds(hazards))
                 out[name][0][rows], out[name][1][rows] = mixed.quantiles(quantiles), mixed.hazard

@@ -200,7 +200,7 @@ class _Forks:
     def validate(self, net, device):
         """Mean negative log probability at some held-out origins of some series; None without any."""
         net.eval()
-        H, start = self.train.shape[2], max(self.until + 1 - self.L, 0)  # warmed up as in forecasting
+        H, start = self.train.shape[2], max(self.until + 1 - self.L, 0)  # at least as far as a forecast reads
         judges = torch.arange(0, len(self.x), math.ceil(max(1, len(self.x)) / JUDGES))
         day = torch.arange(self.until + 1, self.x.shape[1], EVERY)
         h = torch.unique(torch.tensor([0, H // 2, H - 1]))

@@ -64,7 +64,7 @@ class Trees:
         return None if self.sides is None else np.clip(_ask(self.sides, panel, horizon, features), 0.01, 0.99)
 
     def importance(self) -> pd.DataFrame:
-        """What the trees look at: feature, share of the loss that its splits saved; most first."""
+        """What the trees of whether a price differs look at: feature, share of the loss that its splits saved; most first."""
         gain = self.booster.feature_importance("gain")
         table = pd.DataFrame({"feature": NAMES, "share": gain / max(gain.sum(), 1e-300)})
         return table.sort_values(["share", "feature"], ascending=[False, True], ignore_index=True)

@@ -88,7 +88,7 @@ def read(y: np.ndarray, list_price: np.ndarray | None = None, keep: int | None =
     """Read daily prices as spells and levels, for the last ``keep`` days (default: all).
 
     y: (N, T) positive prices, NaN where not observed. list_price: (N, T) or None; NaN where not known.
-    Raises ValueError on a price that is not positive.
+    Raises ValueError on a price that is not positive, and on list prices of another shape.
     """
     from . import compiled  # loaded where it runs
 
@@ -97,6 +97,8 @@ def read(y: np.ndarray, list_price: np.ndarray | None = None, keep: int | None =
     C = T if keep is None else min(keep, T)
     if (y <= 0).any():
         raise ValueError("a posted price must be positive: quarantine zero and negative prices before they reach the panel")
+    if list_price is not None and np.shape(list_price) != y.shape:  # compiled code would read beyond its end
+        raise ValueError(f"list prices of shape {np.shape(list_price)} do not belong to prices of shape {y.shape}")
     listed = np.empty((N, 0)) if list_price is None else np.array(list_price, dtype=np.float64, order="C")
     posted = Posted(
         price=np.full((N, C), np.nan),

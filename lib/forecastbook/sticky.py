@@ -85,7 +85,10 @@ class Ladder:
 
     @property
     def rising(self) -> np.ndarray:
-        """(N, A) bool: the kinds of change that end above the present price; of masked levels it says nothing."""
+        """(N, A) bool: the kinds of change that go up; of masked levels it says nothing.
+
+        From a price off the shop's grid a smallest bin up may snap to a price just below: it counts as up all the same.
+        """
         place = self.order.argsort(axis=1)  # (N, M)
         up = np.broadcast_to(np.arange(2 * BINS) >= BINS, (len(place), 2 * BINS))
         return np.concatenate([place[:, 1 : 1 + J] > place[:, :1], up], axis=1)
@@ -111,7 +114,7 @@ class Mixture:
         return np.clip((kinds * up[:, None]).sum(axis=2) / np.maximum(kinds.sum(axis=2), 1e-300), 1e-4, 1 - 1e-4)
 
     def leaning(self, p_up: np.ndarray) -> Mixture:
-        """The same with that probability (N, H) above the present price; within either side nothing else changes."""
+        """The same with that probability (N, H) above the present price, as far as a side has any; nothing else changes."""
         upper, lower = p_up / self.p_up, (1 - p_up) / (1 - self.p_up)
         return replace(self, kinds=self.kinds * np.where(self.ladder.rising[:, None], upper[..., None], lower[..., None]))
 
@@ -124,7 +127,8 @@ class Mixture:
         from . import compiled  # loaded where it runs
 
         out, at = np.empty((*self.hazard.shape, len(at))), np.asarray(at, dtype=np.float64)
-        given = (np.array(a, dtype=np.float64, order="C") for a in (self.hazard, self.kinds))  # in one layout
+        kinds = np.broadcast_to(self.kinds, (*self.hazard.shape, CLASSES))
+        given = (np.array(a, dtype=np.float64, order="C") for a in (self.hazard, kinds))  # in one layout
         compiled.quantiles(self.ladder.values, self.ladder.order, self.ladder.masked, *given, np.sort(at), out)
         return out[..., at.argsort().argsort()]
 
