@@ -177,15 +177,15 @@ def _late(total, t, window, first):
 
 
 @compiled
-def _extreme(post, held, t, start, sign):
-    """The day of the highest (sign 1) or lowest price of the days start..t; held: that of a day ago."""
-    if held >= start:
-        return t if sign * post[t] >= sign * post[held] else held
-    held = start
-    for i in range(start + 1, t + 1):
-        if sign * post[i] >= sign * post[held]:
-            held = i
-    return held
+def _extreme(post, best, t, start, sign):
+    """The day of the highest (sign 1) or lowest price of the days start..t; best: that of a day ago."""
+    if best >= start:
+        return t if sign * post[t] >= sign * post[best] else best
+    best = start
+    for day in range(start + 1, t + 1):
+        if sign * post[day] >= sign * post[best]:
+            best = day
+    return best
 
 
 @compiled

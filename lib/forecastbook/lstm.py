@@ -36,7 +36,7 @@ from .plain import Plain
 log = logging.getLogger(__name__)
 
 DEFAULTS = dict(
-    sequence_length=30,  # days that attention looks back over; a third of a crop; without attention a forecast reads half
+    sequence_length=30,  # days that attention looks back over, a third of a crop; see also forking.warm_up
     forecast_length=7,  # days ahead that are trained for: the most that can be forecast
     hidden_size=64,
     num_layers=1,  # of the encoder; 0: no recurrence, a network on the features of the day alone

@@ -143,7 +143,7 @@ class Lstm(Section):
     """Hyperparameters of the network of prices; the first seven keep the names of the pipeline this replaces."""
 
     name: Literal["lstm"] = "lstm"
-    sequence_length: int = Field(30, ge=2, le=400)  # periods of context a forecast needs and attention looks back on
+    sequence_length: int = Field(30, ge=2, le=400)  # periods of context of the plain network and of attention
     forecast_length: int | None = Field(None, ge=1)  # periods ahead it is trained for; None: the horizon
     hidden_size: int = Field(64, ge=2, le=1024)  # the plain network's default is 128, in 2 layers, as its checkpoints have
     num_layers: int = Field(1, ge=0, le=6)  # of the recurrence; 0: none, a network on the features of the day alone

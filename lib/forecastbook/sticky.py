@@ -11,6 +11,7 @@ bins down, 10 bins up), M places where a price may stand, Q quantile levels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -83,7 +84,7 @@ class Ladder:
         order = np.argsort(values, axis=1, kind="stable")
         return cls(np.take_along_axis(values, order, axis=1), order, masked)
 
-    @property
+    @cached_property
     def rising(self) -> np.ndarray:
         """(N, A) bool: the kinds of change that go up; of masked levels it says nothing.
 
@@ -106,7 +107,7 @@ class Mixture:
     hazard: np.ndarray
     kinds: np.ndarray
 
-    @property
+    @cached_property
     def p_up(self) -> np.ndarray:
         """(N, H) probability that the price, if it differs, is above the present one; its log odds are finite."""
         kinds, up = np.array(self.kinds, dtype=np.float64), self.ladder.rising
