@@ -157,6 +157,15 @@ def test_an_atom_that_would_be_snapped_to_the_present_price_keeps_its_raw_place(
     assert (posted != 19.99).all()
 
 
+def test_from_a_price_off_the_grid_what_rises_is_never_snapped_below_it():
+    """20.30 is no price of a shop of .99: the nearest to 20.45 is 19.99, on the other side."""
+    steps, free = grid.of(habits(NINES)), values(20.30, None)
+    posted, up = values(20.30, steps), ATOMS.ravel() > 0
+    crossing = (steps.snap(free) > 20.30) != up
+    assert crossing.any() and (posted[crossing] == free[crossing]).all()
+    np.testing.assert_array_equal(posted > 20.30, up)
+
+
 def test_known_levels_are_never_snapped():
     ladder = sticky.Ladder.of(np.array([19.99]), np.array([[12.34, *[nan] * 4]]), ATOMS, grid.of(habits(NINES)))
     assert 12.34 in ladder.values

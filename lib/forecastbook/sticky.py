@@ -72,24 +72,20 @@ class Ladder:
     def of(cls, price, levels, atoms, grid: Grid | None = None) -> Ladder:
         """price: (N,) now. levels: (N, J) candidate prices, NaN where masked. atoms: (2 * BINS, 2) log ratios.
 
-        With a ``grid`` the atoms are prices that the shop could post, where such a one differs from the present price.
+        With a ``grid`` the atoms are prices that the shop could post, where such a one lies on the same side of the price.
         """
-        masked = np.isnan(levels)
-        bins = price[:, None] * np.exp(atoms.reshape(1, -1))  # (N, 4 * BINS)
+        masked, away = np.isnan(levels), atoms.ravel()
+        bins = price[:, None] * np.exp(away)  # (N, 4 * BINS)
         if grid is not None:
-            posted = grid.snap(bins)
-            with np.errstate(divide="ignore"):
-                bins = np.where(np.abs(np.log(posted / price[:, None])) > CHANGE, posted, bins)
+            posted, least = grid.snap(bins), price[:, None] * np.exp(np.copysign(CHANGE, away))
+            bins = np.where(np.where(away > 0, posted > least, posted < least), posted, bins)
         values = np.concatenate([price[:, None], np.where(masked, price[:, None], levels), bins], axis=1)
         order = np.argsort(values, axis=1, kind="stable")
         return cls(np.take_along_axis(values, order, axis=1), order, masked)
 
     @cached_property
     def rising(self) -> np.ndarray:
-        """(N, A) bool: the kinds of change that go up; of masked levels it says nothing.
-
-        From a price off the shop's grid a smallest bin up may snap to a price just below: it counts as up all the same.
-        """
+        """(N, A) bool: the kinds of change that go up; of masked levels it says nothing."""
         place = self.order.argsort(axis=1)  # (N, M)
         up = np.broadcast_to(np.arange(2 * BINS) >= BINS, (len(place), 2 * BINS))
         return np.concatenate([place[:, 1 : 1 + J] > place[:, :1], up], axis=1)
