@@ -2,8 +2,9 @@
 
 Every expert and every baseline stand on the same origins, finished by then. What is known of a candidate's gain over the
 trade's safe baseline (the last price; IMAPA for sales) is a normal prior (its credit) and the gains seen, weighed by how much
-they scatter. The candidate that is expected to gain most is published when the safe baseline is beaten by more than the doubt.
-With no record at all the safe baseline is published; of sales the blend, which has been better on every set it was tried on.
+they scatter. The candidate that is expected to gain most is published when the safe baseline is beaten by more than the doubt;
+the trade's favourite, where it has beaten it too, gives way only to one that has gained on it by more than the doubt. With no
+record at all the safe baseline is published; of sales the blend, which has been better on every set it was tried on.
 
 Symbols: N series, H periods ahead, Q quantile levels, P central intervals.
 """
@@ -98,23 +99,24 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
     n = len(finished)
     base = float(np.mean([_means(o, params)[trade.safe][0] for o in finished]))
     standings = [dict(model=trade.safe, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False)]
+    gains = {}  # name -> date of an origin -> gain
     for name in finished[-1].q.keys() - {trade.safe, "published"}:  # one that was not there from the start has shown less
-        both = np.array(
-            [(_means(o, params)[name], _means(o, params)[trade.safe]) for o in finished if name in o.q]
-        )  # (n, 2, 3)
+        there = [o for o in finished if name in o.q]
+        both = np.array([(_means(o, params)[name], _means(o, params)[trade.safe]) for o in there])  # (n, 2, 3)
         (loose, held, point), safe = both[:, 0].T, both[:, 1].T
         hold = trade is PRICES and bool(not point.mean() < safe[2].mean())
         own = held if hold else loose
         size = safe[0].mean()
-        gains = (safe[0] - own) / size if size > 0 else -own
-        skill, expected, doubt = _expected(gains, trade.credit.get(name, trade.others), trade)
-        doubt *= params.gate.doubt
+        gain = (safe[0] - own) / size if size > 0 else -own
+        gains[name] = dict(zip((o.date for o in there), gain, strict=True))
+        skill, expected, doubt = _expected(gain, _credit(name, trade), params)
         standings.append(dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold))
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
-    best = next((row for row in standings if row["expected"] > row["doubt"]), None)
-    if best is None or base <= 0:
+    proven = [row for row in standings if row["expected"] > row["doubt"]]
+    if not proven or base <= 0:
         known = [row["skill"] for row in standings if row["model"] != trade.safe and np.isfinite(row["skill"])]
         return _calm(params, max(known, default=float("nan")), n, standings)
+    best = _chosen(proven, gains, params)
     finished = [o for o in finished if best["model"] in o.q]
     rounds, mix = _rounds(finished, best["model"], params), experts_of(params).mix(finished, params)
     wider = _widening(finished, best["model"], rounds, params)
@@ -195,12 +197,34 @@ def _group(at: Origin) -> np.ndarray:
     return np.zeros(len(at.scale), dtype=int) if at.group is None else at.group
 
 
-def _expected(gains: np.ndarray, credit: float, trade: Trade) -> tuple[float, float, float]:
-    """(mean gain, its expectation, the standard deviation of that): a normal prior at the credit, met with the gains seen."""
-    n, mean = len(gains), float(gains.mean())
+def _chosen(proven: list[dict], gains: dict[str, dict], params: Params) -> dict:
+    """Of the standings of those that have beaten the safe baseline, best first, the one to publish.
+
+    gains: name -> date of an origin -> gain. Candidates that are about as good would take turns by chance, and each turn costs:
+    so the favourite stays unless the first has gained on it, origin by origin, by more than the doubt of that.
+    """
+    first, trade = proven[0], params.trade
+    favourite = next((row for row in proven if row["model"] == trade.favourite), first)
+    if first is favourite:
+        return first
+    most, more = gains[first["model"]], gains[favourite["model"]]
+    ahead = np.array([most[date] - gain for date, gain in more.items() if date in most])  # the last origin has both
+    credit = _credit(first["model"], trade) - _credit(favourite["model"], trade)
+    _, expected, doubt = _expected(ahead, credit, params)
+    return first if expected > doubt else favourite
+
+
+def _credit(name: str, trade: Trade) -> float:
+    return trade.credit.get(name, trade.others)
+
+
+def _expected(gains: np.ndarray, credit: float, params: Params) -> tuple[float, float, float]:
+    """(mean gain, its expectation, the doubt of that): a normal prior at the credit, met with the gains seen."""
+    n, mean, trade = len(gains), float(gains.mean()), params.trade
     scatter = (((gains - mean) ** 2).sum() + WEIGHT * trade.scatter**2) / (n + WEIGHT - 1)  # of one origin's gain, squared
     seen, prior = n / scatter, 1 / trade.off**2
-    return mean, float((seen * mean + prior * credit) / (seen + prior)), float((seen + prior) ** -0.5)
+    expected = float((seen * mean + prior * credit) / (seen + prior))
+    return mean, expected, float(params.gate.doubt * (seen + prior) ** -0.5)
 
 
 def _means(at: Origin, params: Params) -> dict[str, tuple[float, float, float]]:

@@ -19,7 +19,8 @@ class Trade:
     """The rules and the words of one trade.
 
     experts: the module that trains and asks the models. baselines: forecasts that need no training. safe: the one that is
-    published where nothing has proven better. trusted: what is published before any record, None: the safe one. members: whose
+    published where nothing has proven better. trusted: what is published before any record, None: the safe one. favourite: the
+    candidate that has been best on most data; others that are about as good do not take turns with it. members: whose
     forecasts are blended with weights that the record decides. credit: what a candidate of the gate may be expected to gain
     before it has shown anything, as a share of the safe one's score; others: what any other may; off: how far that may be off
     (a standard deviation); scatter: of the gains from origin to origin before any is seen. All of these are from the
@@ -32,6 +33,7 @@ class Trade:
     baselines: tuple[str, ...]
     safe: str
     trusted: str | None
+    favourite: str
     members: tuple[str, ...]
     credit: dict[str, float]
     others: float
@@ -72,6 +74,7 @@ PRICES = Trade(
     baselines=("last_value", "table", "seasonal_naive", "moving_average", "historical_quantiles"),
     safe="last_value",
     trusted=None,
+    favourite="gbm",
     members=(),
     credit={"gbm": 0.04, "blend": 0.04, "lstm_table": 0.03, "table": 0.03, "lstm": 0.0},
     others=-0.05,  # no price model: it starts with a loss
@@ -108,6 +111,7 @@ SALES = Trade(
     ),
     safe="imapa",
     trusted="blend",
+    favourite="blend",
     members=("imapa", "gbm", "tide"),
     credit={"blend": 0.025, "gbm": 0.02, "tide": 0.0},
     others=-0.05,
