@@ -31,6 +31,7 @@ WIDTH = 64  # of the layer before the output
 # all of them cost half as much again for the same accuracy.
 EVERY, ASKED = 3, 3
 MAX_DAYS = 1_000_000  # series-days held as features (110 MB); above it a seeded sample of the series is trained on
+READS = 8  # days that a forecast reads: features have summed up what came before, and from 16 it is no better (measured)
 JUDGES = 256  # series that the validation loss is taken over, evenly spaced, on every third day, at three horizons
 
 
@@ -41,7 +42,7 @@ class Forking(nn.Module):
         super().__init__()
         D, H, layers = hyper["hidden_size"], hyper["forecast_length"], hyper["num_layers"]
         self.length, self.attends = hyper["sequence_length"], hyper["attention"]
-        self.reads = self.length if self.attends else 1 + (warm_up(self.length) if layers else 0)  # days to forecast from
+        self.reads = self.length if self.attends else min(READS, self.length) if layers else 1  # days to forecast from
         self.from_features = nn.Linear(features, D)
         self.from_calendar = nn.Linear(CALENDAR, D, bias=False)
         self.encoder = None
@@ -83,8 +84,10 @@ class Forking(nn.Module):
             weights = (score.unflatten(1, ask.shape[1:3]) + outside[:, None]).softmax(dim=-1)  # (B, S, P, C)
             seen = weights.to(states.dtype).flatten(1, 2) @ self.value(states)  # (B, S * P, D)
             mixed = mixed + seen.unflatten(1, ask.shape[1:3])
-        kept = torch.ones_like(mixed[:, :, :1])  # (B, S, 1, D): an origin's horizons drop the same
-        out = self.out(F.gelu(self.hidden(F.gelu(mixed) * self.dropout(kept)))).float()  # (B, S, P, A + 1)
+        mixed = F.gelu(mixed)
+        if self.training:
+            mixed = mixed * self.dropout(torch.ones_like(mixed[:, :, :1]))  # (B, S, 1, D): an origin's horizons drop the same
+        out = self.out(F.gelu(self.hidden(mixed))).float()  # (B, S, P, A + 1)
         return out[..., 0] + self.hazard[horizon], out[..., 1:], weights
 
 
@@ -230,8 +233,7 @@ def _nll(hazard, kinds, target, masked):
 def decode(model, panel: Panel, horizon: int, device) -> tuple[spells.Posted, np.ndarray, np.ndarray, np.ndarray | None]:
     """What the network says at the last day of a panel of series that have all been seen.
 
-    Without attention it reads as many days as the first origin of a crop had before it in training: more of them gain nothing
-    that lasts. Returns what was read, p_change (N, H), kinds of change (N, H, A) that still count masked levels, and attention
+    Returns what was read, p_change (N, H), kinds of change (N, H, A) that still count masked levels, and attention
     (N, H, L) or None.
     """
     C, N = model.net.reads, len(panel)
