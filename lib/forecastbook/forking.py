@@ -64,8 +64,8 @@ class Forking(nn.Module):
 
     def forward(self, x, origins, calendar, horizon):
         """x: (B, C, K). origins: slice of the S days of the crop to forecast from. calendar: (B, S, P, CALENDAR) of P horizons
-        each. horizon: (B, S, P) counted from 0. Returns hazard logits (B, S, P), class logits (B, S, P, A), attention
-        (B, S, P, C).
+        each. horizon: (B, S, P) counted from 0. In both, 1 stands for a B or S whose rows are all alike. Returns hazard logits
+        (B, S, P), class logits (B, S, P, A), attention (B, S, P, C).
         """
         mixed, weights = self.from_features(x[:, origins]), None  # (B, S, D)
         if self.encoder is not None:
@@ -210,10 +210,10 @@ class _Forks:
         target = self.validation[judges[:, None, None], day[:, None], h]  # (B, S, P)
         if not (target >= 0).any():
             return None
-        calendar = self.calendar[day[:, None], h].expand(*target.shape, CALENDAR)
+        calendar = self.calendar[None, day[:, None], h]  # (1, S, P, CALENDAR)
         x, origins = self.x[judges, start:], slice(self.until + 1 - start, None, EVERY)
         with autocast(device):
-            hazard, kinds, _ = net(x.to(device), origins, calendar.to(device), h.expand(target.shape).to(device))
+            hazard, kinds, _ = net(x.to(device), origins, calendar.to(device), h[None, None].to(device))
         return float(_nll(hazard, kinds, target.to(device), self.masked[judges[:, None], day, None].to(device)))
 
 
@@ -236,14 +236,14 @@ def decode(model, panel: Panel, horizon: int, device) -> tuple[spells.Posted, np
     Returns what was read, p_change (N, H), kinds of change (N, H, A) that still count masked levels, and attention
     (N, H, L) or None.
     """
-    C, N = model.net.reads, len(panel)
+    C = model.net.reads
     posted = spells.of(panel, C)
     x = torch.from_numpy(_scaled(posted, model.scaling))
     x = F.pad(x, (0, 0, C - x.shape[1], 0))  # (N, C, K)
-    calendar = torch.from_numpy(spells.calendar(panel, 1, horizon)).expand(N, 1, horizon, CALENDAR)
-    ahead = torch.arange(horizon, device=device).expand(N, 1, horizon)
+    calendar = torch.from_numpy(spells.calendar(panel, 1, horizon))[None].to(device)  # (1, 1, H, CALENDAR)
+    ahead = torch.arange(horizon, device=device)[None, None]
     net = model.net.to(device).eval()
-    hazard, kinds, weights = net(x.to(device), slice(C - 1, C), calendar.to(device), ahead)
+    hazard, kinds, weights = net(x.to(device), slice(C - 1, C), calendar, ahead)
     hazard = hazard[:, 0].double().sigmoid().clamp(1e-6, 1 - 1e-6)  # its log odds are finite
     kinds = kinds[:, 0].softmax(dim=-1).cpu().numpy()
     return posted, hazard.cpu().numpy(), kinds, None if weights is None else weights[:, 0].cpu().numpy()
