@@ -67,7 +67,9 @@ def loop(rows):
         loss = np.mean([max(a * (r.y - v), (a - 1) * (r.y - v)) for a, v in zip(LEVELS, q, strict=True)])
         event = abs(math.log(r.y / r.last_value)) > 0.005
         winkler = (q[4] - q[0]) + 20 * max(q[0] - r.y, 0) + 20 * max(r.y - q[4], 0)
-        one = [abs(r.y - q[2]) / size, loss / size, (q[2] - r.y) / size, q[0] <= r.y <= q[4], q[1] <= r.y <= q[3]]
+        below, above = r.y - 1e-9 * max(1, r.y), r.y + 1e-9 * max(1, r.y)  # the last bits of a bound do not count
+        inside = [q[0] <= above and below <= q[4], q[1] <= above and below <= q[3]]
+        one = [abs(r.y - q[2]) / size, loss / size, (q[2] - r.y) / size, *inside]
         one += [winkler / size, (event - r.p_change) ** 2, abs(r.y - q[2])]
         for name, v in zip(out, one, strict=True):
             out[name].append(v)
@@ -91,6 +93,9 @@ def test_every_metric_of_every_slice_is_its_formula(back, scored, model, label):
     mine = scored[(scored.model == model) & (scored["slice"] == label)]
     assert (mine["n"] == len(rows)).all() and len(rows) > 5
     wanted = loop(rows)
+    if label == "all":
+        safe = loop(back[(back.model == "last_value") & back.y.notna()])
+        wanted["skill"] = 1 - wanted["rel_ql"] / safe["rel_ql"]
     if "changed" in label:
         wanted = {k: v for k, v in wanted.items() if k not in ("change_rate", "ap_ratio", "brier_skill")}
     assert set(mine["metric"]) == set(wanted)
@@ -110,14 +115,29 @@ def test_points_without_an_observation_are_left_out(back, scored):
     pd.testing.assert_frame_equal(scoreboard.score_table(spoilt, PARAMS), scored)
 
 
-def test_the_summary_ranks_by_quantile_error_and_gives_skill_against_the_last_value(scored):
+def test_the_summary_ranks_by_skill_against_the_last_value(scored):
     summary = scoreboard.summary(scored)
     error = summary["quantile error"]
     assert error.is_monotonic_increasing and set(summary["model"]) == {"published", "lstm", "last_value"}
     safe = value(scored, "last_value", "rel_ql")
     np.testing.assert_allclose(summary["skill"], 1 - error / safe)
+    assert "points" not in summary, "all have forecast the same ones"
     after = summary.set_index("model")["inside, after a change"]
     assert after["lstm"] == value(scored, "lstm", "coverage90", "changed")
+
+
+def test_a_model_that_came_later_is_compared_where_it_has_forecast(back):
+    """It missed the first origin, where all errors are tenfold: its own mean is low, its skill is that of the others' kind."""
+    back, first = back.copy(), back["origin"] == back["origin"].min()
+    for name in (*Q, "y"):
+        back.loc[first, name] = back["last_value"] + 10 * (back[name] - back["last_value"])
+    late = back[~(first & (back["model"] == "lstm"))]
+    summary = scoreboard.summary(scoreboard.score_table(late, PARAMS)).set_index("model")
+    matched = scoreboard.skills(late, model="lstm").set_index("baseline")["skill"]
+    assert summary.loc["lstm", "skill"] == pytest.approx(matched["last_value"], abs=1e-12)
+    naive = 1 - summary.loc["lstm", "quantile error"] / summary.loc["last_value", "quantile error"]
+    assert naive > summary.loc["lstm", "skill"] + 0.1, "over its own points it would look better than it is"
+    assert summary["points"].nunique() == 2 and summary["points"].idxmin() == "lstm"
 
 
 def test_the_verdict_says_better_worse_or_no_better():

@@ -57,6 +57,7 @@ def test_winkler_adds_a_twentieth_level_penalty_per_unit_outside():
 
 def test_covered_counts_the_bounds_and_leaves_out_what_was_not_seen():
     np.testing.assert_array_equal(scores.covered([1, 2, 3, 4, nan], 2, 3), [0, 1, 1, 0, nan])
+    np.testing.assert_array_equal(scores.covered(9.99, [9.990000000000002, 9.9901], 12), [1, 0])
 
 
 def test_relative_divides_each_series_by_its_own_last_price():

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from forecastbook import trades
+from forecastbook import scores, trades
 
 OURS = (
     "published",
@@ -67,12 +67,14 @@ def _scored(names: list[str], column: Callable[[str], pd.Series]) -> tuple[pd.Da
     if trade is trades.SALES and set(SCORED) <= set(quantiles):
         quantiles = {name: quantiles[name] for name in SCORED}
     bands = {label: ends for label, ends in BANDS.items() if set(ends) <= set(quantiles)}
-    slack = 1e-9 * np.maximum(1.0, np.abs(y))  # a price that equals the bound is inside, whatever the last bit says
     loss, inside = np.zeros(len(y)), {label: np.ones(len(y), dtype=bool) for label in bands}
     for name, level in quantiles.items():
-        gap = y - column(name).to_numpy(float)[keep]
-        for label, (low, high) in bands.items():
-            inside[label] &= (gap >= -slack) if name == low else (gap <= slack) if name == high else True
+        value = column(name).to_numpy(float)[keep]
+        gap = y - value
+        for label, (low, high) in bands.items():  # an end at a time: no two columns are held at once
+            if name in (low, high):
+                ends = (value, np.inf) if name == low else (-np.inf, value)
+                inside[label] &= scores.covered(y, *ends) == 1
         if name == "q50":
             out["error"] = np.abs(gap) / size
         loss += np.maximum(level * gap, (level - 1) * gap)

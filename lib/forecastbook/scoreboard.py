@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -49,16 +49,22 @@ def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params,
     event (ap_ratio: average precision / base rate); wql is not relative. Of sales also: bias (of the mean forecast, as a share
     of what was sold), miws and mic by zero and non-zero actuals and combined, pinball and service (share of points not above
     the quantile) at each service level, and rmsse (root mean squared error of the mean, scaled by the naive one's on ``panel``
-    before the first origin: Makridakis, Spiliotis & Assimakopoulos 2022). Points without an observation are left out. A large
-    backtest may come in parts, all rows of a model in the same one.
+    before the first origin: Makridakis, Spiliotis & Assimakopoulos 2022). Points without an observation are left out. skill is
+    1 - rel_ql / that of the safe baseline, over the origins from which both forecast. A large backtest may come in parts, all
+    rows of a model in the same one.
     """
-    parts = [backtest] if isinstance(backtest, pd.DataFrame) else backtest
-    found = [
-        (name, *row)
-        for part in parts
-        for name in part["model"].unique()
-        for row in _scores(part, ((part["model"] == name) & part["y"].notna()).to_numpy(), params, panel)
-    ]
+    parts, found, losses = [backtest] if isinstance(backtest, pd.DataFrame) else backtest, [], {}
+    for part in parts:
+        for name in part["model"].unique():
+            rows = ((part["model"] == name) & part["y"].notna()).to_numpy()
+            scored, losses[name] = _scores(part, rows, params, panel)
+            found += [(name, *row) for row in scored]
+    safe = losses.get(params.trade.safe, pd.DataFrame(columns=["sum", "count"]))
+    for name, loss in losses.items():
+        shared = loss.index.intersection(safe.index)
+        mine, base = loss.loc[shared].sum(), safe.loc[shared, "sum"].sum()
+        if len(shared):
+            found.append((name, "skill", "all", 1 - mine["sum"] / base if base > 0 else np.nan, int(mine["count"])))
     table = pd.DataFrame(found, columns=["model", "metric", "slice", "value", "n"])
     order = {label: k for k, label in enumerate(["all", "changed", "unchanged", "nonzero", "zero"])}
     rank = [order[s] if s in order else len(order) + (int(s[2:]) if s.startswith("h=") else 10_000) for s in table["slice"]]
@@ -67,8 +73,9 @@ def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params,
 
 def _scores(
     frame: pd.DataFrame, rows: np.ndarray, params: Params, panel: Panel | None
-) -> Iterator[tuple[str, str, float, int]]:
-    """(metric, slice, value, n) of some rows (bool) of a backtest: those of one model that have an actual."""
+) -> tuple[list[tuple[str, str, float, int]], pd.DataFrame]:
+    """Of some rows (bool) of a backtest, those of one model that have an actual: (metric, slice, value, n), and the sum and
+    count of rel_ql by origin."""
 
     def column(name: str) -> np.ndarray:
         return frame[name].to_numpy(float)[rows]
@@ -104,6 +111,7 @@ def _scores(
     if "demand_class" in frame:
         kinds = frame["demand_class"].to_numpy()[rows]
         slices |= {f"class={kind}": kinds == kind for kind in pd.unique(kinds)}
+    found = []
     for label, mask in slices.items():
         if not mask.any():
             continue
@@ -125,8 +133,8 @@ def _scores(
                     values |= {f"{name}_{k}": v for k, v in made(y[mask], at[0.05][mask], at[0.95][mask]).items()}
         if label == "all" and trade is SALES and panel is not None:
             values["rmsse"] = _rmsse(frame[rows], panel)
-        for metric, value in values.items():
-            yield metric, label, float(value), int(mask.sum())
+        found += [(metric, label, float(value), int(mask.sum())) for metric, value in values.items()]
+    return found, per_point["rel_ql"].groupby(frame["origin"].to_numpy()[rows]).agg(["sum", "count"])
 
 
 def _rmsse(rows: pd.DataFrame, panel: Panel) -> float:
@@ -147,13 +155,16 @@ def _rmsse(rows: pd.DataFrame, panel: Panel) -> float:
 
 
 def read(run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The record of a run: the published and last-value rows of its ``backtest.parquet``, and the scores of all rows."""
+    """The record of a run: the rows of its ``backtest.parquet`` that ``points.read`` keeps, and the scores of all rows."""
     run.verify("backtest.parquet")
     return points.read(run.dir / "backtest.parquet")
 
 
 def summary(table: pd.DataFrame, trade: Trade = PRICES) -> pd.DataFrame:
-    """The score table's overall rows, one a model, best first: errors, skill against the safe baseline, coverage."""
+    """The score table's overall rows, one a model, best first by skill against the safe baseline: errors, skill, coverage.
+
+    A model that did not speak at every origin has errors of fewer points than the others: then ``points`` says how many.
+    """
     wide = table[table["slice"] == "all"].pivot(index="model", columns="metric", values="value")
     came = SLICES[0][trade.event]
     wide["covered"] = table[(table["slice"] == came) & (table["metric"] == "coverage90")].set_index("model")["value"]
@@ -178,11 +189,11 @@ def summary(table: pd.DataFrame, trade: Trade = PRICES) -> pd.DataFrame:
             "rmsse": "RMSSE",
         },
     }[trade.name]
-    wide["skill"] = 1 - wide["rel_ql"] / wide["rel_ql"].get(trade.safe, np.nan) if "rel_ql" in wide else np.nan
-    wide = wide.reindex(
-        columns=["rel_ql", *(n for n in names if n != "rel_ql")]
-    )  # no record: the columns of one, without a row
-    return wide.sort_values("rel_ql")[list(names)].rename(columns=names).reset_index()
+    wide["points"] = table[(table["slice"] == "all") & (table["metric"] == "rel_ql")].set_index("model")["n"]
+    wide = wide.reindex(columns=[*dict.fromkeys(["rel_ql", *names, "points"])])  # no record: the columns of one, without a row
+    wide = wide.sort_values("rel_ql").sort_values("skill", ascending=False, kind="stable")
+    shown = [*names] + ["points"] * (wide["points"].nunique() > 1)
+    return wide[shown].rename(columns=names).reset_index()
 
 
 def by_model(scored: pd.DataFrame) -> pd.DataFrame:
@@ -230,14 +241,14 @@ def skills(
 
 
 def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Three forecast series by their published error over rolling origins: (ids, labels). Without a record the first ones."""
+    """Up to three forecast series by their published error over rolling origins: (ids, labels). Without a record the first ones."""
     error = by_series(backtest)
     error = error[error.index.isin(forecast["series_id"].unique())].dropna().sort_values(kind="stable")
     if not len(error):
         ids = sorted(forecast["series_id"].unique())[:3]
         return ids, ["no record yet"] * len(ids)
     places = dict.fromkeys([0, len(error) // 2, len(error) - 1])
-    names = ["best", "median", "worst"][: len(places)]
+    names = ["best", "worst"] if len(places) == 2 else ["best", "median", "worst"][: len(places)]
     return [error.index[i] for i in places], [f"{n}: error {error.iloc[i]:.1%}" for n, i in zip(names, places, strict=True)]
 
 

@@ -36,9 +36,13 @@ def relative(error, last) -> np.ndarray:
 
 
 def covered(y, lower, upper) -> np.ndarray:
-    """1.0 where lower <= y <= upper, 0.0 where not, NaN where y is not observed."""
+    """1.0 where lower <= y <= upper, 0.0 where not, NaN where y is not observed.
+
+    A price that equals a bound is inside, whatever the last bits of the bound say.
+    """
     y = np.asarray(y, float)
-    return np.where(np.isnan(y), np.nan, (np.asarray(lower) <= y) & (y <= np.asarray(upper)))
+    slack = 1e-9 * np.maximum(1.0, np.abs(y))
+    return np.where(np.isnan(y), np.nan, (np.asarray(lower) <= y + slack) & (y - slack <= np.asarray(upper)))
 
 
 def winkler(y, lower, upper, levels=(0.05, 0.95)) -> np.ndarray:
