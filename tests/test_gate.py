@@ -233,6 +233,9 @@ def test_a_candidate_that_stood_on_fewer_origins_is_judged_on_those_and_less_sur
     part = {row["model"]: row for row in gate.decide(at, PARAMS).standings}
     assert part["gbm"]["skill"] == pytest.approx(whole["gbm"]["skill"]) and part["lstm"] == whole["lstm"]
     assert part["gbm"]["doubt"] > whole["gbm"]["doubt"] and part["gbm"]["expected"] < whole["gbm"]["expected"]
+    assert (part["gbm"]["origins"], part["lstm"]["origins"], whole["gbm"]["origins"]) == (2, 4, 4)
+    assert "origins" in gate.standings(gate.decide(at, PARAMS))
+    assert "origins" not in gate.standings(gate.decide(at[2:], PARAMS)), "all stood on the same"
 
 
 # ---- what is let out
@@ -321,7 +324,19 @@ def test_a_band_that_missed_is_widened_until_it_holds_its_promise():
     actual, q = np.concatenate([o.y for o in at]), np.concatenate([o.q["lstm"] for o in at])
     np.testing.assert_array_equal(decided.widening, intervals.widening(actual, q, np.full(90, 100.0), LEVELS))
     out = gate.publishable(at[0], decided, PARAMS)[0]
-    assert scores.covered(at[0].y, out[..., 0] - 1e-9, out[..., 4] + 1e-9).mean() >= 0.9
+    assert scores.covered(at[0].y, out[..., 0], out[..., 4]).mean() >= 0.9
+
+
+def test_a_band_is_widened_for_what_it_misses_once_its_point_is_held():
+    """Prices stay at 100, the candidate says 102 to 104: held, its band begins at 100 and has missed nothing."""
+    at = record(4, {SAFE: 9.0, "lstm": 0.5}, medians={"lstm": 103.0})
+    decided = gate.decide(at, PARAMS)
+    assert decided.use == "lstm" and decided.hold_median and (decided.widening == 0).all()
+    np.testing.assert_array_equal(gate.publishable(at[0], decided, PARAMS)[0][0, 0], [100, 100, 100, 103.5, 104])
+    missed = [origin(i, {SAFE: 9.0, "lstm": 0.5}, y=99.0, medians={"lstm": 103.0}) for i in range(4)]
+    decided = gate.decide(missed, PARAMS)
+    assert decided.hold_median and decided.widening[0, 0].tolist() == pytest.approx([0.01, 0.01])
+    np.testing.assert_allclose(gate.publishable(missed[0], decided, PARAMS)[0][0, 0], [99, 99, 100, 104.5, 105])
 
 
 # ---- only what had come

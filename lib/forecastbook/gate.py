@@ -98,7 +98,7 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         return replace(calm, use=trade.trusted, mix=experts_of(params).mix([], params))
     n = len(finished)
     base = float(np.mean([_means(o, params)[trade.safe][0] for o in finished]))
-    standings = [dict(model=trade.safe, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False)]
+    standings = [dict(model=trade.safe, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False, origins=n)]
     gains = {}  # name -> date of an origin -> gain
     for name in finished[-1].q.keys() - {trade.safe, "published"}:  # one that was not there from the start has shown less
         there = [o for o in finished if name in o.q]
@@ -110,7 +110,8 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         gain = (safe[0] - own) / size if size > 0 else -own
         gains[name] = dict(zip((o.date for o in there), gain, strict=True))
         skill, expected, doubt = _expected(gain, _credit(name, trade), params)
-        standings.append(dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold))
+        row = dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold)
+        standings.append(row | {"origins": len(there)})
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
     proven = [row for row in standings if row["expected"] > row["doubt"]]
     if not proven or base <= 0:
@@ -119,7 +120,7 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
     best = _chosen(proven, gains, params)
     finished = [o for o in finished if best["model"] in o.q]
     rounds, mix = _rounds(finished, best["model"], params), experts_of(params).mix(finished, params)
-    wider = _widening(finished, best["model"], rounds, params)
+    wider = _widening(finished, best["model"], rounds, best["hold"], params)
     return Gate(best["model"], best["hold"], wider, best["skill"], len(finished), standings, trade, mix, rounds)
 
 
@@ -168,8 +169,10 @@ def _rounded(at: Origin, name: str, rounds: float, params: Params) -> np.ndarray
     return out
 
 
-def _widening(finished: list[Origin], name: str, rounds: float, params: Params) -> np.ndarray:
+def _widening(finished: list[Origin], name: str, rounds: float, held: bool, params: Params) -> np.ndarray:
     """(G, H, P) how much the bands of a candidate must be widened to have held what they promised, by group.
+
+    held: its points are held at the last value, and with them the bands that are looked at.
 
     Of sales only those count that were not zero: a zero lies on its bound as a rule, and a band that is too narrow where
     something sells would not show. They are no fair sample, though: an honest band holds a little less of them, and the inner
@@ -179,7 +182,8 @@ def _widening(finished: list[Origin], name: str, rounds: float, params: Params) 
     if params.trade is SALES:
         rows = [r & (o.y > 0) for o, r in zip(finished, rows, strict=True)]
     actual = np.concatenate([np.where(r, o.y, np.nan) for o, r in zip(finished, rows, strict=True)])
-    said = np.concatenate([_rounded(o, name, rounds, params) for o in finished])
+    said = [_rounded(o, name, rounds, params) for o in finished]
+    said = np.concatenate([hold(q, o, params) if held else q for q, o in zip(said, finished, strict=True)])
     spread = np.concatenate([_spread(o) for o in finished])
     group = np.concatenate([_group(o) for o in finished])
     if params.trade is PRICES:
@@ -257,20 +261,21 @@ def hold(q, at: Origin, params: Params) -> np.ndarray:
 
 
 def shape(q, at: Origin, widening, hold_median: bool, params: Params) -> np.ndarray:
-    """Calibrated quantiles (N, H, Q): widened, the median held at the last value when asked, in order, not below 0; whole again
+    """Calibrated quantiles (N, H, Q): the median held at the last value when asked, widened, in order, not below 0; whole again
     where sales are whole numbers."""
     group = np.minimum(_group(at), len(widening) - 1)
+    q = hold(q, at, params) if hold_median else q
     out = intervals.widen(q, _spread(at), widening, params.levels, group)
     if at.whole:  # they were whole before: outwards, so that no band gives up what it was widened by
         levels = np.asarray(params.levels)
         out = np.where(levels < 0.5, np.floor(out), np.where(levels > 0.5, np.ceil(out), np.rint(out)))
-    return hold(out, at, params) if hold_median else out
+    return out
 
 
 def publishable(at: Origin, decided: Gate, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the gate lets out from one origin: (quantiles (N, H, Q), probability (N, H), source (N,)).
 
-    source is 'model', 'naive' or 'excluded'; excluded rows are NaN. Of sales ``at.mean["published"]`` is made too.
+    source is 'model', the name of a baseline that has won, 'naive' (the safe one) or 'excluded'; excluded rows are NaN. Of sales ``at.mean["published"]`` is made too.
     """
     safe = params.trade.safe
     out, p = at.q[safe].copy(), at.p[safe].copy()
@@ -308,16 +313,22 @@ def replay(record: list[Origin], params: Params) -> list[Origin]:
 
 
 def standings(decided: Gate) -> pd.DataFrame:
-    """The candidates as a table, best first: mean score, skill, what is expected of it, and whether its point would be held."""
-    table = pd.DataFrame(decided.standings, columns=["model", "score", "skill", "expected", "doubt", "hold"])
+    """The candidates as a table, best first: mean score, skill, what is expected of it, and whether its point would be held.
+
+    Where some stood on fewer origins than others, also on how many: their score and skill are of those.
+    """
     heads = {
         "model": "candidate",
         "score": "quantile error",
         "skill": "skill",
         "expected": "expected gain",
+        "doubt": "doubt",
         "hold": "point held",
+        "origins": "origins",
     }
-    return table.assign(hold=table["hold"].map({True: "yes", False: ""})).rename(columns=heads)
+    table = pd.DataFrame(decided.standings, columns=[*heads])
+    table = table.assign(hold=table["hold"].map({True: "yes", False: ""})).rename(columns=heads)
+    return table if table["origins"].nunique() > 1 else table.drop(columns="origins")
 
 
 def save(run, decided: Gate, **said) -> None:
