@@ -189,6 +189,17 @@ def test_with_too_little_history_the_base_speaks_as_it_is(runs_at):
     assert all(torch.equal(v, kept.network.net.state_dict()[k]) for k, v in lstm.shipped().net.state_dict().items())
 
 
+def test_with_too_little_history_a_named_checkpoint_speaks_as_it_is(runs_at):
+    first = runs_at("2024-03-10")
+    model = crowned(first)
+    run = runs_at("2024-01-20", finetune={"base": str(first.dir / "model")})
+    start = challenger.start(run, run.panel())
+    assert start.kind == "none" and f"The checkpoint {first.dir / 'model'} speaks as it is" in start.said
+    np.testing.assert_array_equal(
+        models.predict(start.model, run.panel(), 7, LEVELS), models.predict(model, run.panel(), 7, LEVELS)
+    )
+
+
 # ---- the trees beside a network
 
 
@@ -306,11 +317,34 @@ def test_a_duel_is_fought_on_the_held_out_days_only(runs_at):
 
 
 def test_a_duel_of_a_large_panel_is_fought_over_a_sample(runs_at, monkeypatch):
-    monkeypatch.setattr(challenger, "SECONDS", 3)
+    monkeypatch.setattr(challenger, "SERIES", 3)
     run = runs_at("2024-03-19")
     panel = run.panel()
     small = panel.sample(3, run.params.seed)
     assert len(small) == 3 and challenger.duel(panel, run.params, {}).equals(challenger.duel(small, run.params, {}))
+
+
+def test_a_duel_leaves_out_what_a_contender_has_been_trained_on(runs_at):
+    """Held-out days that have since been made more: the champion has learnt some of them."""
+    run = runs_at("2024-03-19")
+    panel, params = run.panel(), run.params
+    champion = challenger.train(challenger.start(run, panel), panel, params)
+    more = tiny(finetune={**params.finetune.model_dump(), "validation_days": 21})
+    fought = challenger.duel(panel, more, {"champion": champion})
+    alone = challenger.duel(panel, more, {})
+    assert str(alone["origin"].min().date()) == "2024-02-27" and champion.info["trained_until"] == "2024-03-05"
+    assert str(fought["origin"].min().date()) == "2024-02-28", "the first origin with a target after 2024-03-05"
+    at = backtest.ask(panel, np.datetime64("2024-03-01"), more, {"champion": champion})
+    scored = (at.status == "model")[:, None] & np.isfinite(at.y) & (at.ts > np.datetime64("2024-03-05"))
+    wanted = backtest.point_error(at, "champion", more)[scored].mean()
+    assert fought[(fought.model == "champion") & (fought.origin == "2024-03-01")]["rel_mae"].item() == wanted
+
+
+def test_the_shipped_base_has_been_trained_on_nobodys_days(runs_at):
+    run = runs_at("2024-03-19")
+    panel = run.panel()
+    fought = challenger.duel(panel, run.params, {"champion": lstm.shipped()})
+    assert len(fought) and set(fought["model"]) == {"champion", "last_value"}
 
 
 def test_a_duel_on_a_short_panel_has_no_rows(runs_at):

@@ -19,7 +19,7 @@ from forecastbook.roster import trainable
 from forecastbook.run import Run, copy_model
 from forecastbook.trades import SALES
 
-SECONDS = 2000  # series that a duel is fought over, a seeded sample of a larger panel
+SERIES = 2000  # that a duel is fought over, a seeded sample of a larger panel
 
 log = logging.getLogger("forecastbook")
 
@@ -47,12 +47,12 @@ def start(run: Run, panel: Panel) -> Start:
     Raises the model's own error when a checkpoint is missing or does not fit.
     """
     params, base = run.params, run.params.finetune.base
+    given = _checkpoint(Path(base), params) if base not in ("champion", "anew", "none") else None
     if reason := trainable(panel, params):
-        given = backtest.shipped(params)
-        speaks = "The base network that comes with forecastbook speaks as it is" if given else "The baselines forecast"
-        return Start("none", given, f"No network is trained: {reason}. {speaks}.")
-    if base not in ("champion", "anew", "none"):
-        given = _checkpoint(Path(base), params)
+        speaks = f"The checkpoint {base} speaks" if given else "The base network that comes with forecastbook speaks"
+        given = given or backtest.shipped(params)
+        return Start("none", given, f"No network is trained: {reason}. {speaks + ' as it is' if given else 'The baselines forecast'}.")
+    if given:
         return Start("checkpoint", given, f"Fine-tuned from the checkpoint {base}.", Path(base), given)
     champion = run.champion() if base in ("champion", "anew") else None
     if champion is None:
@@ -89,11 +89,7 @@ def _anew(panel: Panel, params: Params, why: str, path: Path | None = None, riva
 def _checkpoint(path: Path, params: Params):
     if path.is_dir():
         return models.load(path)
-    return models.checkpoint(
-        params.model.name,
-        path,
-        **{k: v for k, v in backtest.hyper(params).items() if k not in ("seed", "validation_days", "patience")},
-    )
+    return models.checkpoint(params.model.name, path, **backtest.hyper(params))
 
 
 def train(origin: Start, panel: Panel, params: Params, progress: bool = False):
@@ -122,11 +118,11 @@ def _train(origin: Start, panel: Panel, params: Params, progress: bool = False):
 def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
     """Contenders and the safe baseline on the held-out last periods, an origin each: model, origin, rel_ql, rel_mae.
 
-    contenders: name -> model or None (left out). None was trained on a target of these origins: of prices because each holds
-    them out, though the challenger's training was stopped by the loss on them, which favours it a little; of sales because the
-    targets that a contender has been trained on are left out for all. The gate on rolling origins has the last word.
+    contenders: name -> model or None (left out). Targets that one of them has been trained on are left out for all. A network of
+    prices holds these periods out itself, though its training was stopped by the loss on them, which favours the challenger a
+    little. The gate on rolling origins has the last word.
     """
-    panel = panel.sample(SECONDS, params.seed)
+    panel = panel.sample(SERIES, params.seed)
     asked = {name: model for name, model in contenders.items() if model is not None}
     seen = max((_learnt(model) for model in asked.values()), default=panel.dates[0])
     safe = params.trade.safe
@@ -134,9 +130,7 @@ def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
     rows = []
     for date in _contests(panel, params):
         at = backtest.ask(panel, date, params, asked)
-        scored = (at.status == "model")[:, None] & np.isfinite(at.y)
-        if params.trade is SALES:
-            scored = scored & (at.ts > seen)
+        scored = (at.status == "model")[:, None] & np.isfinite(at.y) & (at.ts > seen)
         if scored.any():
             rows += [
                 (
@@ -151,8 +145,9 @@ def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
 
 
 def _learnt(model) -> np.datetime64:
-    """The last period that a network of sales was trained on."""
-    return np.datetime64(model.info.get("trained_until", "0001-01-01"), "D")
+    """The last period of the job's that a network was trained on; the shipped base has seen none."""
+    until = model.info.get("trained_until") if model.info.get("id") != models.SHIPPED else None
+    return np.datetime64(until or "0001-01-01", "D")
 
 
 def _contests(panel: Panel, params: Params) -> np.ndarray:
