@@ -49,9 +49,10 @@ def start(run: Run, panel: Panel) -> Start:
     params, base = run.params, run.params.finetune.base
     given = _checkpoint(Path(base), params) if base not in ("champion", "anew", "none") else None
     if reason := trainable(panel, params):
-        speaks = f"The checkpoint {base} speaks" if given else "The base network that comes with forecastbook speaks"
-        given = given or backtest.shipped(params)
-        return Start("none", given, f"No network is trained: {reason}. {speaks + ' as it is' if given else 'The baselines forecast'}.")
+        speaks = f"The checkpoint {base} speaks as it is" if given else "The baselines forecast"
+        if not given and (given := backtest.shipped(params)):
+            speaks = "The base network that comes with forecastbook speaks as it is"
+        return Start("none", given, f"No network is trained: {reason}. {speaks}.")
     if given:
         return Start("checkpoint", given, f"Fine-tuned from the checkpoint {base}.", Path(base), given)
     champion = run.champion() if base in ("champion", "anew") else None
@@ -118,9 +119,9 @@ def _train(origin: Start, panel: Panel, params: Params, progress: bool = False):
 def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
     """Contenders and the safe baseline on the held-out last periods, an origin each: model, origin, rel_ql, rel_mae.
 
-    contenders: name -> model or None (left out). Targets that one of them has been trained on are left out for all. A network of
-    prices holds these periods out itself, though its training was stopped by the loss on them, which favours the challenger a
-    little. The gate on rolling origins has the last word.
+    contenders: name -> model or None (left out). Targets that one of them has been trained on are left out for all. A network
+    of prices holds these periods out itself, though its training was stopped by the loss on them, which favours the challenger
+    a little. The gate on rolling origins has the last word.
     """
     panel = panel.sample(SERIES, params.seed)
     asked = {name: model for name, model in contenders.items() if model is not None}

@@ -275,7 +275,8 @@ def shape(q, at: Origin, widening, hold_median: bool, params: Params) -> np.ndar
 def publishable(at: Origin, decided: Gate, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the gate lets out from one origin: (quantiles (N, H, Q), probability (N, H), source (N,)).
 
-    source is 'model', the name of a baseline that has won, 'naive' (the safe one) or 'excluded'; excluded rows are NaN. Of sales ``at.mean["published"]`` is made too.
+    source is 'model', the name of a baseline that has won, 'naive' (the safe one) or 'excluded'; excluded rows are NaN. Of
+    sales ``at.mean["published"]`` is made too.
     """
     safe = params.trade.safe
     out, p = at.q[safe].copy(), at.p[safe].copy()

@@ -225,13 +225,14 @@ class Baseline:
             back = np.arange(T) + h - season * -(-h // season)  # same place, last finished season
             point = np.where(back >= 0, filled[:, np.maximum(back, 0)], np.nan)
             return np.where(np.isnan(point), filled, point)  # younger than a season
-        sums = np.cumsum(np.where(panel.observed, panel.y, 0), axis=1)
+        first = np.nan_to_num(panel.y[np.arange(len(panel)), panel.observed.argmax(axis=1)])[:, None]
+        sums = np.cumsum(np.where(panel.observed, panel.y - first, 0), axis=1)  # exactly 0 of a price that never moved
         counts = np.cumsum(panel.observed, axis=1)
         sums[:, MEAN_WINDOW:], counts[:, MEAN_WINDOW:] = (
             sums[:, MEAN_WINDOW:] - sums[:, :-MEAN_WINDOW],
             counts[:, MEAN_WINDOW:] - counts[:, :-MEAN_WINDOW],
         )
-        return np.where(counts > 0, sums / np.maximum(counts, 1), filled)
+        return np.where(counts > 0, first + sums / np.maximum(counts, 1), filled)
 
 
 def _counted(panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:

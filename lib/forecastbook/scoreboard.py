@@ -241,7 +241,7 @@ def skills(
 
 
 def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Up to three forecast series by their published error over rolling origins: (ids, labels). Without a record the first ones."""
+    """Up to three forecast series by their published error over rolling origins: (ids, labels). No record: the first ones."""
     error = by_series(backtest)
     error = error[error.index.isin(forecast["series_id"].unique())].dropna().sort_values(kind="stable")
     if not len(error):
