@@ -354,9 +354,11 @@ def test_a_checkout_gives_its_commit_and_says_when_it_is_dirty(tmp_path):
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     code = "import sys; sys.dont_write_bytecode = True; from forecastbook import run; print(run.git_state())"
     env = {**os.environ, "PYTHONPATH": str(home / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
-    for dirty in (False, True):
-        if dirty:
-            (home / "lib" / "forecastbook" / "scores.py").write_text("changed = 1")
+    (home / "params").mkdir()
+    touched = [None, home / "params" / "mine.yaml", home / "lib" / "forecastbook" / "scores.py"]  # params are in the manifest
+    for path, dirty in zip(touched, (False, False, True), strict=True):
+        if path:
+            path.write_text("changed = 1")
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
         assert said.stdout.strip() == str((commit, dirty)), said.stderr
 

@@ -436,7 +436,10 @@ def main(argv: list[str] | None = None) -> int:
     # jsonschema, which nbformat brings, would compile a grammar of IRIs that no notebook has: 1.5 s of every step
     sys.modules.setdefault("rfc3987_syntax", None)
     signal.signal(signal.SIGTERM, _stop)
-    again = "score" if args.command == "score" else "forecast"
+    again = "make score" if args.command == "score" else "make forecast"
+    again += " goes on from here"
+    if args.command == "step" and args.notebook.stem == "02_tune":
+        again = "make tune searches anew"  # no half of a search is kept
     runs.log_to(None, args.notebook.stem if args.command == "step" else args.job)
     try:
         if args.command == "plan":
@@ -447,10 +450,10 @@ def main(argv: list[str] | None = None) -> int:
         else:
             _step(args)
     except KeyboardInterrupt:
-        log.error("interrupted; the next make %s goes on from here", again)
+        log.error("interrupted; the next %s", again)
         return 130
     except Stopped:
-        log.error("stopped; the next make %s goes on from here", again)
+        log.error("stopped; the next %s", again)
         return 143
     except StepError as error:
         log.error("%s", error)

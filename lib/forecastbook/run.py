@@ -339,11 +339,15 @@ def _changes(old, new, key: str = "") -> list[str]:
 
 
 def git_state() -> tuple[str, bool | None]:
-    """(commit, dirty) of the code; ("no git", None) where it is not a git checkout."""
-    here = Path(__file__).resolve().parent
+    """(commit, dirty) of the code; ("no git", None) where it is not a git checkout.
+
+    Params do not count, nor data that lies about: they are in the manifest.
+    """
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    code = [f":(top){path}" for path in ("lib", "notebooks", "Makefile", "requirements.lock")]
     try:
-        commit = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20)
-        status = subprocess.run(["git", "-C", str(here), "status", "--porcelain"], capture_output=True, text=True, timeout=20)
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20)
+        status = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, timeout=20)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return "no git", None
     if commit.returncode or status.returncode:
