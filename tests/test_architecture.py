@@ -57,7 +57,7 @@ DRAWING = {
     # models, and what they are worth
     "grid": "panel",
     "compiled": "",
-    "spells": "compiled panel",
+    "spells": "compiled panel scores",
     "sticky": "compiled grid panel spells",
     "table": "grid panel spells sticky",
     "gbm": "panel spells sticky",

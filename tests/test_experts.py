@@ -9,6 +9,7 @@ import pytest
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
 from forecastbook import backtest, experts, gbm, grid, lstm, models, spells, sticky, table
+from forecastbook import panel as panels
 
 nan = np.nan
 H = 7
@@ -64,6 +65,15 @@ def test_the_plain_network_stands_alone(panel):
     assert list(found) == ["lstm"]
     for a, b in zip(found["lstm"], lstm.forecast(plain.network, panel, H, LEVELS), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_panel_is_forecast_alike_in_however_many_turns(speaker, panel, monkeypatch):
+    whole = speaker.forecasts(panel, H, LEVELS)
+    monkeypatch.setattr(panels, "CHUNK", 3)
+    assert len(list(panel.seen())) > 2
+    for name, (q, p) in speaker.forecasts(panel, H, LEVELS).items():
+        np.testing.assert_array_equal(q, whole[name][0], err_msg=name)
+        np.testing.assert_allclose(p, whole[name][1], rtol=1e-4, err_msg=name)  # a batch of another size sums in another order
 
 
 # ---- how they are mixed

@@ -201,6 +201,16 @@ def test_a_record_that_met_no_actual_is_said_too():
     assert scoreboard.summary(scored).empty and "no record to judge by" in scoreboard.verdict(scored, GATE)
 
 
+def test_the_report_and_the_score_table_agree_on_every_model(back):
+    """One counts points one by one, the other by model: errors, quantile scores and bands are the same ones."""
+    still = back[back["series_id"] == "000"].assign(series_id="still", y=9.99, last_value=9.99, **dict.fromkeys(Q, 9.99))
+    still["q05"] = 9.990000000000002  # the last bit of a bound
+    back = pd.concat([back, still], ignore_index=True)
+    wide = scoreboard.score_table(back, PARAMS).query("slice == 'all'").pivot(index="model", columns="metric", values="value")
+    means = points.errors(back).groupby("model")[["error", "loss", "inside90", "inside50"]].mean()
+    np.testing.assert_allclose(means, wide.loc[means.index, ["rel_mae", "rel_ql", "coverage90", "coverage50"]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["category", object])
 def test_a_backtest_is_scored_alike_whole_in_parts_and_from_its_file(tmp_path, back, scored, kind):
     back = back.astype({"model": kind, "series_id": kind})

@@ -38,7 +38,7 @@ def days(y, listed, change, price, features, levels, life, gap):
 
     y: (N, T) positive prices, NaN where not observed. listed: (N, T) list prices, NaN where not known, or (N, 0). change: two
     log prices nearer than this are the same posted price. A mode is the level that held on most of the last days, by its latest
-    price; levels are one when they agree to .001 in log, and the lowest of several equally frequent ones is taken.
+    price; levels are one when their logs round to one thousandth, and the lowest of several equally frequent ones is taken.
     """
     N, T = y.shape
     C = price.shape[1]

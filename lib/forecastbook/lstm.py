@@ -1,9 +1,9 @@
 """The price model: train it, fine-tune it, forecast with it, keep it on disk. Two networks serve behind one interface.
 
-``window="all"`` (the default) is ``forking``: an encoder LSTM, a decoder with attention, and a two-part distribution over
-posted prices. ``window="single"`` is ``plain``: the plain sequence-to-sequence network, so that an existing
-``lstm_forecaster.pth`` loads strictly and gives its own numbers; it is a point forecast, so all its quantiles are equal. Each
-module has ``prepare`` (what is trained on) and ``forecast``.
+``window="all"`` (the default) is ``forking``: an encoder LSTM, a decoder asked by horizon, with attention if wanted, and a
+two-part distribution over posted prices. ``window="single"`` is ``plain``: the plain sequence-to-sequence network, so that an
+existing ``lstm_forecaster.pth`` loads strictly and gives its own numbers; it is a point forecast, so all its quantiles are
+equal. Each module has ``prepare`` (what is trained on) and what asks its network (``decode``, ``forecast``).
 
 Symbols: N series, T days, H days ahead, K features, B windows in a batch, L sequence length, Q quantiles.
 """

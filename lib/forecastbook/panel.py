@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+CHUNK = 1024  # series that are forecast at once
 SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4, "h": 24}  # periods in a season, by the frequency's first letter
 
 
@@ -106,11 +107,11 @@ class Panel:
             return self
         return self.take(np.sort(np.random.default_rng(seed).choice(len(self), max(most, 1), replace=False)))
 
-    def seen(self, chunk: int = 1024):
-        """The series with any observation, some at a time, which bounds memory: their rows, and a panel of them."""
+    def seen(self):
+        """The series with any observation, ``CHUNK`` at a time, which bounds memory: their rows, and a panel of them."""
         begun = np.flatnonzero(self.n_obs > 0)
-        for i in range(0, len(begun), chunk):
-            rows = begun[i : i + chunk]
+        for i in range(0, len(begun), CHUNK):
+            rows = begun[i : i + CHUNK]
             yield rows, self.take(rows)
 
     @cached_property

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .panel import Panel
+from .scores import CHANGED
 
-CHANGE = 0.005  # two log prices nearer than this are the same posted price
+CHANGE = CHANGED  # two log prices nearer than this are the same posted price: what is learnt is what is scored
 LEVELS = ("previous", "mode90", "max90", "previous2", "min90")  # candidate levels, by precedence
 J = len(LEVELS)
 FEATURES = (
