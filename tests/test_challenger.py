@@ -57,7 +57,7 @@ def files(directory):
 def test_a_first_run_starts_cold_and_says_so(runs_at):
     run = runs_at("2024-03-10")
     start = challenger.start(run, run.panel())
-    assert (start.kind, start.model) == ("cold", None) and "Cold start: no champion exists yet" in start.said
+    assert (start.kind, start.model) == ("cold", None) and "Cold start: no earlier run has left a champion" in start.said
 
 
 def test_a_later_run_starts_from_the_champion(runs_at):
@@ -135,7 +135,7 @@ def test_a_first_run_of_the_shipped_shape_starts_from_it_on_all_of_the_history(r
     start = challenger.start(run, panel)
     assert start.kind == "shipped" and start.rival is start.model and start.model.info["id"] == models.SHIPPED
     said = f"Fine-tuned from the base network that comes with forecastbook on all {len(panel.dates)} periods: "
-    assert start.said == said + "no champion exists yet."
+    assert start.said == said + "no earlier run has left a champion."
     child = challenger.train(start, panel, run.params)
     assert child.info["parent"] == models.SHIPPED and child.info["trained_from"] == str(panel.dates[0])
     assert challenger.start(runs_at("2024-03-10", **BASE, finetune={"base": "none"}), panel).kind == "cold"

@@ -57,7 +57,7 @@ def start(run: Run, panel: Panel) -> Start:
         return Start("checkpoint", given, f"Fine-tuned from the checkpoint {base}.", Path(base), given)
     champion = run.champion() if base in ("champion", "anew") else None
     if champion is None:
-        return _anew(panel, params, "finetune.base is none" if base == "none" else "no champion exists yet")
+        return _anew(panel, params, "finetune.base is none" if base == "none" else "no earlier run has left a champion")
     path = run.home / champion["path"]
     model = models.load(path)
     if isinstance(model, models.Baseline):
