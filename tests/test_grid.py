@@ -68,6 +68,13 @@ def test_too_few_prices_tell_nothing():
     assert grid.of(panel_of(np.repeat([[3.99, 5.99]], 10, axis=0).repeat(20, axis=1))) is None, "a price counts once a spell"
 
 
+def test_each_modulus_divides_the_next():
+    """What ``of`` builds on: it takes the endings of a modulus from those of the one before."""
+    times = np.array(grid.MODULI[1:]) / grid.MODULI[:-1]
+    np.testing.assert_allclose(times, np.round(times), rtol=1e-12)
+    assert (times > 1).all()
+
+
 def test_a_few_items_endings_are_no_grid_of_the_shop():
     """Five prices are five endings of 10000 and of 100: both wider than a quarter of what the things cost."""
     found = grid.of(habits([11.3, 12.4, 13.9, 17.1, 19.6]))

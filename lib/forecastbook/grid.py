@@ -53,11 +53,11 @@ def of(panel: Panel) -> Grid | None:
             break  # no finer one can be spaced more widely
         ending = np.round(np.mod(price, modulus), 6)
         ending[np.isclose(ending, modulus)] = 0.0  # 0.07 mod 0.01 is 0.00999...
-        found, which = np.unique(ending, return_inverse=True)
-        count = np.bincount(which, spells)
-        often = np.argsort(-count, kind="stable")[:ENDINGS]
-        needed = int(np.searchsorted(np.cumsum(count[often]), SHARE * spells.sum())) + 1
+        price, which = np.unique(ending, return_inverse=True)  # each modulus divides the next: an ending has that of a price
+        spells = np.bincount(which, spells)
+        often = np.argsort(-spells, kind="stable")[:ENDINGS]
+        needed = int(np.searchsorted(np.cumsum(spells[often]), SHARE * spells.sum())) + 1
         spacing = modulus / needed
         if needed <= len(often) and spacing <= coarsest and (best is None or spacing >= best[0]):
-            best = spacing, Grid(modulus, np.sort(found[often[:needed]]))
+            best = spacing, Grid(modulus, np.sort(price[often[:needed]]))
     return None if best is None else best[1]
