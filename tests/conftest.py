@@ -6,7 +6,6 @@ import datetime as dt
 import logging
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small only wait for each other's threads
 
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from forecastbook import run as runs
+from forecastbook.intake import Intake
 from forecastbook.panel import Panel, build
 from forecastbook.params import Params, merge
 from forecastbook.roster import roster
@@ -81,7 +81,7 @@ def made_run(out: Path, params: Params, frame: pd.DataFrame, as_of=None, job: st
         frame = frame.assign(**{name: np.nan}) if name not in frame else frame
     view = run.build(frame)
     quarantine = pd.DataFrame({"file": [], "sheet": [], "row": [], "column": [], "value": [], "reason": []})
-    run.keep(SimpleNamespace(frame=frame, quarantine=quarantine), view, roster(view, params))
+    run.keep(Intake(frame, quarantine, {}), view, roster(view, params))
     return run
 
 

@@ -233,6 +233,18 @@ def test_publishing_twice_changes_nothing(fresh):
     assert all(ok for _, ok, _ in fresh.store.checks())
 
 
+def test_ids_of_which_no_row_was_used_do_not_decide_the_keys_of_others(fresh, monkeypatch):
+    """A line that says "Total" in a file of numbered items must not turn their keys into hashes."""
+    asked = {}
+    monkeypatch.setattr(fresh.store, "publish", lambda **given: asked.update(given) or {"status": "published"})
+    lost = fresh.series.iloc[[0]].assign(series_id="Total", refused=3)
+    fresh.series = pd.concat([fresh.series, lost], ignore_index=True)
+    fresh.publish()
+    assert asked["among"].tolist() == fresh.panel.ids.tolist()
+    fresh.series = fresh.series.drop(columns="refused")  # as earlier versions wrote it
+    fresh.publish()
+
+
 def test_a_newer_run_is_what_readers_are_served(tmp_path):
     new, old = Job(tmp_path), Job(tmp_path, day("2024-03-01"))
     new.publish()

@@ -125,7 +125,7 @@ def test_weeks_and_months_have_their_own_grid(freq, start, ahead):
 def test_a_date_that_is_not_on_the_grid_is_refused():
     frame = long_frame(np.ones((1, 3)), "2024-01-01", "W-MON")
     odd = frame.assign(ts=[pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-09"), pd.Timestamp("2024-01-15")])
-    with pytest.raises(ValueError, match="1 dates are not on the grid of freq 'W-MON', the first is 2024-01-09"):
+    with pytest.raises(ValueError, match="first day of a period of freq 'W-MON': 1 dates, first 2024-01-09 of series '0000'"):
         build(odd, "W-MON", "2024-01-15")
     with pytest.raises(ValueError, match="2024-01-16 is not on the grid"):
         build(frame, "W-MON", "2024-01-16")

@@ -83,6 +83,11 @@ def refused(path, *words, overlays=()):
         ("freq: h", ["freq", "day"]),
         ("freq: -1D", ["freq"]),
         ("freq: 0D", ["freq"]),
+        ("freq: H", ["freq", "a day or more"]),
+        ("backtest:", ["backtest is empty: give its keys or leave it out"]),
+        ("source:", ["source is empty: give its keys"]),
+        ("horizon:", ["horizon is empty: give its value or leave it out"]),
+        ("service_levels: [0.9]", ["service_levels", "a job of prices has none"]),
         ("horizon: 9\nmodel: {forecast_length: 7}", ["forecast_length 7 is shorter than horizon 9"]),
     ],
 )
@@ -110,6 +115,11 @@ def test_a_python_tag_runs_nothing(write, tmp_path):
     planted = tmp_path / "planted"
     refused(write(f"title: !!python/object/apply:pathlib.Path.touch ['{planted}']"))
     assert not planted.exists()
+
+
+def test_an_old_spelling_of_a_frequency_is_refused_without_a_word_from_pandas(write, recwarn):
+    refused(write("freq: H"), "a day or more")
+    assert not [w for w in recwarn if issubclass(w.category, FutureWarning)]
 
 
 # ---- what is accepted
@@ -344,7 +354,8 @@ def test_the_networks_defaults_are_those_of_the_params():
         ({"publish": {"table": "FactPriceForecast"}}, "is not where sales go"),
         ({"model": {"name": "tide", "attention": True}}, "attention"),
         ({"service_levels": [0.4]}, "between 0.5 and 1"),
-        ({"quantiles": [0.05, 0.5, 0.95]}, "FactSalesForecast has them"),
+        ({"quantiles": [0.05, 0.5, 0.95]}, "FactSalesForecast has.*go into service_levels"),
+        ({"quantiles": [0.05, 0.25, 0.5, 0.75, 0.9, 0.95]}, "go into service_levels"),
         ({"model": {"name": "tide", "config": "no.json"}}, "no.json: there is no such file"),
         ({"model": {"name": "tide", "config": {"optimizer_config": {"lr": 4.616}}}}, "exponent was lost"),
     ],

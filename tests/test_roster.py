@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from conftest import panel_of, tiny
-from forecastbook import roster
+from forecastbook import intake, roster
+from forecastbook.intake import LOST, Intake
 from forecastbook.roster import StaleError
 
 nan = np.nan
@@ -45,7 +47,8 @@ def test_a_reason_is_given_for_everyone_left_out(panel):
 def test_the_roster_tells_what_was_last_seen_and_how_lively_it_is(panel):
     table = roster.roster(panel, tiny())
     assert list(table.columns) == [
-        *["series_id", "title", "last_value", "last_ts", "n_obs", "gap", "change_rate", "demand_class", "source", "why"]
+        *["series_id", "title", "last_value", "last_ts", "n_obs", "gap", "change_rate", "demand_class", "source", "why"],
+        "refused",
     ]
     assert table["demand_class"].tolist() == ["sticky", *["constant"] * 5, "volatile"]
     assert table["n_obs"].tolist() == [60, 20, 19, 32, 31, 0, 60]
@@ -87,3 +90,70 @@ def test_old_data_warns_or_stops_as_asked(panel, lines):
     with pytest.raises(StaleError, match="freshness.action"):
         roster.freshness(panel, tiny(freshness={**limit, "action": "stop"}), today)
     roster.freshness(panel, tiny(freshness={"max_age_days": 10, "action": "stop"}), today)
+
+
+def test_the_default_clock_is_the_later_one_of_local_and_utc(panel, monkeypatch):
+    assert roster.clock is intake.today
+    monkeypatch.setattr(roster, "clock", lambda: dt.date(2024, 3, 1))
+    assert roster.freshness(panel, tiny()).endswith("is 1 day old.")
+
+
+def test_what_a_network_needs_follows_how_far_ahead_it_is_trained(panel):
+    assert roster.context(tiny()) == 14 + 14 + 7
+    assert roster.context(tiny(model={"forecast_length": 30})) == 14 + 14 + 30
+
+
+def test_one_is_not_said_in_the_plural():
+    short = panel_of([[nan, nan, 5.0], [5.0, 5.0, 5.0]])
+    assert roster.reasons(short, tiny())[0].startswith("only 1 observation (a model")
+    assert roster.trainable(short.last(1), tiny()).startswith("1 period of history")
+    why = "seen in the last period"
+    strict = tiny(eligible={"min_observations": 41, "max_gap": 1})
+    assert roster.trainable(panel_of(np.full((1, 40), 5.0)), strict).endswith(why)
+    table = roster.eligibility(roster.roster(panel_of([[nan, nan, 5.0], [nan, 5.0, 5.0]]), tiny()))
+    assert len(table) == 1, "one reason, however many observations"
+
+
+# ---- series of which no row could be used
+
+
+def read(refused=90, rows=100, lost=(("0003x", "lost tea", 102, "not a number"), ("9999", "milk", 1, "zero price"))):
+    bad = {"file": "prices.csv", "sheet": None, "row": [7], "column": "price", "value": "1.445,8", "reason": "not a number"}
+    counts = {"rows read": rows, "quarantined: not a number": refused, "quarantined: zero price": 1}
+    return Intake(pd.DataFrame(), pd.DataFrame(bad), counts, lost=pd.DataFrame(lost, columns=LOST))
+
+
+def test_a_series_without_a_usable_row_is_in_the_roster_and_left_out(panel):
+    plain, table = roster.roster(panel, tiny()), roster.roster(panel, tiny(), read())
+    pd.testing.assert_frame_equal(table[:7], plain)  # the panel's rows, in its order and in their types
+    more = table[7:]
+    assert more["series_id"].tolist() == ["0003x", "9999"] and more["title"].tolist() == ["lost tea", "milk"]
+    assert more["source"].tolist() == ["excluded"] * 2 and more["refused"].tolist() == [102, 1]
+    assert more["why"].tolist() == [
+        "none of its 102 rows could be used: not a number",
+        "its only row could not be used: zero price",
+    ]
+    assert more["n_obs"].tolist() == [0, 0] and more["last_value"].isna().all() and more["last_ts"].isna().all()
+    assert set(more["demand_class"]) == {"unknown"}
+
+
+def test_a_series_of_the_panel_is_never_lost_and_a_quick_look_leaves_the_later_ones_alone(panel):
+    known = read(lost=[(str(panel.ids[0]), "tea", 3, "zero price")])
+    assert len(roster.roster(panel, tiny(), known)) == len(panel)
+    assert roster.roster(panel, tiny(max_series=7), read())["series_id"].tolist() == [*panel.ids[:7], "0003x"]
+    assert len(roster.roster(panel, tiny(max_series=9), read())) == 9, "fewer than that are in the source: all are looked at"
+
+
+def test_examples_are_series_with_values_though_most_were_lost(panel):
+    many = [(f"x{k}", "x", 5, "not a number") for k in range(50)]
+    table = roster.roster(panel, tiny(), read(lost=many))
+    assert roster.examples(table, 2) == ["0006", "0000"]
+    assert set(roster.examples(table, 60)) <= set(panel.ids)
+    assert roster.eligibility(table)["series"].max() == 50 and "… rows" in roster.eligibility(table)["why"][0]
+
+
+def test_many_refused_rows_are_said_with_the_commonest_reason_and_an_example():
+    assert read(refused=19).refusal() == ""
+    said = read(refused=20).refusal()
+    assert "21 of 100 rows were refused (21%), most often: not a number" in said
+    assert "price '1.445,8' in row 7 of prices.csv" in said and "2 items have no row left" in said

@@ -76,7 +76,18 @@ def test_rows_that_break_the_contract_are_set_aside_and_counted(house):
     counts = intake.counts
     taken = sum(n for rule, n in counts.items() if rule.startswith("quarantined")) + counts["duplicates resolved"]
     assert counts["rows read"] == len(rows) == taken + counts["rows kept"]
+    assert counts["duplicates with another value"] == 1
     assert intake.frame.set_index(["series_id", "ts"])["y"].tolist() == [6, 0], "of two rows of one week the larger counts"
+
+
+def test_items_whose_rows_were_all_refused_are_named(house):
+    rows = [(1, MONDAYS[0], 4, 1.0, None, None), (2, MONDAYS[0], -1, 1.0, None, None), (2, MONDAYS[1], -2, 1.0, None, None)]
+    sell(house, [*rows, (9, MONDAYS[0], 1, 1.0, None, None), (1, MONDAYS[1], -4, 1.0, None, None)])
+    intake = READ.read(SOURCE, house, MONDAYS[0])
+    assert intake.lost.values.tolist() == [["2", "Darjeeling", 1, "negative"]], "of what was known then; 9 is no item"
+    sell(house, [(1, MONDAYS[1], 3, 1.0, None, None)])
+    intake = READ.read(SOURCE, house, MONDAYS[1])
+    assert quiet(intake, "W-MON", MONDAYS[1]).lost.values.tolist() == [["2", "Darjeeling", 2, "negative"]]
 
 
 def test_sales_that_came_from_files_are_another_jobs(house):

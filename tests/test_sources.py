@@ -100,7 +100,8 @@ def adds_up(intake):
         if name.startswith("quarantined")
         or name in ("duplicates resolved", "after the as-of date", "before the history window")
     )
-    return c["rows read"] == c["rows kept"] + taken and len(intake.frame) == c["rows kept"]
+    known = sum(c.get(name, 0) for name in ("observed", "unavailable", "available without a value", "known ahead"))
+    return c["rows read"] == c["rows kept"] + taken and len(intake.frame) == c["rows kept"] == known
 
 
 def test_prices_become_a_long_frame_with_text_ids_titles_and_list_price(tmp_path):
@@ -120,6 +121,7 @@ def test_of_several_facts_the_highest_id_wins_also_when_it_is_unavailable(tmp_pa
     assert value(intake, 2, D)["y"] == 4.0
     assert np.isnan(value(intake, 3, D)["y"]) and not value(intake, 3, D)["available"]
     assert intake.counts["duplicates resolved"] == 3 and intake.counts["unavailable"] == 1 and adds_up(intake)
+    assert intake.counts["duplicates with another value"] == 3
 
 
 def test_each_broken_fact_is_quarantined_with_its_reason(tmp_path):
@@ -206,6 +208,39 @@ def test_the_fingerprint_follows_the_facts_and_not_their_order(tmp_path):
         mark = PRICES.fingerprint(job(), shop(tmp_path / f"x{k}", version), D)
         assert mark not in marks, k
         marks.add(mark)
+
+
+def test_the_fingerprint_changes_when_a_fact_becomes_known_and_with_nothing_else_of_the_dimensions(tmp_path):
+    def mark(name, variants=((1, "tea"),), calendar=None, twice=""):
+        (tmp_path / name).mkdir()
+        house = shop(tmp_path / name, [*steady(), *steady(2, first=2000)], variants=variants, calendar=calendar or days(20))
+        if twice:
+            connection = duckdb.connect(str(house.path))
+            connection.execute(f"INSERT INTO {twice} SELECT * FROM {twice}")
+            connection.close()
+        return PRICES.fingerprint(job(), house, D)
+
+    first = mark("first")
+    assert mark("titled", variants=[(1, "coffee")]) == first, "a title is no price"
+    assert mark("idle", variants=[(1, "tea"), (3, "idle")]) == first, "3 has no fact"
+    assert mark("days", calendar=days(30)) == first, "those days have no fact"
+    assert mark("variants twice", twice="DimVariant") == first == mark("days twice", twice="DimDate")
+    known, day = mark("known", variants=[(1, "tea"), (2, "milk")]), mark("short", calendar=days(20)[:-2])
+    assert len({first, known, day, mark("other", variants=[(2, "milk")])}) == 4
+    (tmp_path / "wrong").mkdir()
+    house = shop(tmp_path / "wrong", [*steady(), *steady(2, first=2000)], variants=[(1, "tea")], calendar=days(20))
+    connection = duckdb.connect(str(house.path))
+    connection.execute("UPDATE DimDate SET full_date = DATE '2024-03-01' WHERE date_id = 20240310")
+    connection.close()
+    assert PRICES.fingerprint(job(), house, D) not in (first, known, day), "a day that says another date is none"
+
+
+def test_facts_of_impossible_days_are_all_counted_and_the_first_thousand_listed(tmp_path):
+    rows = [(k, 1, 29990101, 5.0) for k in range(5000, 6500)]
+    intake = PRICES.read(job(), shop(tmp_path, [*steady(), *rows]), D)
+    assert intake.counts["rows read"] == 1510 and len(intake.quarantine) == 1000 and adds_up(intake)
+    assert intake.counts["quarantined: date in the future"] == 1000
+    assert intake.counts["quarantined: outside all possible days, not listed"] == 500
 
 
 @given(st.randoms(use_true_random=False), st.data())
@@ -383,7 +418,10 @@ def test_a_row_that_breaks_the_contract_is_quarantined(tmp_path, row, column, va
     intake = read(file(path))
     assert len(intake.quarantine) == 1
     got = intake.quarantine.iloc[0]
-    assert (got["file"], got["row"], got["column"], got["value"], got["reason"]) == (str(path), 7, column, value, reason)
+    said = got["reason"].split(" (wanted ")[0]
+    assert (got["file"], got["row"], got["column"], got["value"], said) == (str(path), 7, column, value, reason)
+    if said in ("impossible date", "not a number"):
+        assert {"impossible date": "31.12.2024", "not a number": "1,234.56"}[said] in got["reason"]
     assert intake.counts["rows kept"] == 7 and intake.counts["rows read"] == 8
 
 
@@ -406,6 +444,148 @@ def test_a_zero_is_a_value_where_zero_is_allowed(tmp_path):
 def test_the_last_row_of_a_series_and_day_wins_and_is_counted(tmp_path):
     intake = read(bare(text(tmp_path, f"sku,day,price\na,{D},5\na,{D},6\nb,{D},1\na,{D},4\n")))
     assert value(intake, "a", D)["y"] == 4.0 and intake.counts["duplicates resolved"] == 2
+
+
+TIMES = [f"a,{D} 08:00,5", f"a,{D} 20:00,6", f"a,{D}T12:30:00,7", f"b,{D},1", f"b,{D},2"]
+
+
+@pytest.mark.parametrize("rows", [TIMES, TIMES[:3][::-1] + TIMES[3:], [TIMES[1], TIMES[3], TIMES[0], TIMES[4], TIMES[2]]])
+def test_of_several_times_of_a_day_the_latest_wins_whatever_the_order_of_rows(tmp_path, rows):
+    intake = read(bare(text(tmp_path, "\n".join(["sku,day,price", *rows]))))
+    assert value(intake, "a", D)["y"] == 6.0 and value(intake, "b", D)["y"] == 2.0
+    assert intake.counts["duplicates resolved"] == 3 == intake.counts["duplicates with another value"]
+
+
+@pytest.mark.parametrize("zone", [None, "America/New_York"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_of_a_time_stamp_column_count_on_the_writers_wall(tmp_path, zone, unit):
+    stamps = pd.DatetimeIndex([f"{D} 23:30", f"{D} 00:10", f"{D} 23:29"]).tz_localize(zone).as_unit(unit)
+    intake = read(bare(parquet(tmp_path, sku=["a"] * 3, day=pa.array(stamps), price=[1.0, 2.0, 1.0])))
+    assert value(intake, "a", D)["y"] == 1.0
+    assert (intake.counts["duplicates resolved"], intake.counts["duplicates with another value"]) == (2, 1)
+
+
+def test_times_are_only_looked_at_where_rows_share_a_day(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.longfile, "as_times", lambda column: 1 / 0)
+    path = text(tmp_path, f"sku,day,price\na,{D} 08:00,5\nb,{D},1\n")
+    assert value(read(bare(path)), "a", D)["y"] == 5.0
+
+
+def test_duplicates_that_say_the_same_are_told_from_those_that_do_not(tmp_path):
+    """Not available on the same day is another value too; two empty ones are not."""
+    rows = ["a,{},5,true,x", "a,{},5,true,x", "a,{},5,false,x", "b,{},,true,x", "b,{},,true,x", "c,{},1,true,x"]
+    counts = read(file(text(tmp_path, "\n".join(["sku,day,price,seen,name", *(row.format(D) for row in rows)])))).counts
+    assert (counts["duplicates resolved"], counts["duplicates with another value"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("sep", "written", "number"),
+    [
+        (";", "1.445,86", 1445.86),
+        (";", "1.234.567,5", 1234567.5),
+        (";", "-1.445,86", None),
+        (";", "1,445.86", 1445.86),
+        (";", "1.234.567", 1234567),
+        (";", "1445,86", 1445.86),
+        (";", "7.25", 7.25),
+        (";", "1.445", None),  # beside 12,5 it may be either
+        (";", "14.45,86", None),
+        (";", "1.4455,86", None),
+        (";", "1.445,86.1", None),
+        (";", "€1445,86", None),
+        (",", "1,445.86", 1445.86),
+        (",", "1.445,86", 1445.86),
+        (",", "1,234,567", 1234567),
+        (",", "1.445", 1.445),
+        (",", "1,445", None),
+        (",", "1445,86", None),
+        (",", "1,44.86", None),
+        (",", "1,445,86", None),
+        (",", "€1445.86", None),
+    ],
+)
+def test_marks_between_thousands_are_read_where_they_can_mean_one_thing(tmp_path, sep, written, number):
+    other = "12,5" if sep == ";" else "12.5"
+    path = text(tmp_path, sep.join(["sku", "day", "price"]) + f'\na{sep}{D}{sep}"{written}"\nb{sep}{D}{sep}{other}\n')
+    intake = read(bare(path))
+    if number is None:
+        wanted = "1234,56, 1.234,56 or 1234.56" if sep == ";" else "1234.56 or 1,234.56"
+        reason = "negative" if written[0] == "-" else f"not a number (wanted {wanted})"
+        assert intake.quarantine["reason"].tolist() == [reason]
+    else:
+        assert value(intake, "a", D)["y"] == number and intake.quarantine.empty
+
+
+def test_decimal_points_in_a_semicolon_file_stay_numbers(tmp_path):
+    intake = read(bare(text(tmp_path, f"sku;day;price\na;{D};1.445\nb;{D};12.5\n")))
+    assert value(intake, "a", D)["y"] == 1.445 and intake.quarantine.empty
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_every_kept_row_is_observed_or_not_available_or_without_a_value(tmp_path, positive):
+    body = f"sku,day,price\na,{D},\nb,{D},1\na,{D - dt.timedelta(days=1)},2\n"
+    intake = read(bare(text(tmp_path, body), positive=positive))
+    assert (intake.counts["rows kept"], intake.counts["observed"], intake.counts["unavailable"]) == (3, 2, 1)
+    seen = f"sku,day,price,seen,name\na,{D},4,false,x\nb,{D},1,true,x\nc,{D},,true,x\nd,{D},,false,x\ne,{D},,,x\n"
+    counts = read(file(text(tmp_path, seen), positive=positive)).counts
+    assert counts["available without a value"] == 1 and counts["unavailable"] == (3 if positive else 2)
+
+
+# ---- series of which no row could be used
+
+
+def lost(intake):
+    return {row.series_id: (row.title, row.rows, row.why.split(" (")[0]) for row in intake.lost.itertuples()}
+
+
+def test_series_of_a_file_without_a_usable_row_are_named_with_the_commonest_reason(tmp_path):
+    early, late = D - dt.timedelta(days=20), D + dt.timedelta(days=1)
+    body = [
+        *(f"b,{d},x,true,bread" for d in days(3)),  # b: three no numbers, a zero
+        f"b,{D},0,true,bread",
+        f"c,{D},-1,true,",
+        f"a,{D},x,true,tea",  # a has other rows
+        f"d,{late},x,true,later",  # not known yet
+        f"e,{early},x,true,before the window",
+        "f,2150-01-01,5,true,wrong year",
+        "g,never,5,true,no day",
+        f"h,{D},,false,not on offer",
+        f",{D},x,true,no id",
+        f"z,{late},5,true,z",
+    ]
+    path = text(tmp_path, f"sku,day,price,seen,name\n{GOOD}" + "\n".join(body) + "\n")
+    intake = read(file(path, history_days=10), D)
+    assert lost(intake) == {
+        "b": ("bread", 4, "not a number"),
+        "c": ("c", 1, "negative"),
+        "f": ("wrong year", 1, "date in the future"),
+        "g": ("no day", 1, "impossible date"),
+    }
+    assert intake.counts["series without a usable row"] == 4 and intake.counts["series"] == 2
+    assert lost(read(bare(path), late)).keys() == set("bcdefg"), "e is inside now, d is known"
+
+
+def test_a_series_of_which_only_what_is_known_ahead_is_left_counts_as_lost(tmp_path):
+    late = D + dt.timedelta(days=1)
+    path = text(tmp_path, f"sku,day,price,promo\na,{D},5,1\nb,{D},x,1\nb,{late},,1\na,{late},5,1\n")
+    assert lost(read(bare(path, future=["promo"]), D)) == {"b": ("b", 1, "not a number")}
+
+
+def test_variants_whose_facts_were_all_refused_are_named(tmp_path):
+    refused = [(1, 2, D, 0.0), (2, 2, D, -1.0), (3, 2, D - dt.timedelta(days=1), 0.0)]
+    intake = PRICES.read(job(), shop(tmp_path, [*steady(), *refused, (4, 3, D, 0.0, False), (5, 77, D, 5.0)]), D)
+    assert lost(intake) == {"2": ("NA", 3, "zero price")}, "3 is not available, 77 is no variant"
+    assert adds_up(intake)
+
+
+def test_a_file_of_which_most_is_refused_says_so(tmp_path):
+    body = "".join(f"s{k};{d};€{k},5\n" for k in range(1, 18) for d in days(3)) + "".join(f"t;{d};4,5\n" for d in days(3))
+    path = text(tmp_path, "sku;day;price\n" + body)
+    intake = read(bare(path))
+    assert len(intake.lost) == 17
+    assert "51 of 54 rows were refused (94%), most often: not a number (wanted 1234,56" in intake.refusal()
+    assert f"such as price '€1,5' in row 1 of {path}; 17 items have no row left" in intake.refusal()
+    assert read(bare(text(tmp_path, f"sku,day,price\n{GOOD.replace(',true,tea', '')}a,{D},x\n"))).refusal() == ""
 
 
 def test_ids_and_titles_are_text_exactly_as_written(tmp_path):
@@ -478,7 +658,8 @@ def test_other_delimiters_quotes_and_the_decimal_comma(tmp_path, sep):
     if sep == ";":
         assert value(intake, "a", D)["y"] == 12.5
     else:
-        assert intake.quarantine["reason"].tolist() == ["not a number"]  # a comma may also group thousands: not guessed
+        # a comma may also group thousands: not guessed
+        assert intake.quarantine["reason"].tolist() == ["not a number (wanted 1234.56 or 1,234.56)"]
     assert value(intake, "b", D)["y"] == 7.25
 
 
@@ -552,7 +733,7 @@ def test_namesakes_among_columns_that_nobody_asked_for_do_no_harm(tmp_path):
         ("x.xlsx", b"x", "wanted a .parquet or .csv"),
         ("x.csv", b"sku,day,price\n", "no usable rows: 0 rows"),
         ("x.csv", "sku,day,price\nчай,2024-03-01,1\n".encode("cp1251"), "UTF-8"),
-        ("x.csv", b"sku,day,price\na,never,1\na,2024-03-01,x\n", "no usable rows: 2 rows, 1 not a number, 1 impossible date"),
+        ("x.csv", b"sku,day,price\na,never,1\na,2024-03-01,x\n", r"2 rows, 1 not a number \(.*\), 1 impossible date \("),
         ("x.csv", b"sku,day,price\na,01/31/2024,1\n", "row 1: day is '01/31/2024'"),
         ("x.parquet", b"", "really a .parquet file"),
     ],

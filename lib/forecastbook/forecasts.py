@@ -165,6 +165,7 @@ def publish(run: Run, store, forecast: pd.DataFrame, series: pd.DataFrame) -> pd
             f"not published: {', '.join(faults.loc[faults['result'] == 'fault', 'check'])} in the forecast table"
         )
     table = run.read("scores.parquet")
+    used = series[series["refused"] == 0] if "refused" in series else series  # ids of refused rows are nobody's keys
     error = table.loc[(table["model"] == "published") & (table["metric"] == "rel_mae") & (table["slice"] == "all"), "value"]
     limit = params.gate.refuse_above
     if limit is not None and len(error) and error.iloc[0] > limit:
@@ -183,7 +184,7 @@ def publish(run: Run, store, forecast: pd.DataFrame, series: pd.DataFrame) -> pd
         table=params.publish.table,
         rows=rows(forecast, series, params.publish.table),
         model=model_record(run, table),
-        among=series["series_id"],
+        among=used["series_id"],
     )
     run.note(receipt=receipt | {"warehouse": run.warehouse})
     return pd.DataFrame({"what": list(receipt), "value": [str(v) for v in receipt.values()]})

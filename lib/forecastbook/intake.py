@@ -20,6 +20,8 @@ from forecastbook.panel import occurring
 
 UNIT_FACTOR = 100.0  # a price this many times the series' median, or 1/this, is a slip of the unit
 UNIT_EVIDENCE = 3  # ... when there are at least so many prices to tell by
+REFUSED = 0.2  # share of the rows read above which refusals are said aloud: then it is rather the file than its rows
+LOST = ["series_id", "title", "rows", "why"]  # columns of the series of which no row could be used
 
 
 class SourceError(Exception):
@@ -32,12 +34,28 @@ class Intake:
 
     quarantine: file, sheet, row (1-based data row, or price_fact_id), column, value (text), reason. facts: tables for the
     warehouse, keyed by the text series_id, of a source that reads a shop's own files; none where the facts are there already.
+    lost: the series of which every row was refused, as ``Sieve.lost`` has them.
     """
 
     frame: pd.DataFrame
     quarantine: pd.DataFrame
     counts: dict[str, int]
     facts: dict[str, pa.Table] = field(default_factory=dict)
+    lost: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LOST))
+
+    def refusal(self) -> str:
+        """Where more than ``REFUSED`` of the rows were refused: how many, and the commonest reason with an example; else ''."""
+        taken = {rule.removeprefix("quarantined: "): n for rule, n in self.counts.items() if rule.startswith("quarantined: ")}
+        refused, read = sum(taken.values()), self.counts.get("rows read", 0)
+        if refused <= REFUSED * read:
+            return ""
+        why = max(taken, key=taken.get)
+        example = "".join(
+            f"; such as {r['column']} {r['value']!r} in row {r['row']} of {r['file']}"
+            for r in self.quarantine[self.quarantine["reason"] == why].head(1).to_dict("records")
+        )
+        gone = f"; {len(self.lost):,} items have no row left" if len(self.lost) else ""
+        return f"{refused:,} of {read:,} rows were refused ({refused / read:.0%}), most often: {why}{example}{gone}"
 
     def tally(self) -> pd.DataFrame:
         """The counts as a table: rule, count."""
@@ -61,12 +79,14 @@ class Sieve:
         self.ok = np.ones(len(rows), dtype=bool)
         self.parts: list[pd.DataFrame] = []
         self.counts: dict[str, int] = {}
+        self.refused: list[tuple[str, np.ndarray]] = []  # reason, places of the rows: (k,)
 
     def reject(self, bad: np.ndarray, column: str, values, reason: str) -> None:
         """Quarantine the rows that are ``bad`` (n,) and still there. values: (n,) what stood in the column."""
         bad = bad & self.ok
         if bad.any():
             self.ok &= ~bad
+            self.refused.append((reason, np.flatnonzero(bad)))
             self.note(bad, column, values, reason, "quarantined")
 
     def note(self, bad: np.ndarray, column: str, values, reason: str, what: str) -> None:
@@ -98,6 +118,31 @@ class Sieve:
     def quarantine(self) -> pd.DataFrame:
         """All that was noted so far, as one quarantine frame."""
         return quarantine(*self.parts)
+
+    def lost(self, ids: np.ndarray, codes: np.ndarray, titles: tuple, kept: np.ndarray, among: np.ndarray) -> pd.DataFrame:
+        """The series that were seen and have no row left, a row each: series_id, title, rows (refused), why (what took most).
+
+        ids: (N,) text. codes: (n,) into ids, -1 for none. titles: as ``long_frame`` takes text. kept: (n,) bool, the rows that
+        are left. among: (n,) bool, the rows that a run may know of.
+        """
+        if not self.refused:
+            return pd.DataFrame(columns=LOST)
+        at = np.concatenate([rows for _, rows in self.refused])
+        why = np.repeat([reason for reason, _ in self.refused], [len(rows) for _, rows in self.refused])
+        left = np.zeros(len(ids) + 1, dtype=bool)  # the last one answers for code -1
+        left[-1] = True
+        left[codes[kept]] = True
+        of_lost = among[at] & ~left[codes[at]]
+        if not of_lost.any():
+            return pd.DataFrame(columns=LOST)
+        found = pd.DataFrame({"code": codes[at], "row": at, "why": why})[of_lost]
+        size = found.groupby(["code", "why"], as_index=False).size().sort_values("size", ascending=False, kind="stable")
+        out = found.groupby("code")["row"].agg(rows="size", last="max")
+        title_codes, texts = titles
+        named = out.index.to_numpy() if title_codes is None else title_codes[out["last"].to_numpy()]
+        out = out.assign(series_id=ids[out.index.to_numpy()], title=texts[named])
+        out["why"] = size.drop_duplicates("code").set_index("code")["why"].astype(object)
+        return out.sort_values("series_id")[LOST].reset_index(drop=True)
 
 
 def quarantine(*parts: pd.DataFrame) -> pd.DataFrame:
@@ -224,22 +269,25 @@ class Cells:
         self.filled[size] = False
         self.kept = int(np.count_nonzero(ok))
 
-    def resolve(self, rank=lambda rows: ()) -> np.ndarray:
-        """Of rows that share a cell the best stays: highest by ``rank``, then the latest. Returns the others: (k,) row numbers.
+    def resolve(self, rank=lambda rows: ()) -> tuple[np.ndarray, np.ndarray]:
+        """Of rows that share a cell the best stays: highest by ``rank``, then the latest.
 
         rank: row numbers (m,) -> keys, the first one first, each (m,). Asked only of rows that share their cell.
+        Returns the others, and the row that stays for each of them: (k,) row numbers both.
         """
         if np.count_nonzero(self.filled) == self.kept:
-            return np.empty(0, dtype=np.int64)
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         shared = np.bincount(self.cell, minlength=self.size + 1) > 1
         shared[self.size] = False
         rows = np.flatnonzero(shared[self.cell])
         cell = self.cell[rows]
         order = np.lexsort((*reversed(rank(rows)), cell))
-        beaten = rows[order[:-1][cell[order[1:]] == cell[order[:-1]]]]
+        same = cell[order[1:]] == cell[order[:-1]]
+        best = np.flatnonzero(np.append(~same, True))  # where in the order each cell ends
+        beaten, stays = rows[order[:-1][same]], rows[order[best[np.searchsorted(best, np.flatnonzero(same))]]]
         self.cell[beaten] = self.size
         self.kept -= len(beaten)
-        return beaten
+        return beaten, stays
 
     def column(self, values: np.ndarray) -> np.ndarray:
         """What the rows hold (n,), in the order of the cells: (M,), one row a filled cell. Only after ``resolve``."""
@@ -269,8 +317,14 @@ def texts(codes: np.ndarray, values: np.ndarray) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, categories=categories, validate=False)
 
 
-def long_frame(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict[str, int]) -> Intake:
-    """The long frame of the cells and the counts.
+def disagreeing(values: np.ndarray, beaten: np.ndarray, stays: np.ndarray) -> dict[str, int]:
+    """For the counts: how many of the duplicates resolved (k,) held another value than the row that stays. values: (n,)."""
+    one, other = values[beaten], values[stays]
+    return {"duplicates with another value": int(((one != other) & ~(np.isnan(one) & np.isnan(other))).sum())}
+
+
+def long_frame(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict[str, int], lost: pd.DataFrame) -> Intake:
+    """The long frame of the cells and the counts. lost: as ``Sieve.lost`` returns it.
 
     columns: name -> (n,), or for text (codes (n,), texts (M,)), or (None, texts (N,)): one a series, in the order of its codes.
     """
@@ -294,9 +348,10 @@ def long_frame(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict
         **notes,
         "observed": int(np.isfinite(data["y"]).sum()),
         "series": len(data["series_id"].categories),
+        "series without a usable row": len(lost),
         "days": int(seen.sum()),
     }
-    return Intake(pd.DataFrame(data, copy=False), sieve.quarantine(), counts)
+    return Intake(pd.DataFrame(data, copy=False), sieve.quarantine(), counts, lost=lost)
 
 
 def quiet(intake: Intake, freq: str, as_of) -> Intake:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -22,7 +23,12 @@ import pyarrow.parquet as pq
 from forecastbook.intake import SourceError, quarantine, shown
 
 FIRST_DAY, LAST_DAY = np.datetime64("1900-01-01"), np.datetime64("2200-12-31")
+PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}  # of an Arrow time stamp's unit
 MISSING = {"", "na", "n/a", "nan", "null", "none"}
+DATES = "2024-12-31 with a time or without, 20241231 or 31.12.2024, of 1900 to 2200"  # how a date may be written
+GROUPED = re.compile(  # thousands in groups of three; with one group alone the decimal mark must be there, or it could be that
+    r"[+-]?(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?:,\d{3}){2,})"
+)
 YES, NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0"}
 
 
@@ -130,7 +136,10 @@ def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,)."""
+    """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,).
+
+    comma: a lone comma is a decimal one. Then 1.445 is refused in a column that has commas: it may be 1445 there.
+    """
     column = _plain(column)
     kind = column.type
     if pa.types.is_null(kind):
@@ -141,17 +150,27 @@ def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray
         value = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
         return value, np.isnan(value), np.zeros(len(value), dtype=bool)
     codes, texts = _coded(column)
-    parsed = np.array([_number(text, comma) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
+    unclear = comma and any("," in text for text in texts)
+    parsed = np.array([_number(text, comma, unclear) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
     value, fine = parsed[codes, 0], parsed[codes, 1] == 1
     return value, np.isnan(value) & fine, ~fine
 
 
-def _number(text: str, comma: bool) -> tuple[float, bool]:
+def numbers(comma: bool) -> str:
+    """How a number may be written in a file with decimal commas, or with points."""
+    return "1234,56, 1.234,56 or 1234.56" if comma else "1234.56 or 1,234.56"
+
+
+def _number(text: str, comma: bool, unclear: bool) -> tuple[float, bool]:
     """A number, or NaN; and whether the text is one, or openly says that there is none."""
     text = text.strip()
     if text.lower() in MISSING:
         return math.nan, True
-    if comma and text.count(",") == 1 and "." not in text:
+    if unclear and re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", text):
+        return math.nan, False
+    if GROUPED.fullmatch(text):  # the mark that comes first stands between thousands
+        text = text.replace(re.search(r"[.,]", text)[0], "").replace(",", ".")
+    elif comma and text.count(",") == 1 and "." not in text:
         text = text.replace(",", ".")
     try:
         return (float(text), True) if "_" not in text else (math.nan, False)
@@ -182,14 +201,34 @@ def as_days(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         return np.where((day >= FIRST_DAY) & (day <= LAST_DAY), day, np.datetime64("NaT")), missing
 
 
+def as_times(column: pa.ChunkedArray) -> np.ndarray:
+    """The time of day of each cell on its writer's wall, as a share of the day: (n,) float, 0 where none is said."""
+    column = _plain(column)
+    if pa.types.is_timestamp(column.type):
+        local = pc.local_timestamp(column) if column.type.tz else column
+        return local.cast(pa.int64()).fill_null(0).to_numpy() % PER_DAY[column.type.unit] / PER_DAY[column.type.unit]
+    if pa.types.is_temporal(column.type):
+        return np.zeros(len(column))
+    codes, texts = _coded(column)
+    return np.array([_one_time(text) for text in texts] + [0.0])[codes]
+
+
+def _one_time(text: str) -> float:
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return 0.0  # the other forms have no time
+    return (at.hour * 3600 + at.minute * 60 + at.second + at.microsecond / 1e6) / 86_400
+
+
 def arrow_days(column: pa.ChunkedArray) -> np.ndarray:
     """Dates and time stamps (of any zone: the day on their own wall) as (n,) datetime64[D], NaT for null."""
     kind = column.type
     if pa.types.is_timestamp(kind):
         column = pc.local_timestamp(column) if kind.tz else column
-        per_day = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}[kind.unit]
+        per_day = PER_DAY[kind.unit]
     elif pa.types.is_date64(kind):
-        per_day = 86_400_000
+        per_day = PER_DAY["ms"]
     else:
         per_day = 1
     whole = column.cast(pa.int32() if per_day == 1 else pa.int64()).fill_null(0).to_numpy().astype(np.int64) // per_day

@@ -206,7 +206,10 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
     first = day.min()
     dates = pd.date_range(pd.Timestamp(first), pd.Timestamp(as_of), freq=freq).values.astype("datetime64[D]")
     if not len(dates) or dates[-1] != as_of:
-        raise ValueError(f"as-of date {as_of} is not on the grid of freq {freq!r} that starts at {first}")
+        raise ValueError(
+            f"as-of date {as_of} is not on the grid of freq {freq!r} that starts at {first}; give the first day of a period, "
+            "or set freq (daily values are D)"
+        )
     grid = np.concatenate([dates, periods(as_of, horizon + 1, freq)[1:]])
     codes, ids = _series(frame["series_id"])
     inside = known  # what comes later is nobody's to know, be it only that a series will begin
@@ -222,8 +225,11 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
     place[(grid - first).astype(int)] = np.arange(len(grid))
     column = place[(day[rows] - first).astype(np.int64)]  # (n,)
     if (off := column < 0).any():
-        bad = day[rows][off]
-        raise ValueError(f"{len(bad)} dates are not on the grid of freq {freq!r}, the first is {bad[0]}")
+        bad, first = day[rows][off], int(np.flatnonzero(off)[0])
+        raise ValueError(
+            f"not the first day of a period of freq {freq!r}: {len(bad)} dates, first {bad[0]} of series "
+            f"{str(ids[codes[first]])!r}; give one value a period, or set freq (daily values are D)"
+        )
     del day, known, inside
     N, T = len(ids), len(dates)
     seen, rows_seen = slice(None), rows

@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -106,6 +107,7 @@ RESERVED = set(
         "demand_class",
         "source",
         "why",
+        "refused",
     ]
 )
 
@@ -147,11 +149,11 @@ class Lstm(Section):
     forecast_length: int | None = Field(None, ge=1)  # periods ahead it is trained for; None: the horizon
     hidden_size: int = Field(64, ge=2, le=1024)  # the plain network's default is 128, in 2 layers, as its checkpoints have
     num_layers: int = Field(1, ge=0, le=6)  # of the recurrence; 0: none, a network on the features of the day alone
-    batch_size: int = Field(64, ge=1, le=4096)  # series in a step
+    batch_size: int = Field(64, ge=1, le=4096)  # series in a step, of a network trained anew; a fine-tune keeps its champion's
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     epochs: int = Field(10, ge=1, le=1000)  # of a first training (no checkpoint to start from)
-    max_steps: int = Field(300, ge=1)  # of all epochs together: bounds a first training on any amount of data
-    dropout: float = Field(0.1, ge=0, lt=1)
+    max_steps: int = Field(300, ge=1)  # of all epochs together: bounds a training anew; a fine-tune keeps its champion's
+    dropout: float = Field(0.1, ge=0, lt=1)  # of a network trained anew; a fine-tune keeps its champion's
     attention: StrictBool = False  # of the decoder on the days before; make bench shows its price and its gain
     window: Literal["all", "single"] = "all"  # all origins at once, or the plain one-window network
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -296,6 +298,9 @@ DEFAULTS: dict[str, dict] = {  # of jobs that forecast something else than daily
 }
 
 
+QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
+
+
 class Params(Section):
     """One job, whole. Read from yaml by ``load``; ``hash`` says whether two runs asked for the same thing."""
 
@@ -304,8 +309,8 @@ class Params(Section):
     max_series: int | None = Field(None, ge=1)  # only the first so many series by id: for a quick look
     freq: str = "D"
     horizon: int = Field(7, ge=1, le=365)
-    quantiles: list[float] = [0.05, 0.25, 0.5, 0.75, 0.95]
-    service_levels: list[float] = []  # further quantiles, which a stock is planned by; in no quantile score
+    quantiles: list[float] = QUANTILES
+    service_levels: list[float] = []  # of sales: further quantiles, which a stock is planned by; in no quantile score
     seed: int = Field(7, ge=0)
     eligible: Eligible = Eligible()
     model: Annotated[Lstm | Tide, Field(discriminator="name")] = Lstm()
@@ -352,7 +357,9 @@ class Params(Section):
     @classmethod
     def _freq(cls, freq: str) -> str:
         try:
-            step = pd.tseries.frequencies.to_offset(freq)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of old spellings such as H: judged below
+                step = pd.tseries.frequencies.to_offset(freq)
         except ValueError as error:
             raise ValueError(f"is not a pandas frequency such as D, W-MON or MS: {error}") from error
         days = pd.date_range("2024-01-01", periods=9, freq=step).normalize() if step.n > 0 else []
@@ -367,8 +374,13 @@ class Params(Section):
             raise ValueError(f"source.positive {why}, but the lstm forecasts ratios of prices and needs values above 0")
         if self.model.name == "tide" and self.source.kind == "warehouse_prices":
             raise ValueError("model.name tide forecasts sales, but source.kind warehouse_prices brings prices")
-        if self.trade.name == "sales" and (missing := {0.25, 0.75} - set(self.levels)):
-            raise ValueError(f"quantiles must hold 0.25 and 0.75 too: FactSalesForecast has them; missing {sorted(missing)}")
+        if self.trade.name == "sales" and self.quantiles != QUANTILES:
+            raise ValueError(
+                f"quantiles of sales are {QUANTILES}, which FactSalesForecast has; further levels go into service_levels, "
+                f"got {self.quantiles}"
+            )
+        if self.trade.name == "prices" and self.service_levels:
+            raise ValueError("service_levels are what a stock of sales is planned by: a job of prices has none, leave them out")
         if (self.publish.table == "FactSalesForecast") != (self.trade.name == "sales"):
             raise ValueError(f"publish.table {self.publish.table} is not where {self.trade.name} go")
         if self.model.forecast_length is not None and self.model.forecast_length < self.horizon:
@@ -433,6 +445,8 @@ def _explain(where: str, data: dict, error: dict) -> str:
     if error["type"] == "union_tag_not_found":
         return f"{where}: {key}: kind is missing; wanted {', '.join(KINDS['source'])}"
     given = error.get("input")
+    if given is None and error["type"].endswith("_type"):
+        return f"{where}: {key} is empty: give its {'keys' if error['type'].startswith('model') else 'value'} or leave it out"
     hint = " (YAML reads yes, no, on and off as true and false: quote text)" if isinstance(given, bool) else ""
     if isinstance(given, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", given):
         hint = f" (YAML reads {given} as text: write {float(given)})"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from forecastbook import counts, scores
 from forecastbook.intake import Intake
+from forecastbook.intake import today as clock
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
@@ -52,12 +54,17 @@ def reasons(panel: Panel, params: Params) -> np.ndarray:
                 if n == 0
                 else f"not {verb} for {g} periods (limit {rules.max_gap})"
                 if k == "excluded"
-                else f"only {n} observations (a model needs {rules.min_observations}): {params.trade.safe_words}"
+                else f"only {_some(n, 'observation')} (a model needs {rules.min_observations}): {params.trade.safe_words}"
             )
             for k, n, g in zip(kind, known, gap, strict=True)
         ],
         dtype=object,
     )
+
+
+def _some(n: int, noun: str) -> str:
+    """'1 observation', '2 observations'."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def roster(panel: Panel, params: Params, intake: Intake | None = None) -> pd.DataFrame:
@@ -66,7 +73,34 @@ def roster(panel: Panel, params: Params, intake: Intake | None = None) -> pd.Dat
     Of prices: change_rate (share of observed steps) and demand_class 'constant' (never changed), 'sticky' (fewer than one step
     in ten) or 'volatile'. Of sales: what ``counts.describe`` says of demand, and where the source knows it (``intake``) the
     stock of today and the latest price. source: 'model' where a model may forecast it, 'naive', or 'excluded'.
+
+    The first rows are those of the panel. After them come the series that the source holds and of which no row could be used
+    (``intake.lost``): they are in no panel, but left out all the same; their demand_class is 'unknown'. refused: the rows of
+    these, 0 for all others.
     """
+    table = _table(panel, params, intake)
+    if intake is None:
+        return table
+    lost = intake.lost[~intake.lost["series_id"].isin(panel.ids)]
+    if params.max_series is not None and len(panel) >= params.max_series:
+        lost = lost[lost["series_id"] < panel.ids[-1]]  # only the first so many are looked at
+    if not len(lost):
+        return table
+    one = panel.take([0])  # a series that was never seen says what the other columns hold of one
+    never = replace(one, ids=np.array([""], dtype=object), static=np.full_like(one.static, ""), y=np.full_like(one.y, np.nan))
+    never = replace(never, available=np.zeros_like(one.available), past=np.full_like(one.past, np.nan))
+    rows = _table(never, params, intake).iloc[np.zeros(len(lost), dtype=int)]
+    why = [
+        f"none of its {n} rows could be used: {reason}" if n > 1 else f"its only row could not be used: {reason}"
+        for n, reason in zip(lost["rows"], lost["why"], strict=True)
+    ]
+    own = {"series_id": lost["series_id"], "title": lost["title"], "refused": lost["rows"].astype(int)}
+    rows = rows.assign(**{name: values.to_numpy() for name, values in own.items()}, demand_class="unknown", why=why)
+    return pd.concat([table, rows], ignore_index=True)
+
+
+def _table(panel: Panel, params: Params, intake: Intake | None) -> pd.DataFrame:
+    """``roster`` of the series of a panel."""
     last = panel.last_index[:, -1]
     columns = {"series_id": panel.ids, "title": panel.titles}
     columns |= {name: panel.static[:, k] for k, name in enumerate(panel.static_names)}
@@ -80,7 +114,7 @@ def roster(panel: Panel, params: Params, intake: Intake | None = None) -> pd.Dat
     if intake and "StockNow" in intake.facts:
         now = intake.facts["StockNow"].to_pandas().set_index("series_id").reindex(panel.ids)
         columns |= {"stock": now["units"].to_numpy(), "price": now["price"].to_numpy()}
-    return pd.DataFrame(columns | {"source": status(panel, params), "why": reasons(panel, params)})
+    return pd.DataFrame(columns | {"source": status(panel, params), "why": reasons(panel, params), "refused": 0})
 
 
 def _stickiness(panel: Panel) -> dict[str, np.ndarray]:
@@ -98,19 +132,21 @@ def _stickiness(panel: Panel) -> dict[str, np.ndarray]:
 
 def context(params: Params) -> int:
     """Periods of history that a network can first be trained on."""
-    return params.model.sequence_length + params.finetune.validation_days + params.horizon
+    ahead = params.model.forecast_length or params.horizon
+    return params.model.sequence_length + params.finetune.validation_days + ahead
 
 
 def trainable(panel: Panel, params: Params) -> str | None:
     """None when a network can be trained on this panel, else the reason why not."""
     needed = context(params)
     if len(panel.dates) < needed:
-        return f"{len(panel.dates)} periods of history, a network needs {needed}"
+        return f"{_some(len(panel.dates), 'period')} of history, a network needs {needed}"
     if params.trade is SALES and not (panel.life >= counts.LEAST + params.horizon).any():
         return f"no item is {counts.LEAST + params.horizon} periods old"
     if not (status(panel, params) == "model").any():
         rules = params.eligible
-        return f"no series has {rules.min_observations} observations and was seen in the last {rules.max_gap} periods"
+        lately = f"{rules.max_gap} periods" if rules.max_gap > 1 else "period"
+        return f"no series has {rules.min_observations} observations and was seen in the last {lately}"
     return None
 
 
@@ -118,7 +154,10 @@ def eligibility(series: pd.DataFrame) -> pd.DataFrame:
     """How many series are forecast by what, and why the others are not: source, why, series."""
     words = {"model": "model, if the gate lets it", "naive": "the safe baseline", "excluded": "not forecast"}
     why = (
-        series["why"].fillna("enough observations, seen lately").str.replace(r"\d+ (periods|observations)", r"… \1", regex=True)
+        series["why"]
+        .fillna("enough observations, seen lately")
+        .str.replace(r"only 1 observation\b", "only … observations", regex=True)
+        .str.replace(r"\d+ (periods|observations|rows)", r"… \1", regex=True)
     )
     counts = series.assign(source=series["source"].map(words), why=why).groupby(["source", "why"]).size()
     return counts.sort_values(ascending=False).rename("series").reset_index()
@@ -126,21 +165,22 @@ def eligibility(series: pd.DataFrame) -> pd.DataFrame:
 
 def examples(series: pd.DataFrame, count: int = 6) -> list[str]:
     """Ids of the liveliest well-observed series: what a look at the data should see first."""
-    enough, rate = series[series["n_obs"] >= series["n_obs"].median()], next(c for c in LIVELY if c in series)
+    series, rate = series[series["n_obs"] > 0], next(c for c in LIVELY if c in series)
+    enough = series[series["n_obs"] >= series["n_obs"].median()]
     return enough.sort_values([rate, "series_id"], ascending=[False, True])["series_id"].head(count).tolist()
 
 
 def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str:
     """How old the newest day is, in a sentence. Raises StaleError when the params say that this stops the run.
 
-    The clock is read here only: it says how old the data is, it never dates a forecast.
+    The clock says how old the data is; it never dates a forecast. today: the later of the local and the UTC date by default.
     """
-    age = ((today or dt.date.today()) - panel.as_of.astype(dt.date)).days
+    age = ((today or clock()) - panel.as_of.astype(dt.date)).days
     seen = np.isfinite(panel.y[:, -1]).mean()
-    said = f"The newest day, {panel.as_of}, has a reading of {seen:.0%} of the series and is {age} days old."
+    said = f"The newest day, {panel.as_of}, has a reading of {seen:.0%} of the series and is {_some(age, 'day')} old."
     limit = params.freshness.max_age_days
     if limit is not None and age > limit:
-        said += f" The limit is {limit} days (freshness.max_age_days)."
+        said += f" The limit is {_some(limit, 'day')} (freshness.max_age_days)."
         if params.freshness.action == "stop":
             raise StaleError(said + " Bring the source up to date, or set freshness.action: warn")
         log.warning(said)

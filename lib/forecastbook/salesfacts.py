@@ -16,6 +16,7 @@ from forecastbook.intake import (
     Sieve,
     SourceError,
     as_day,
+    disagreeing,
     inside,
     long_frame,
     mask,
@@ -96,7 +97,8 @@ class WarehouseSales:
         titles, sources, about = (items[c].to_pylist() for c in ("title", "source_key", "attributes_json"))
         ids = np.array([str(sources[p] or i) if p >= 0 else str(i) for i, p in zip(item.tolist(), place, strict=True)], object)
         cells = Cells(ids, codes, day, sieve.ok)
-        sieve.drop(mask(cells.resolve(lambda rows: (taken(units, rows),)), n), "duplicates resolved")
+        beaten, stays = cells.resolve(lambda rows: (taken(units, rows),))
+        sieve.drop(mask(beaten, n), "duplicates resolved")
         if not sieve.ok.any():
             raise SourceError(
                 f"FactSales in {warehouse.url} has no usable row from {asked['sales_facts']['first']} to {as_of}: "
@@ -115,7 +117,8 @@ class WarehouseSales:
         }
         for name in source.static:
             data[name] = None, np.array([_attribute(about[p] if p >= 0 else None, name) for p in place], dtype=object)
-        return long_frame(cells, data, sieve, n, {})
+        lost = sieve.lost(ids, codes, data["title"], sieve.ok, (place >= 0)[codes])
+        return long_frame(cells, data, sieve, n, disagreeing(units, beaten, stays), lost)
 
     @staticmethod
     def _ready(source, warehouse) -> None:

@@ -165,13 +165,13 @@ def results() -> dict[str, pa.Schema]:
         "job item_id forecast_date horizon q05 q25 q50 q75 q95 mean as_of model_id run_id forecast_id created_at published_at"
     )
     faults = _nullable(("faults", pa.int64()))
-    counts = ("facts", "newest", "ids", "variants", "prices", "list_prices", "available")
+    counts = ("facts", "newest", "ids", "variants", "prices", "list_prices", "available", "known_variants", "known_days")
     return {
         "price_facts": _mixed("price_fact_id variant_id date_id current_price original_price is_available", "FactProductPrice"),
         "price_days": _mixed("date_id full_date", "DimDate"),
         "price_variants": _mixed("variant_id variant_title", "DimVariant"),
         "price_span": _nullable(("first_date", pa.date32()), ("last_date", pa.date32())),
-        "price_strays": _mixed("price_fact_id variant_id date_id", "FactProductPrice"),
+        "price_strays": _mixed("price_fact_id variant_id date_id", "FactProductPrice").append(pa.field("strays", pa.int64())),
         "price_fingerprint": _nullable(*[(name, pa.int64()) for name in counts]),
         "price_stock": _nullable(("facts", pa.int64()), ("own", pa.int64())),
         "sales_facts": _mixed("item_id period units revenue list_price promotion", "FactSales"),

@@ -31,6 +31,7 @@ from forecastbook.intake import (
     SourceError,
     as_day,
     chunks,
+    disagreeing,
     inside,
     long_frame,
     mask,
@@ -112,9 +113,9 @@ class WarehousePrices:
 
         codes, variant = numbered(facts["variant_id"])
         at = _found(variant, variants["variant_id"].to_numpy())  # -1 takes the last of what is appended below: nothing
-        titles = np.append(variants["variant_title"].to_numpy(zero_copy_only=False), None)[at]
-        if (at < 0).any():
-            sieve.reject((at < 0)[codes], "variant_id", facts["variant_id"], "missing variant: not in DimVariant")
+        titles, known = np.append(variants["variant_title"].to_numpy(zero_copy_only=False), None)[at], at >= 0
+        if not known.all():
+            sieve.reject(~known[codes], "variant_id", facts["variant_id"], "missing variant: not in DimVariant")
         date_codes, date_id = numbered(facts["date_id"])
         at = _found(date_id, calendar["date_id"].to_numpy())
         day = np.append(longfile.arrow_days(calendar["full_date"]), np.datetime64("NaT"))[at]
@@ -142,7 +143,8 @@ class WarehousePrices:
         def newest(rows, fact=facts["price_fact_id"], y=y):  # ids may repeat: then what is available, then the higher price
             return taken(fact, rows), available[rows], np.nan_to_num(y[rows], nan=-1.0)
 
-        sieve.drop(mask(cells.resolve(newest), n), "duplicates resolved")
+        beaten, stays = cells.resolve(newest)
+        sieve.drop(mask(beaten, n), "duplicates resolved")
         listed = np.full(n, np.nan)
         for rows, price in chunks(facts["original_price"]):
             np.copyto(listed[rows], price, where=(price > 0) & (price < np.inf))
@@ -153,10 +155,11 @@ class WarehousePrices:
                 f"FactProductPrice in {warehouse.url} has no usable price from {start} to {as_of}: "
                 f"{n} facts, {reasons(sieve.counts)}; give an AS_OF within the data, or mend the rows"
             )
-        notes = {"unavailable": int((~available & sieve.ok).sum())}
+        notes = {"unavailable": int((~available & sieve.ok).sum())} | disagreeing(y, beaten, stays)
         data = {"y": y, "available": available, "title": (None, titles), "list_price": listed}
+        lost = sieve.lost(ids, codes, (None, titles), sieve.ok, known[codes])
         del y, listed, facts, newest
-        return long_frame(cells, data, sieve, n, notes)
+        return long_frame(cells, data, sieve, n, notes, lost)
 
     @staticmethod
     def _price_rules(sieve: Sieve, price: np.ndarray, available: np.ndarray, shown: pa.ChunkedArray) -> None:
@@ -170,15 +173,20 @@ class WarehousePrices:
 
     @staticmethod
     def _strays(sieve: Sieve, found: pa.Table) -> int:
-        """Facts outside all possible days never come into a window: quarantine them here, so that they are not silent."""
+        """Facts outside all possible days never come into a window: quarantine them here, so that they are not silent.
+
+        Listed are the first of them, counted all. Returns how many there are.
+        """
         stray = Sieve(sieve.file, found["price_fact_id"].to_numpy())
         ids = found["date_id"].to_numpy()
         stray.reject(ids > _date_id(today()), "date_id", ids, "date in the future")
         stray.reject(np.ones(len(ids), dtype=bool), "date_id", ids, "impossible date: no such day in DimDate")
         sieve.parts += stray.parts
-        for reason, n in stray.counts.items():
+        total = found["strays"][0].as_py() if len(ids) else 0
+        rest = {"quarantined: outside all possible days, not listed": total - len(ids)} if total > len(ids) else {}
+        for reason, n in (stray.counts | rest).items():
             sieve.counts[reason] = sieve.counts.get(reason, 0) + n
-        return len(ids)
+        return total
 
     def _ready(self, source, warehouse) -> None:
         if not warehouse.looks_only:
@@ -224,7 +232,8 @@ class LongFile:
     """A long .parquet or .csv file. Parameters: path, columns {series, ts, y, available?, title?}, static, past, future,
     history_days (None = all), positive (True where y must be above 0).
 
-    Several rows of one series and date: the last row of the file wins. Ids and titles are text exactly as written.
+    Several rows of one series and date: the latest time of day wins, of those as late the last row of the file. Ids and titles
+    are text exactly as written.
     """
 
     def there(self, source, warehouse) -> bool:
@@ -265,8 +274,10 @@ class LongFile:
         later = ~np.isnat(day) & (day > as_of)
         if not source.future:
             sieve.drop(later, "after the as-of date")
+        past = np.zeros(len(day), dtype=bool)
         if source.history_days is not None:
-            sieve.drop(~np.isnat(day) & (day <= as_of - np.timedelta64(source.history_days, "D")), "before the history window")
+            past = ~np.isnat(day) & (day <= as_of - np.timedelta64(source.history_days, "D"))
+            sieve.drop(past, "before the history window")
         if _positive(source):
             sieve.reject(
                 unit_errors(codes, np.where(sieve.ok & ~later & (flag != 0), y, np.nan)),
@@ -276,9 +287,10 @@ class LongFile:
             )
         ids = parsed["ids"]
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
-        sieve.drop(mask(cells.resolve(), len(codes)), "duplicates resolved")
-        observed = ~np.isnan(y)
-        hidden = (flag == 0) & observed if _positive(source) else np.zeros(len(y), dtype=bool)
+        times = table[columns["ts"]]
+        beaten, stays = cells.resolve(lambda rows: (longfile.as_times(times.take(pa.array(rows))),))
+        sieve.drop(mask(beaten, len(codes)), "duplicates resolved")
+        hidden = (flag == 0) & _positive(source)
         y = np.where(later | hidden, np.nan, y)
         available = np.where(flag < 0, ~np.isnan(y), flag == 1) & ~later
         data = {"y": y, "available": available, "title": self._titles(table, columns, ids, codes)}
@@ -287,16 +299,21 @@ class LongFile:
             data[name] = text_codes, np.append(texts, "")  # code -1 = missing = ""
         for name in (*source.past, *source.future):
             value, missing, bad = longfile.as_numbers(table[name], parsed["comma"])
-            sieve.note((bad | np.isinf(value)) & sieve.ok, name, table[name], "not a number", "covariate left empty")
+            why = f"not a number (wanted {longfile.numbers(parsed['comma'])})"
+            sieve.note((bad | np.isinf(value)) & sieve.ok, name, table[name], why, "covariate left empty")
             data[name] = np.where(np.isfinite(value), value, np.nan)
         if not (np.isfinite(y) & sieve.ok).any():
             raise SourceError(f"{_path(source)} has no usable value in the window up to {as_of}: {reasons(sieve.counts)}")
-        now = sieve.ok & ~later
+        now, empty = sieve.ok & ~later, np.isnan(y)
         notes = {
-            "unavailable": int((now & (flag == 0)).sum()),
-            "available without a value": int((now & (flag == 1) & ~observed).sum()),
+            "unavailable": int((now & empty & ~available).sum()),
+            "available without a value": int((now & empty & available).sum()),
+            **({"known ahead": int((sieve.ok & later).sum())} if source.future else {}),
+            **disagreeing(y, beaten, stays),
         }
-        return long_frame(cells, data, sieve, len(codes) + parsed["torn"], notes)
+        ahead = later if source.future else later & (day <= np.datetime64(today(), "D"))  # what is not known yet; 2999 is wrong
+        lost = sieve.lost(ids, codes, data["title"], now, ~(ahead | past))
+        return long_frame(cells, data, sieve, len(codes) + parsed["torn"], notes, lost)
 
     @staticmethod
     def _parse(source) -> tuple[pa.Table, Sieve, dict]:
@@ -317,12 +334,12 @@ class LongFile:
         )
         sieve.reject(codes < 0, series, table[series], "missing series id")
         sieve.reject(no_day, ts, table[ts], "missing date")
-        sieve.reject(np.isnat(day), ts, table[ts], "impossible date")
+        sieve.reject(np.isnat(day), ts, table[ts], f"impossible date (wanted {longfile.DATES})")
         if not source.future:
             sieve.reject(day > np.datetime64(today(), "D"), ts, table[ts], "date in the future")
         if "available" in columns:
             sieve.reject(not_flag, columns["available"], table[columns["available"]], "neither yes nor no")
-        sieve.reject(not_number, value, table[value], "not a number")
+        sieve.reject(not_number, value, table[value], f"not a number (wanted {longfile.numbers(comma)})")
         sieve.reject(np.isinf(y), value, table[value], "not finite")
         sieve.reject(y < 0, value, table[value], "negative")
         if _positive(source):
