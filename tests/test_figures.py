@@ -277,7 +277,7 @@ def test_titles_state_what_the_data_say():
     backtest = pd.DataFrame(rows, columns=["model", "series_id", "origin", "ts", "horizon", "y", *QUANTILES, "last_value"])
     assert "50.0 % below that of the last value" in figures.error_by_horizon(backtest).alt
     assert "50.0 % better than the best baseline, last value" in figures.accuracy(backtest).alt
-    assert "beats last value at 1 of 1 origins" in figures.errors_by_origin(backtest).alt
+    assert "beats last value at 1 of 1 origin" in figures.errors_by_origin(backtest).alt
     assert figures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
     wide = backtest.assign(q05=9.0, q95=11.0, q25=9.5, q75=10.0).assign(q95=lambda f: f["q95"] + f["horizon"])
     wide.loc[wide["model"] == "last_value", ["q05", "q95"]] = 0.0, 99.0
@@ -336,6 +336,64 @@ def test_drawing_changes_no_global_state_and_repeats_to_the_byte(panel, forecast
     first, again = figures.fans(panel, forecast).png(60), figures.fans(panel, forecast).png(60)
     assert first == again
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_baseline_that_is_published_is_left_out_of_the_skill(backtest):
+    rows = {"baseline": ["table", "last_value"], "skill": [-0.0001, 0.02], "low": [-0.0002, 0.01], "high": [0.0, 0.04]}
+    skill = pd.DataFrame(rows)
+    assert figures.itself(skill).tolist() == [True, False]
+    fig = figures.skill(skill)
+    assert fig.alt == "The counting table itself is published: better than last value, beyond chance"
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["last value"]
+    assert "no other baseline to compare with" in figures.skill(skill[:1]).alt
+    one = skill.assign(low=np.nan, high=np.nan)
+    assert not figures.itself(one).any(), "at a single origin a tie by chance is no identity"
+    assert figures.itself(one.assign(skill=[0.0, 0.02])).tolist() == [True, False]
+    title = figures.accuracy(backtest[backtest["model"] != "lstm"], same=["last_value"]).alt
+    assert title.startswith("What is published is the last value itself: ") and "the best of the others, " in title
+
+
+@pytest.mark.filterwarnings("error")
+def test_errors_of_nothing_have_no_axis_to_read(backtest):
+    flat = backtest.assign(**dict.fromkeys([*QUANTILES, "y"], backtest["last_value"]))
+    for draw in (figures.accuracy, figures.error_by_horizon, figures.errors_by_origin):
+        assert draw(flat).alt == figures.STILL, draw
+    error = figures.changed_unchanged(flat).axes[0]
+    assert error.get_xlim() == (0, 1)
+    small = figures.accuracy(pd.DataFrame({"model": ["published", "last_value"], "value": [1e-5, 2e-5]}))
+    small.png(40)
+    ticks = [t.get_text() for t in small.axes[0].get_xticklabels()]
+    assert len(ticks) == len(set(ticks)), "labels of a short axis differ from each other"
+
+
+def test_labels_stay_clear_of_lines_and_edges(backtest):
+    fig = figures.calibration(backtest)
+    fig.png(60)
+    for ax in fig.axes:
+        box = next(t for t in ax.texts if t.get_text() == "honest").get_window_extent()
+        bars = [ax.transData.transform((level, 0))[0] for level in QUANTILES.values()]
+        assert not any(box.x0 < x < box.x1 for x in bars)
+    fig = figures.changed_unchanged(backtest)
+    fig.png(60)
+    error, cover = fig.axes
+    assert all(t.get_window_extent().x1 <= error.get_window_extent().x1 for t in error.texts)
+    promise = cover.transData.transform((0.9, 0))[0]
+    inside = [t.get_window_extent() for t in cover.texts if "promised" not in t.get_text()]
+    assert inside and not any(box.x0 < promise < box.x1 for box in inside)
+
+
+def test_what_counts_as_a_change_is_written_on_the_figures_that_count_it(panel, forecast, backtest):
+    drawn = (figures.moves(forecast), figures.calibration(backtest), figures.changed_unchanged(backtest))
+    for fig in (*drawn, figures.small_multiples(panel)):
+        assert figures.CHANGE in words(fig).replace("\n", " "), fig.alt
+
+
+def test_one_of_a_thing_is_not_written_as_many(panel, forecast, backtest):
+    one = forecast[forecast["series_id"] == "v0010"].assign(p_change=0.9)
+    assert figures.moves(one).alt.startswith("1 of 1 price is more likely")
+    assert figures.fans(panel, one[one["horizon"] == 1]).alt.startswith("The next 1 day.")
+    assert "last 1 day or less" in words(figures.spells([1, 1])) and "even over 1 day:" in figures.attention([1.0]).alt
+    assert figures.band_width(backtest[backtest["horizon"] == 1]).alt.count("1 period ahead") == 1
 
 
 def test_every_public_figure_is_drawn_here(drawn):

@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
-from forecastbook import chain
+from forecastbook import chain, figures, views
+from forecastbook.params import load
+from test_figures import sticky_forecast, sticky_prices, words
 
 NOTEBOOKS = sorted((chain.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -58,6 +61,24 @@ def test_prose_follows_each_figure(path):
 
 def test_parameters_are_the_same_everywhere():
     assert len({read(path)[1][0].source for path in NOTEBOOKS}) == 1
+
+
+def test_items_that_share_a_title_are_told_apart_in_a_notebook():
+    """In the histories of 01, the fans of 04, its agenda as a table and as a figure."""
+    forecast = sticky_forecast(sticky_prices(12))
+    params = load(chain.ROOT / "params" / "prices.yaml")
+    panel = sticky_prices(12)
+    series = pd.DataFrame({"series_id": pd.unique(panel["series_id"]), "title": "plain"})
+    series = series.assign(n_obs=170, change_rate=0.1)
+    drawn = views.examples(panel, series, params), views.agenda_figure(None, forecast, series, params)
+    for fig in (*drawn, figures.fans(views.named(panel, series), forecast)):
+        said = words(fig)
+        assert re.search(r"plain \(\w+\)", said) and not re.search(r"plain(?! \()", said), fig.alt
+    page = views.agenda_table(views.agenda(forecast, series, params), params)
+    assert len(set(re.findall(r"plain \(\w+\)", page))) == len(series) and figures.CHANGE in page
+    assert views.named(panel, series, ["v0001"])["series_id"].unique().tolist() == ["v0001"]
+    fans = next(cell.source for cell in read(NOTEBOOKS[3])[1] if "figures.fans" in cell.source)
+    assert "views.named" in fans and any("views.examples" in cell.source for cell in read(NOTEBOOKS[0])[1])
 
 
 @pytest.mark.timeout(600)

@@ -20,11 +20,13 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from forecastbook import evidence, figures, provenance, report, scoreboard, tables
+from forecastbook import evidence, figures, provenance, record, report, scoreboard, tables
+from forecastbook.intake import Intake
 from forecastbook.run import RunError
+from forecastbook.scores import CHANGED
 from forecastbook.trades import PRICES, SALES
-from forecastbook.wording import share1
-from test_figures import HOSTILE, rolling_backtest, sticky_forecast, sticky_prices
+from forecastbook.wording import labels, share1
+from test_figures import HOSTILE, rolling_backtest, sticky_forecast, sticky_prices, words
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EXTERNAL = re.compile(r"https?://|<script|<iframe|<object|<link|url\(|\son\w+\s*=|javascript:|@import", re.I)
@@ -474,6 +476,226 @@ def test_the_command_line_names_its_use_and_renders_one_run(book, capsys):
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(lib)}, check=True, timeout=50
     )
     assert [Path(line).name for line in done.stdout.split("\n") if line] == ["report.html", "index.html"]
+
+
+def republish(directory: Path, change) -> pd.DataFrame:
+    """Rewrite a run's record by a function of its backtest, and the scores that follow from it."""
+    backtest = change(pd.read_parquet(directory / "backtest.parquet"))
+    backtest.to_parquet(directory / "backtest.parquet", index=False)
+    scores_of(backtest).to_parquet(directory / "scores.parquet", index=False)
+    return backtest
+
+
+def publishing(model: str):
+    """A backtest in which a model's forecasts are published at every origin."""
+    return lambda back: pd.concat(
+        [back[back["model"] != "published"], back[back["model"] == model].assign(model="published")], ignore_index=True
+    )
+
+
+def plain_text(page: str) -> str:
+    """What a page says, its tags and pictures taken out; alt texts stay."""
+    page = re.sub(r'(?:src|href)="data:[^"]*"', "", page)
+    return " ".join(re.sub(r'<[^>]*?alt="([^"]*)"[^>]*>|<[^>]+>', r" \1 ", page).split())
+
+
+def test_a_baseline_that_is_published_is_not_compared_with_itself(tmp_path):
+    directory = make_run(tmp_path, gate={"verdict": "Published.", "use": "seasonal_naive", "origins": 8})
+    backtest = republish(directory, publishing("seasonal_naive"))
+    skill = scoreboard.skills(backtest)
+    head = evidence.headline(figures.errors(backtest), skill)
+    others = skill[skill["baseline"] != "seasonal_naive"]
+    assert head["itself"] == ["seasonal_naive"] and head["against"] == figures.name(others["baseline"].iloc[0])
+    assert head["skill"] == others["skill"].iloc[0] != 0 and head["best"] != "seasonal naive"
+    said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    assert "the seasonal naive itself is published; the best other baseline by error" in said
+    assert "skill against seasonal naive" not in said and "is what is published" in said
+    assert "0.0 % to 0.0 %" not in said and "The seasonal naive itself is published: " in said
+    from_file = record.scores_of(directory)["skill"]
+    assert from_file == pytest.approx(head["skill"]), "the index and the last run's comparison leave it out too"
+    assert "that is not itself published" in report.render_index(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_published_baseline_without_a_rival_says_so(tmp_path):
+    directory = make_run(tmp_path)
+    alone = publishing("last_value")
+    republish(directory, lambda back: alone(back)[lambda f: f["model"].isin(["published", "last_value"])])
+    said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    assert "the last value itself is published; no other baseline to compare with" in said
+    assert "Watch: not proven" not in said and "Watch: level" not in said
+
+
+def stand_still(back: pd.DataFrame) -> pd.DataFrame:
+    back = back.assign(**{c: back["last_value"] for c in ("y", "q05", "q25", "q50", "q75", "q95")})
+    dust = back["model"] == "moving_average"
+    return back.assign(q50=back["q50"].where(~dust, back["q50"] * (1 + 1e-16)))
+
+
+def test_where_no_price_moved_nothing_is_compared(tmp_path):
+    flat = [dict(model=m, score=0.0, skill=0.0, expected=-0.04, doubt=0.1, hold=False) for m in ("last_value", "table")]
+    gate = {"verdict": "The last value is published.", "use": "last_value", "origins": 8, "standings": flat, "skill": 0.4}
+    directory = make_run(tmp_path, gate=gate)
+    republish(directory, stand_still)
+    said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    assert said.count("No price moved in the record: there is nothing to compare") >= 5, "cards, both figures, standings"
+    for wrong in ("Good: beyond chance", "Watch: wider", "Watch: level", "Watch: not proven", "+100.0 %", "−4.0 %"):
+        assert wrong not in said, wrong
+    assert "items that have the same error" in said and "second worst" not in said
+    assert "skill" not in record.scores_of(directory)
+    row = re.search(r"<td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", report.render_index(tmp_path).read_text(encoding="utf-8"))
+    assert row.groups() == ("0.00", "–", "100")
+
+
+@pytest.mark.parametrize("handed", [False, True])
+def test_items_that_the_gate_hands_to_a_baseline_are_counted(tmp_path, handed):
+    directory = make_run(tmp_path)
+    forecast = pd.read_parquet(directory / "forecast.parquet").assign(source="table" if handed else "model")
+    forecast.to_parquet(directory / "forecast.parquet", index=False)
+    series = pd.read_parquet(directory / "series.parquet").assign(why=None, source="model")
+    series[series["series_id"].isin(forecast["series_id"])].to_parquet(directory / "series.parquet", index=False)
+    said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    n = forecast["series_id"].nunique()
+    assert "No item was left out" not in said and "By the rules for items, none was left out" in said
+    assert (f"For {n} items that a model might forecast the gate publishes the counting table." in said) == handed
+    assert (f"0 left out, {n if handed else 0} by a baseline") in said
+
+
+def test_reasons_are_grouped_whatever_their_number_and_named_by_period(tmp_path):
+    directory = make_run(tmp_path, params={"horizon": 7, "freq": "W-MON"})
+    series = pd.read_parquet(directory / "series.parquet")
+    why = [f"not seen for {60 + k} periods (limit 56)" for k in range(len(series))]
+    series.assign(why=why, source="excluded").to_parquet(directory / "series.parquet", index=False)
+    said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    assert said.count("not seen for … weeks (limit 56)") == 2, "one row of those left out, one of those forecast all the same"
+    assert "periods (limit" not in said
+
+
+def test_standings_say_on_how_many_origins_where_that_differs():
+    gate = {"use": "blend", "origins": 8}
+    row = {"model": "blend", "score": 0.01, "skill": 0.3, "expected": 0.2, "doubt": 0.02, "hold": False}
+    rows = [row | {"origins": 2}, row | {"model": "last_value", "skill": 0.0, "origins": 8}]
+    page = evidence.standings(gate | {"standings": rows}, PRICES)
+    assert '<th scope="col">origins</th>' in page and "<td>2</td>" in page and "the last value, on the same origins" in page
+    for same in ([r | {"origins": 8} for r in rows], [{k: v for k, v in r.items() if k != "origins"} for r in rows]):
+        page = evidence.standings(gate | {"standings": same}, PRICES)
+        assert ">origins</th>" not in page and "same origins" not in page
+
+
+def test_a_model_that_came_late_is_marked_wherever_means_stand_side_by_side():
+    back = rolling_backtest(sticky_prices(20))
+    late = back[(back["model"] != "lstm") | (back["origin"] > back["origin"].sort_values().unique()[2])]
+    for frame, marked in ((late, True), (back, False)):
+        scored, skill = figures.errors(frame), scoreboard.skills(frame)
+        shown = evidence.accuracy(scored, skill, evidence.headline(scored, skill), "D")
+        labels = [t.get_text() for t in shown["bars"].axes[0].get_yticklabels()]
+        assert ("LSTM (5 of 8 dates)" in shown["models"]) == ("LSTM (5 of 8 dates)" in labels) == marked
+        assert ("Not there at every date, so not quite comparable: LSTM." in shown["text"]) == marked
+        assert "published (" not in shown["models"] and "<tr class=ours" in shown["models"]
+
+
+def test_many_refused_rows_are_said_on_top_with_an_example(tmp_path):
+    directory = make_run(tmp_path)
+    assert "could not be used" not in report.render_run(directory).read_text(encoding="utf-8")
+    quarantine = pd.read_parquet(directory / "quarantine.parquet")
+    said = Intake(pd.DataFrame(), quarantine, {"rows read": 10, "quarantined: not a number": 3}).refusal()
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"refusal": said}), encoding="utf-8")
+    text = report.render_run(directory).read_text(encoding="utf-8")
+    assert '<div class="banner"><strong>Many rows could not be used' in text and "<script>" not in text
+    assert "3 of 10 rows were refused (30%), most often: not a number; such as price" in plain_text(text)
+
+
+def test_items_of_which_no_row_was_used_are_left_out_on_the_cards_and_in_the_table(tmp_path):
+    directory = make_run(tmp_path)
+    series = pd.read_parquet(directory / "series.parquet")
+    why = [f"none of its {n} rows could be used: not a number" for n in range(102, 119)]
+    lost = pd.DataFrame({"series_id": [f"lost{k}" for k in range(17)], "n_obs": 0, "source": "excluded", "why": why})
+    pd.concat([series, lost], ignore_index=True).to_parquet(directory / "series.parquet", index=False)
+    said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    assert f"{len(series) - 1} of {len(series) + 17}" in said and "18 left out" in said
+    assert "none of its … rows could be used: not a number" in said
+
+
+def test_a_forecast_that_nothing_could_test_says_so_on_top(tmp_path):
+    directory = make_run(tmp_path, gate={"verdict": "None yet.", "use": "last_value", "origins": 0})
+    banner = "No past forecast could be checked"
+    assert banner not in report.render_run(directory).read_text(encoding="utf-8"), "there is a record"
+    (directory / "backtest.parquet").unlink()
+    series = pd.read_parquet(directory / "series.parquet")
+    series[series["source"] != "excluded"].to_parquet(directory / "series.parquet", index=False)
+    text = report.render_run(directory).read_text(encoding="utf-8")
+    said = plain_text(text)
+    assert f'<div class="banner watch">{banner}' in text and "rest on nothing but the last value" in said
+    assert "Good: " not in said and "Watch: untested" in said and said.index(banner) < said.index("items forecast")
+
+
+def test_the_first_run_is_not_called_so_where_a_later_one_is_finished(tmp_path):
+    make_run(tmp_path, "2026-01-05")
+    text = report.render_run(make_run(tmp_path, "2025-12-29")).read_text(encoding="utf-8")
+    assert "first finished run" not in text
+    assert "No run of an earlier as-of date is finished, so there is nothing to compare with." in text
+
+
+def test_items_that_share_a_title_are_told_apart_in_the_whole_report(tmp_path, monkeypatch):
+    directory = make_run(tmp_path)
+    series = pd.read_parquet(directory / "series.parquet")
+    series["title"] = np.where(series.index % 3 > 0, "plain", "Tea " + series["series_id"])
+    series.to_parquet(directory / "series.parquet", index=False)
+    seen, fans, moves = [], figures.fans, figures.moves
+    monkeypatch.setattr(figures, "fans", lambda *a, **k: seen.append(fans(*a, **k)) or seen[-1])
+    monkeypatch.setattr(figures, "moves", lambda *a, **k: seen.append(moves(*a, **k)) or seen[-1])
+    text = report.render_run(directory).read_text(encoding="utf-8")
+    drawn = " ".join(words(fig) for fig in seen)
+    assert len(seen) == 2 and re.search(r"plain \(\w+\)", drawn) and not re.search(r"plain(?! \()", drawn)
+    cells = re.findall(r"<td[^>]*>(plain[^<]*)</td>", text.split('id="agenda"')[1].split('id="downloads"')[0])
+    assert cells and all(re.fullmatch(r"plain \(\w+\)", cell) for cell in cells) and len(set(cells)) == len(cells)
+    titles = {row["title"] for row in csv.DictReader(io.StringIO((directory / "forecast.csv").read_text("utf-8-sig")))}
+    assert "plain" in titles, "the download keeps titles as they are, with the id beside"
+
+
+def test_a_label_keeps_its_id_however_short_it_is_cut():
+    ids, titles = pd.Series(["A1", "A2", "A3", "A4"]), pd.Series(["x" * 90, "x" * 90, "Tea", None])
+    shown = labels(ids, titles).tolist()
+    assert shown[2:] == ["Tea", "A4"] and len(set(shown)) == 4 and max(map(len, shown)) <= 70
+    assert figures.called(shown[0], "A1", 20) == "x" * 14 + "… (A1)" and figures.called("Tea (A1)", "B7", 20) == "Tea (A1)"
+
+
+def test_what_counts_as_a_change_is_said_where_changes_are_counted(book):
+    text = (book / "prices/2026-01-05/report.html").read_text(encoding="utf-8")
+    least = share1(CHANGED)
+    assert figures.CHANGE.endswith(least) and "chance of any change" not in text
+    assert f"chance of a change of more than {least}" in text
+    assert figures.CHANGE in text.split('id="accuracy"')[1].split("<figure")[0]
+
+
+def test_horizons_that_were_not_tested_are_not_claimed():
+    back = rolling_backtest(sticky_prices(20))
+    for frame, few in ((back[back["horizon"] == 7], True), (back, False)):
+        scored, skill = figures.errors(frame), scoreboard.skills(frame)
+        shown = evidence.accuracy(scored, skill, evidence.headline(scored, skill), "D", 7)
+        assert ("Only 1 of 7 days ahead could be tested" in shown["text"]) == few
+        ticks = shown["horizon"].axes[0].get_xticks()
+        assert (np.asarray(ticks) == np.rint(ticks)).all() and (len(ticks) == 1) == few
+        assert shown["horizon"].alt.endswith(", 7 days ahead" if few else ", 1 to 7 days ahead")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_items_are_not_called_two_best_and_two_worst(tmp_path, n):
+    directory = make_run(tmp_path)
+    keep = ["v0008", "v0009", "v0010"][:n]
+    for name in ("panel", "forecast", "backtest", "series"):
+        frame = pd.read_parquet(directory / f"{name}.parquet")
+        frame[frame["series_id"].isin(keep)].to_parquet(directory / f"{name}.parquet", index=False)
+    text = report.render_run(directory).read_text(encoding="utf-8")
+    said = plain_text(text)
+    assert "Two best, two worst" not in text and "the two with the largest" not in text
+    assert ("The only item." if n == 1 else f"All {n} items, the one with the smallest error first.") in said
+    assert not re.search(r"\b1 (items|days|past dates|rows|forecasts|prices|values)\b", said.split("Rows in and out")[0])
+
+
+def test_cards_name_the_score_by_which_a_baseline_is_the_best(book):
+    said = plain_text((book / "prices/2026-01-05/report.html").read_text(encoding="utf-8"))
+    assert "best baseline by error: " in said and "best baseline by quantile score; 90 % interval" in said
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="NO CHROMIUM FOUND: that hostile titles are inert was NOT checked in a browser")

@@ -23,6 +23,7 @@ from forecastbook import (
     report,
     roster,
     salesexperts,
+    salesfigures,
     scoreboard,
     scores,
     views,
@@ -125,7 +126,7 @@ def test_a_band_is_widened_by_class_towards_what_sells_as_far_as_the_record_is_t
     try:
         for o in record:
             o.q["gbm"] = np.repeat(o.q["gbm"][..., [2]], o.q["gbm"].shape[-1], axis=-1)  # a band without width
-        wider = gate._widening(record, "gbm", gate.ROUNDS[0], PARAMS)
+        wider = gate._widening(record, "gbm", gate.ROUNDS[0], False, PARAMS)
         held = np.concatenate([gate.shape(o.q["gbm"], o, wider, False, PARAMS) for o in record])
     finally:
         for o in record:
@@ -138,7 +139,7 @@ def test_a_band_is_widened_by_class_towards_what_sells_as_far_as_the_record_is_t
     assert (held == np.rint(held)).all() and (np.diff(held, axis=-1) >= 0).all()
     assert (wider[..., 1:] == 0).all(), "the inner band is not widened"
     n = len(record)
-    alone = gate._widening(record[:1], "gbm", gate.ROUNDS[0], PARAMS)
+    alone = gate._widening(record[:1], "gbm", gate.ROUNDS[0], False, PARAMS)
     assert (alone[..., 0] <= wider[..., 0].max() * (n + gate.TRUST) / n).all(), "one origin is trusted less"
 
 
@@ -248,6 +249,17 @@ def test_the_summary_speaks_of_sales(table, panel):
     assert best["WQL"].is_monotonic_increasing and float(best.set_index("model").loc["imapa", "skill"]) == 0
     said = scoreboard.verdict(board, {"verdict": "So."})
     assert "IMAPA on quantile error" in said and "sales that were not zero" in said and said.endswith("So.")
+
+
+def test_an_item_of_which_no_row_was_used_is_left_out_and_not_called_silent(panel):
+    lost = pd.DataFrame([["zzz", "lost", 4, "negative"]], columns=["series_id", "title", "rows", "why"])
+    plain = roster.roster(panel, PARAMS)
+    found = roster.roster(panel, PARAMS, Intake(pd.DataFrame(), pd.DataFrame(), {}, lost=lost))
+    pd.testing.assert_frame_equal(found.iloc[:-1], plain)
+    last = found.iloc[-1]
+    assert (last["source"], last["demand_class"], last["total_units"]) == ("excluded", "unknown", 0)
+    said = [" ".join(salesfigures.demand_map(table)._suptitle.get_text().split()) for table in (plain, found)]
+    assert said[0] == said[1] and f"of {len(plain)} items" in said[0]
 
 
 def test_the_roster_describes_demand_and_todays_stock(panel):

@@ -247,3 +247,18 @@ def test_zero_and_nonzero_state_what_was_held(backtest):
         for m in ("published", "imapa")
     ]
     assert bars == pytest.approx(expected)
+
+
+def test_one_item_is_not_written_as_many(plan):
+    one = plan[plan["stock"].notna() & (plan["order"] > 0)].head(1).assign(need=3.0, stock=2.0, order=1.0)
+    assert told(salesfigures.reorder(one)).startswith("1 of 1 item is short of ")
+    assert ": order 1 unit" in told(salesfigures.reorder(one)) and "order 1 units" not in told(salesfigures.reorder(one))
+    unknown = told(salesfigures.reorder(one.assign(stock=np.nan, expected=1.0, need=1.0)))
+    assert unknown.startswith("1 item needs 1 unit for ") and unknown.endswith("; 1 is expected to sell")
+
+
+def test_the_names_beside_bars_of_errors_end_before_the_axis(backtest):
+    fig = salesfigures.zero_nonzero(backtest)
+    fig.png(60)
+    error = fig.axes[0]
+    assert all(t.get_window_extent().x1 <= error.get_window_extent().x1 for t in error.texts)

@@ -8,21 +8,27 @@ import pandas as pd
 from forecastbook import figures, points, reorder, salesfigures, scoreboard, trackrecord, trades
 from forecastbook.points import OURS
 from forecastbook.record import Record
+from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, cards, right, table
 from forecastbook.trades import SALES, Trade
-from forecastbook.wording import change, in_points, percent, share1, share2
+from forecastbook.wording import change, counted, in_points, percent, share1, share2, span
 
 BIG_MOVE = 0.05  # share of the last price
 
 
 def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
-    """The numbers that the cards, the verdict and the comparison with the last run share."""
+    """The numbers that the cards, the verdict and the comparison with the last run share.
+
+    A baseline that is itself what is published is not compared with: the strongest is looked for among the others.
+    """
     trade = trades.of(scored)
     by = scoreboard.by_model(scored).set_index("model")
-    base = by[~by.index.isin(OURS)]
+    same = figures.itself(skill)
+    itself, skill, still = list(skill.loc[same, "baseline"]), skill[~same], figures.still(scored)
+    base = by[~by.index.isin([*OURS, *itself])]
     held = scored[points.event(scored)] if trade is SALES else scored  # a zero lies on its bound as a rule
     held = held.loc[held["model"] == "published", "inside90"].mean() if "inside90" in scored else np.nan
-    best = skill.iloc[0] if len(skill) else None  # the lowest skill is the one against the strongest baseline
+    best = skill.iloc[0] if len(skill) and not still else None  # the lowest skill is the one against the strongest baseline
     mine = by.loc["published"] if "published" in by.index else by.iloc[0]
     return {
         "error": float(mine[trade.metric]),
@@ -33,6 +39,8 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
         "low": float(best["low"]) if best is not None else np.nan,
         "high": float(best["high"]) if best is not None else np.nan,
         "against": figures.name(best["baseline"]) if best is not None else "",
+        "itself": itself,
+        "still": still,
     }
 
 
@@ -52,9 +60,13 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Tr
     items = []
     if head:
         ratio = head["error"] / head["best_error"] - 1 if head["best_error"] > 0 else 0.0
+        itself, nothing = f"{figures.the(head['itself'])} itself is published; " if head["itself"] else "", ("info", "")
         level = ("watch", "Watch: level") if ratio <= 0.01 else ("bad", "Bad: worse")
         tone = ("good", "Good: better") if ratio < -0.001 else level
-        note = f"best baseline {share2(head['best_error'])} ({head['best']})" if head["best"] else "no baseline to compare"
+        best = "the best other" if itself else "best"
+        none, by = f"{itself}no {'other ' if itself else ''}baseline to compare with", "loss" if trade is SALES else "error"
+        note = f"{itself}{best} baseline by {by}: {head['best']}, {share2(head['best_error'])}" if head["best"] else none
+        note, tone = (figures.STILL, nothing) if head["still"] else (note, tone if head["best"] else nothing)
         what = "weighted quantile loss" if trade is SALES else "mean error, share of the last price"
         items.append((share2(head["error"]), what, note, tone))
         proof = (
@@ -64,14 +76,19 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Tr
             if head["high"] < 0
             else ("watch", "Watch: not proven")
         )
-        span = (
+        interval = (
             f"90 % interval {change(head['low'])} to {change(head['high'])}"
             if np.isfinite(head["low"])
             else "too few origins for an interval"
         )
-        items.append((change(head["skill"]), f"skill against {head['against'] or 'the baseline'}", span, proof))
+        if head["against"]:
+            interval = f"{itself}{best} baseline by quantile score; {interval}"
+            items.append((change(head["skill"]), f"skill against {head['against']}", interval, proof))
+        else:
+            items.append(("–", "skill", figures.STILL if head["still"] else none, nothing))
         of = "of sales above zero inside the band" if trade is SALES else "of actual prices inside the band"
-        items.append((percent(head["inside90"]), of, "promised 90 %", band_words(head["inside90"])))
+        held = ("no price moved", nothing) if head["still"] else ("promised 90 %", band_words(head["inside90"]))
+        items.append((percent(head["inside90"]), of, *held))
     series = run.frame("series")
     if moved is not None:
         known = len(series) if series is not None else len(moved)
@@ -84,7 +101,9 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Tr
             if out <= 0.2 * known
             else ("bad", "Bad: many left out")
         )
-        items.append((f"{len(moved):,} of {known:,}", "items forecast", f"{out:,} left out, {simple:,} by the baseline", tone))
+        tone = tone if head or out else ("watch", "Watch: untested")
+        said = "item" if len(moved) == known == 1 else "items"
+        items.append((f"{len(moved):,} of {known:,}", f"{said} forecast", f"{out:,} left out, {simple:,} by a baseline", tone))
         items.append(_coming_sales(run) if trade is SALES else _coming_prices(run, moved))
     return cards(items) if items else Html("")
 
@@ -99,13 +118,15 @@ def _coming_sales(run: Record) -> tuple:
     forecast = run.frame("forecast")
     units = forecast["mean"].sum()
     sure = int((forecast.groupby("series_id")["p_sale"].apply(lambda p: 1 - (1 - p).prod()) > 0.5).sum())
-    return f"{units:,.0f}", f"units expected in {_horizon(run)}", f"{sure:,} items more likely than not to sell", "info"
+    likely = f"{counted(sure, 'item')} more likely than not to sell"
+    return f"{units:,.0f}", f"units expected in {_horizon(run)}", likely, "info"
 
 
 def _horizon(run: Record) -> str:
     """'7 days', '4 weeks'."""
     params = run.manifest.get("params") or {}
-    return f"{params.get('horizon') or 'the next'} {figures.period_name(str(params.get('freq') or 'D'))}"
+    unit = figures.period_name(str(params.get("freq") or "D"))
+    return span(params["horizon"], unit) if params.get("horizon") else f"the next {unit}"
 
 
 def standings(gate: dict, trade: Trade) -> Html | None:
@@ -113,19 +134,30 @@ def standings(gate: dict, trade: Trade) -> Html | None:
     rows = pd.DataFrame(gate.get("standings") or [])
     if rows.empty:
         return None
+    scored = pd.to_numeric(rows.loc[rows["model"] == trade.safe, "score"])
     rows = rows.assign(model=[figures.name(m) + (" (published)" if m == gate.get("use") else "") for m in rows["model"]])
     heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
     forms = {"quantile score": "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
-    caption = f"What might have been published, on {gate.get('origins', 0)} finished origins, best first"
+    caption = f"What might have been published, on {counted(gate.get('origins', 0), 'finished origin')}, best first"
+    if "origins" in rows and rows["origins"].nunique() > 1:
+        heads |= {"origins": "origins"}
+        caption += f"; what is saved is against {trade.safe_words}, on the same origins"
+    if trade is not SALES and len(scored) and scored.iloc[0] < 1e-12:
+        rows[["skill", "expected"]] = np.nan
+        caption += f". {figures.STILL}"
     return table(rows[list(heads)].rename(columns=heads), forms, caption=caption)
 
 
-def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str) -> dict:
-    """Errors against the baselines and by horizon: text, figures and tables."""
+def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, horizon: int = 0) -> dict:
+    """Errors against the baselines and by horizon: text, figures and tables. horizon: how far ahead it is forecast."""
     models = scoreboard.by_model(scored).merge(skill.rename(columns={"baseline": "model"}), on="model", how="left")
     models["interval"] = [f"{change(r.low)} to {change(r.high)}" if np.isfinite(r.low) else "–" for r in models.itertuples()]
-    models["label"] = [figures.name(m) for m in models["model"]]
-    trade = trades.of(scored)
+    models["label"] = models["model"].map(figures.dated(scored))
+    own = models["model"].isin(head["itself"])
+    models.loc[own, "skill"], models.loc[own, "interval"] = np.nan, "is what is published"
+    if head["still"]:
+        models["skill"], models["interval"] = np.nan, "–"
+    trade, unit = trades.of(scored), figures.period_name(freq)
     keep = ["label", "error", "on_event", "loss", "inside90", "skill", "interval"]
     heads = {
         "label": "model",
@@ -145,25 +177,31 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str) -
     if len(shown) == 2:
         ahead["difference"] = by["published"].to_numpy() - by[trade.safe].to_numpy()
     mine = scored[scored["model"] == "published"]
+    dates = counted(mine["origin"].nunique(), "past date")
     text = (
-        f"{len(mine):,} forecasts from {mine['origin'].nunique()} past dates, each made with what was known on its day, "
-        f"against what came. Errors and quantile scores are shares of {trade.size}; lower is better."
+        f"{counted(len(mine), 'forecast')} from {dates}, each made with what was known on its day, against what came. "
+        f"Errors and quantile scores are shares of {trade.size}; lower is better."
     )
+    text += "" if trade is SALES else f" Where changes are counted, {figures.CHANGE}."
+    if len(by) < horizon:
+        text += f" Only {len(by)} of {span(horizon, unit)} ahead could be tested: on the others nothing was observed."
+    if (late := models.loc[models["label"] != models["model"].map(figures.name), "model"]).size:
+        text += f" Not there at every date, so not quite comparable: {figures.the(late)}."
     return {
         "text": text,
-        "bars": figures.accuracy(scored),
-        "horizon": figures.error_by_horizon(scored, unit=figures.period_name(freq)),
+        "bars": figures.accuracy(scored, same=head["itself"]),
+        "horizon": figures.error_by_horizon(scored, unit=unit),
         "models": table(
             models[keep].drop(columns=[c for c in ("on_event",) if models[c].isna().all()]),
             forms,
             heads,
-            ours=lambda row: row.label == "published",
+            ours=lambda row: row.label.startswith(figures.name("published")),
         ),
         "by_horizon": table(
             ahead,
             {c: share2 for c in ahead.columns[1:]} | {"difference": in_points},
             {
-                "horizon": f"{figures.period_name(freq)} ahead",
+                "horizon": f"{unit} ahead",
                 "published": f"published {'loss' if trade is SALES else 'error'}",
                 "last value": "last-value error",
                 "IMAPA": "IMAPA's loss",
@@ -180,7 +218,7 @@ def fans(run: Record, scored: pd.DataFrame | None) -> dict | None:
     freq = str((run.manifest.get("params") or {}).get("freq") or "D")
     if forecast is None or panel is None:
         return None
-    ids, labels = list(pd.unique(forecast["series_id"]))[:4], None
+    ids, labels, title = list(pd.unique(forecast["series_id"]))[:4], None, "First items"
     text = "The first items; there is no backtest yet to rank them."
     if scored is not None:
         mine = scored[(scored["model"] == "published") & scored["series_id"].isin(set(forecast["series_id"]))]
@@ -194,10 +232,17 @@ def fans(run: Record, scored: pd.DataFrame | None) -> dict | None:
         labels = [f"{w}, error {share1(by.loc[i, 'error'])}".lstrip(", ") for w, i in zip(words, ids, strict=True)]
         came = "that sold in the backtest" if trade is SALES else "whose price moved in the backtest"
         among = f" {came}" if len(moved) >= 4 else ""
+        title = "Two best, two worst" if len(ids) == 4 else "Forecasts, item by item"
         text = f"The two items with the smallest and the two with the largest error, of {len(by):,}{among}."
+        if np.ptp(by["error"]) < 1e-12 and len(by) > 1:
+            title, labels = "Forecasts, item by item", [f"error {share1(by.loc[i, 'error'])}" for i in ids]
+            text = f"The first of {len(by):,} items that have the same error{among}."
+        elif len(ids) < 4:
+            text = "The only item." if len(ids) == 1 else f"All {len(ids)} items, the one with the smallest error first."
     shown = panel[panel["series_id"].isin(ids)].astype({"series_id": str})
     shown = shown.assign(title=run.title(shown["series_id"]))
-    return {"text": text, "figure": figures.fans(shown, forecast[forecast["series_id"].isin(ids)], ids, labels, freq=freq)}
+    figure = figures.fans(shown, forecast[forecast["series_id"].isin(ids)], ids, labels, freq=freq)
+    return {"title": title, "text": text, "figure": figure}
 
 
 def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
@@ -251,11 +296,13 @@ def orders(run: Record) -> dict | None:
     forecast, series, params = run.frame("forecast"), run.frame("series"), run.manifest.get("params") or {}
     if forecast is None or series is None:
         return None
+    series = series.assign(title=run.title(series["series_id"]))
     level = reorder.service_level([*params.get("quantiles", [0.9]), *params.get("service_levels", [])])
     unit, plan = figures.period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
     due = reorder.reorder(plan, None)
-    text = f"To serve demand of the next {params.get('horizon')} {unit} in full with a chance of {percent(level)}: "
-    text += f"{len(due):,} of {len(plan):,} items need {due['order'].sum():,.0f} units."
+    text = f"To serve demand of the next {_horizon(run)} in full with a chance of {percent(level)}: "
+    needs = f"{'needs' if len(due) == 1 else 'need'} {counted(round(due['order'].sum()), 'unit')}"
+    text += f"{len(due):,} of {counted(len(plan), 'item')} {needs}."
     if plan["stock"].isna().all():
         text += " The stock is not known here, so it counts as none."
     tables = [table(reorder.table(reorder.reorder(plan, 20), "reorder", unit), reorder.FORMATS, empty="Nothing to reorder.")]
@@ -268,7 +315,7 @@ def orders(run: Record) -> dict | None:
     return {"text": text, "tables": tables, "figure": salesfigures.reorder(plan, units=unit)}
 
 
-def changes(moved: pd.DataFrame, horizon: int, currency: str) -> dict:
+def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D") -> dict:
     """The moves above ``BIG_MOVE``, largest first."""
     money, unit = "{:,.2f}".format, f", {currency}" if currency else ""
     big = moved[moved["move"].abs() > BIG_MOVE].copy()
@@ -279,18 +326,16 @@ def changes(moved: pd.DataFrame, horizon: int, currency: str) -> dict:
     heads = {
         "title": "item",
         "last_value": f"now{unit}",
-        "q50": f"in {horizon} days{unit}",
+        "q50": f"in {span(horizon, figures.period_name(freq))}{unit}",
         "move": "change",
         "band": f"90 % band{unit}",
-        "p_change": "chance of any change",
+        "p_change": f"chance of a change of more than {share1(CHANGED)}",
     }
     forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "band": right}
-    text = f"Median forecast against the last price, largest first: {len(big):,} of {len(moved):,} items move more than 5 %."
-    text = (
-        text
-        if len(big)
-        else f"The median forecast of every one of the {len(moved):,} items stays within 5 % of its last price."
-    )
+    text = f"Median forecast against the last price, largest first: {len(big):,} of {counted(len(moved), 'item')} "
+    text += f"{'moves' if len(big) == 1 else 'move'} more than {percent(BIG_MOVE)}."
+    whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"
+    text = text if len(big) else f"The median forecast of {whose} stays within {percent(BIG_MOVE)} of its last price."
     return {
         "text": text,
         "tables": [table(big[keep], forms, heads, empty="no move above 5 %", limit=20)],

@@ -28,8 +28,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from forecastbook import trades
 from forecastbook.points import OURS, errors, event, levels
+from forecastbook.scores import CHANGED
 from forecastbook.trades import PRICES, Trade
-from forecastbook.wording import percent, signed
+from forecastbook.wording import counted, percent, share1, shorten, signed, span
 
 # DejaVu comes with matplotlib and draws Latin, Greek and Cyrillic; for other scripts, whatever of these the machine has.
 SCRIPTS = """Noto Sans CJK KR,Noto Sans CJK JP,Noto Sans CJK SC,Malgun Gothic,Apple SD Gothic Neo,NanumGothic,Hiragino Sans
@@ -92,6 +93,8 @@ NAMES = {
 COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "blend": BLUE, "champion": GREEN}
 
 
+CHANGE = f"a change is more than {share1(CHANGED)}"  # what counts as one: wherever changes are counted, it is said
+STILL = "No price moved in the record: there is nothing to compare"
 FAR = 2.0  # times the safe baseline's error: a baseline beyond it is left out of a figure of lines
 
 
@@ -131,8 +134,10 @@ def plain(text: object, limit: int = 38) -> str:
 
 def called(title: object, series_id: object, limit: int = 38) -> str:
     """What an item is called in a figure: its title, or its id where the fonts could draw less than two thirds of the title."""
-    shown = plain(title, limit)
-    return plain(series_id, limit) if 3 * shown.count("□") > len(shown) else shown
+    tail = f" ({shorten(series_id, 22)})"  # of ``wording.labels``: what is cut is the title, not what tells it from others
+    tail = tail if str(title).endswith(tail) else ""
+    shown = plain(str(title).removesuffix(tail), max(limit - len(tail), 8))
+    return plain(series_id, limit) if 3 * shown.count("□") > len(shown) else f"{shown} {plain(tail)}".rstrip()
 
 
 def _figure(title: str, alt: str = "", rows: int = 1, cols: int = 1, size: tuple[float, float] = (8.2, 3.4), **kw):
@@ -182,7 +187,8 @@ def _day(when) -> str:
 
 def _percent_axis(axis, digits: int | None = None) -> None:
     def label(v, _):
-        return percent(v, digits if digits is not None else (0 if abs(v * 100 - round(v * 100)) < 1e-6 else 1))
+        least = next((d for d in range(6) if abs(v * 100 - round(v * 100, d)) < 1e-9), 6)
+        return percent(v, digits if digits is not None else least)
 
     axis.set_major_formatter(FuncFormatter(label))
 
@@ -208,6 +214,11 @@ def name(model: str) -> str:
     return NAMES.get(model, plain(str(model).replace("_", " ")))
 
 
+def the(models) -> str:
+    """Models as a sentence names them: 'the last value', 'IMAPA', 'the last value and the counting table'."""
+    return " and ".join(n if n[:1].isupper() else f"the {n}" for n in map(name, models))
+
+
 def _means(frame: pd.DataFrame, metric: str, *by: str) -> pd.Series:
     """Mean of a metric by the given columns, from a backtest frame, scored or not, or one aggregated (with `value`)."""
     if not len(frame):
@@ -220,6 +231,35 @@ def _by(frame: pd.DataFrame, metric: str, column: str) -> pd.DataFrame:
     """The same as a table: one row a value of `column`, one column a model."""
     means = _means(frame, metric, column, "model")
     return means.unstack("model").sort_index() if len(means) else pd.DataFrame()
+
+
+def itself(skill: pd.DataFrame) -> pd.Series:
+    """(n,) bool: which rows of ``scoreboard.skills`` compare what is published with itself: a baseline that is published.
+
+    Its bands may have been widened at an origin, so a skill that is shown as 0.0 % with its whole interval counts.
+    """
+    off = skill[["skill", "low", "high"]].abs()
+    return (off < 0.0005).all(axis=1) | (off["low"].isna() & (off["skill"] < 1e-12))
+
+
+def dated(frame: pd.DataFrame) -> dict[str, str]:
+    """Readable names of the models of a backtest; behind one that was not there at every date, at how many it was."""
+    if "origin" not in frame:
+        return {m: name(m) for m in frame["model"].unique()}
+    dates, all_ = frame.groupby("model", observed=True)["origin"].nunique(), frame["origin"].nunique()
+    return {m: name(m) + (f" ({n} of {all_} dates)" if n < all_ else "") for m, n in dates.items()}
+
+
+def still(frame: pd.DataFrame) -> bool:
+    """Whether the last price was right at every point of a backtest, scored or not, and sure of it: nobody can be better."""
+    scored = errors(frame)
+    theirs = scored.loc[scored["model"] == PRICES.safe, ["error", "loss"]]
+    return trades.of(scored) is PRICES and len(theirs) > 0 and theirs.max(axis=None) < 1e-12
+
+
+def _top(highest: float, room: float) -> float:
+    """Where an axis of errors ends: with room above the highest; at 100 % where that is nothing, or the dust of a sum."""
+    return highest * room if highest > 1e-9 else 1.0
 
 
 def _rank(models) -> list[str]:
@@ -262,9 +302,10 @@ def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, fre
     kept = pd.concat([g["y"].dropna().pct_change().abs().iloc[1:] for g in groups.values()])
     days = [pd.date_range(g["ts"].min(), g["ts"].max(), freq=freq) for g in groups.values()]
     gap = 1 - sum(g["y"].notna().sum() for g in groups.values()) / sum(len(d) for d in days)
-    changed = percent(np.mean(kept > 0.005) if len(kept) else 0.0)
+    changed = percent(np.mean(kept > CHANGED) if len(kept) else 0.0)
     who = "This price" if len(groups) == 1 else f"These {len(groups)} prices"
-    title = f"{who} changed on {changed} of observed days; {percent(max(gap, 0))} of days have no observation"
+    unit = period_name(freq)
+    title = f"{who} changed in {changed} of observed {unit}; {percent(max(gap, 0))} of {unit} have no observation ({CHANGE})"
     if trade is trades.SALES:
         silent = np.mean(np.concatenate([g["y"].dropna() for g in groups.values()]) == 0)
         whose = "this item" if len(groups) == 1 else f"these {len(groups)} items"
@@ -274,13 +315,13 @@ def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, fre
     fig, axes = _figure(title, rows=rows, cols=cols, size=(8.2, 0.6 + 1.75 * rows), sharex=True)
     for ax in axes.flat[len(groups) :]:
         ax.set_visible(False)
-    for ax, (key, group), span in zip(axes.flat, groups.items(), days, strict=False):
-        y = group.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(span)
+    for ax, (key, group), times in zip(axes.flat, groups.items(), days, strict=False):
+        y = group.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(times)
         _history(ax, y)
         ax.set_title(called(group["title"].iloc[-1] if "title" in group else key, key, 30))
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.margins(y=0.15)
-        _dates(ax, span, most=4)
+        _dates(ax, times, most=4)
     for ax in axes[:, 0]:
         ax.set_ylabel(trade.unit)
     return fig
@@ -294,10 +335,10 @@ def spells(lengths, unit: str = "days") -> Figure:
     if not len(x):
         return nothing("No completed price spells: no price has changed yet")
     median, long = np.median(x), np.quantile(x, 0.9)
-    title = f"Half of all prices last {median:.0f} {unit} or less, one in ten lasts longer than {long:.0f}"
-    fig, axes = _figure(
-        title, f"Histogram of {len(x):,} price spells on a logarithmic axis; median {median:.0f} {unit}.", size=(8.2, 3.1)
-    )
+    half = span(round(median), unit)
+    title = f"Half of all prices last {half} or less, one in ten lasts longer than {long:.0f}"
+    alt = f"Histogram of {counted(len(x), 'price spell')} on a logarithmic axis; median {half}."
+    fig, axes = _figure(title, alt, size=(8.2, 3.1))
     ax = axes[0, 0]
     edges = np.unique(np.round(np.geomspace(1, x.max() + 1, 26)))
     edges = np.append(edges, edges[-1] + 1) if len(edges) < 3 else edges
@@ -313,7 +354,7 @@ def spells(lengths, unit: str = "days") -> Figure:
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.minorticks_off()
     ax.set_xlabel(f"length of a price spell, {unit} (log scale)")
-    ax.set_ylabel(f"share of {len(x):,} spells")
+    ax.set_ylabel(f"share of {counted(len(x), 'spell')}")
     _percent_axis(ax.yaxis)
     ax.grid(axis="x", visible=False)
     return fig
@@ -336,7 +377,7 @@ def coverage_over_time(frame: pd.DataFrame, freq: str = "D") -> Figure:
     ax.step(daily.index, daily, where="mid", color=INK, lw=0.9)
     ax.axhline(total, color=GREY, lw=0.9, ls=(0, (4, 3)))
     ax.annotate(
-        f"all {total:,} series",
+        f"all {total:,} series" if total > 1 else "the one series",
         (0, total),
         xycoords=("axes fraction", "data"),
         xytext=(4, 3),
@@ -380,7 +421,7 @@ def splits(train, validation, test) -> Figure:
         for first, last in spans:
             ax.barh(row, last - first + pd.Timedelta(days=1), left=first, height=0.5, color=colour)
         days = sum((b - a).days + 1 for a, b in spans)
-        text = f"{ends[label][0]:%-d %b %Y} – {ends[label][1]:%-d %b %Y}, {days:,} days"
+        text = f"{ends[label][0]:%-d %b %Y} – {ends[label][1]:%-d %b %Y}, {counted(days, 'day')}"
         middle = (
             ends[label][0]
             > min(a for a, _ in ends.values()) + (max(b for _, b in ends.values()) - min(a for a, _ in ends.values())) / 2
@@ -465,13 +506,15 @@ def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = P
     table = _by(frame, metric, "origin")
     if table.empty:
         return nothing("No origin has met its actuals yet")
+    if trade is PRICES and table.max(axis=None) < 1e-12:
+        return nothing(STILL)
     ours, models, safe = _ours(table.columns), _rank(table.columns), _safe(table.columns)
     rivals = [m for m in ("champion", safe) if m in table and m != ours] or [m for m in models if m != ours]
     if ours and rivals:
         wins = int((table[ours] < table[rivals[-1]]).sum())
-        title = f"The {name(ours)} forecast beats {name(rivals[-1])} at {wins} of {len(table)} origins"
+        title = f"The {name(ours)} forecast beats {name(rivals[-1])} at {wins} of {counted(len(table), 'origin')}"
     else:
-        title = f"Quantile score at {len(table)} origins"
+        title = f"Quantile score at {counted(len(table), 'origin')}"
     fig, axes = _figure(title, size=(8.2, 3.2))
     ax = axes[0, 0]
     x = pd.to_datetime(table.index)
@@ -523,7 +566,7 @@ def _expectation(ahead: pd.DataFrame, trade: Trade) -> str:
     if "last_value" not in ahead:
         return "hold their last price"
     final = ahead.groupby("series_id", observed=True).tail(1)
-    moving = int(((final["q50"] / final["last_value"] - 1).abs() > 0.005).sum())
+    moving = int(((final["q50"] / final["last_value"] - 1).abs() > CHANGED).sum())
     return "hold their last price" if not moving else f"expect {moving} to move"
 
 
@@ -540,9 +583,9 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, p
     horizon = int(forecast.groupby("series_id", observed=True).size().max())
     trade, unit = trades.of(forecast), period_name(freq)
     what = _expectation(forecast[forecast["series_id"].isin(ids)], trade)
-    title = f"The next {horizon} {unit}"
+    title = f"The next {span(horizon, unit)}"
     if len(ids) > 1:
-        title = f"Next {horizon} {unit}: the median forecasts of these {len(ids)} {what}"
+        title = f"Next {span(horizon, unit)}: the median forecasts of these {len(ids)} {what}"
     cols = len(ids) if len(ids) in (1, 3) else 2
     rows = -(-len(ids) // cols)
     fig, axes = _figure(
@@ -586,7 +629,8 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
         return nothing("No forecast says how likely a change is")
     frame = frame.sort_values("horizon").groupby("series_id", observed=True).tail(1) if "horizon" in frame else frame
     likely = int((frame["p_change"] > 0.5).sum())
-    title = f"{likely:,} of {len(frame):,} prices are more likely than not to change within the horizon"
+    which = f"{likely:,} of {counted(len(frame), 'price')} {'is' if likely == 1 else 'are'}"
+    title = f"{which} more likely than not to change within the horizon"
     best = frame.nlargest(top, "p_change").iloc[::-1]
     fig, axes = _figure(title, size=(8.2, 1.1 + 0.27 * len(best)))
     ax = axes[0, 0]
@@ -609,7 +653,7 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
     ax.set_yticks(range(len(best)), [called(getattr(i, "title", i.series_id), i.series_id, 34) for i in best.itertuples()])
     ax.set_xlim(0, 1)
     _percent_axis(ax.xaxis)
-    ax.set_xlabel("probability that the price has changed by the last day")
+    ax.set_xlabel(f"probability of a change by the end of the horizon ({CHANGE})")
     ax.grid(axis="y", visible=False)
     return fig
 
@@ -648,9 +692,9 @@ def attention(weights, unit: str = "days") -> Figure:
     back = np.arange(len(mean))[::-1]
     recent, peak = mean[-7:].sum(), int(back[mean.argmax()])
     place = f"on the as-of {unit.rstrip('s')} itself" if peak == 0 else f"{peak} {unit if peak > 1 else unit.rstrip('s')} back"
-    title = f"The last {min(7, len(mean))} {unit} receive {percent(recent)} of the attention; its peak is {place}"
+    title = f"{percent(recent)} of the attention is on the last {span(min(7, len(mean)), unit)}; its peak is {place}"
     if np.ptp(mean) < 1e-9:
-        title = f"Attention is even over all {len(mean)} {unit}: the model looks nowhere in particular"
+        title = f"Attention is even over {span(len(mean), unit)}: the model looks nowhere in particular"
     fig, axes = _figure(title, size=(8.2, 2.7))
     ax = axes[0, 0]
     if len(w) > 1:
@@ -676,6 +720,24 @@ def attention(weights, unit: str = "days") -> Figure:
     return fig
 
 
+def _ahead(horizons, unit: str) -> str:
+    """Which horizons were tested: '7 days ahead', '1 to 7 days ahead', '3 of the first 14 days ahead'."""
+    first, last, n = min(horizons), max(horizons), len(horizons)
+    if n == 1:
+        return f"{span(last, unit)} ahead"
+    return f"{first} to {last} {unit} ahead" if n == last - first + 1 else f"{n} of the first {last} {unit} ahead"
+
+
+def _whole_ticks(ax, x) -> None:
+    """Ticks at whole numbers only, also where there are one or two points."""
+    if len(x) <= 10:
+        ax.set_xticks(list(x))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    if len(x) == 1:
+        ax.set_xlim(x[0] - 1, x[0] + 1)
+
+
 @_figure_function
 def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str = "days") -> Figure:
     """Mean error by days ahead. frame: a backtest, or aggregated with model, horizon, value (fractions of the last price)."""
@@ -683,6 +745,8 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
     table = _by(frame, metric, "horizon")
     if table.empty:
         return nothing("No forecast has met its actuals yet")
+    if trades.of(frame) is PRICES and table.max(axis=None) < 1e-12:
+        return nothing(STILL)
     ours, models, safe, trade = _ours(table.columns), _rank(table.columns), _safe(table.columns), trades.of(frame)
     if ours and safe:
         gain = 1 - table[ours].mean() / table[safe].mean() if table[safe].mean() > 0 else 0.0
@@ -690,9 +754,9 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
         said = f"{percent(abs(gain), 1)} {'below' if gain > 0 else 'above'} that of {against}"
         what = "error" if metric == "error" else "quantile score"
         title = f"The {name(ours)} {what} is {said if abs(gain) >= 0.0005 else f'the same as that of {against}'}"
-        title += f", 1 to {table.index.max()} {unit} ahead" if table.index.max() > 1 else ""
+        title += f", {_ahead(table.index, unit)}" if table.index.max() > 1 else ""
     else:
-        title = f"Error, 1 to {table.index.max()} {unit} ahead"
+        title = f"Error, {_ahead(table.index, unit)}"
     if safe and (far := [m for m in models if m not in OURS and table[m].mean() > FAR * table[safe].mean()]):
         models = [m for m in models if m not in far]  # they would press the others together
         table = table[models]
@@ -701,12 +765,12 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
     for model in models:
         main = (colour := _colour(model, ours, safe)) != PALE
         ax.plot(table.index, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
-    ax.set_ylim(0, np.nanmax(table.to_numpy()) * 1.1 or 1)
+    ax.set_ylim(0, _top(np.nanmax(table.to_numpy()), 1.1))
     colours = {m: GREY if _colour(m, ours, safe) == PALE else _colour(m, ours, safe) for m in models}
     _end_labels(
         ax, [(table.index[-1], table[m].dropna().iloc[-1], name(m), colours[m]) for m in models if table[m].notna().any()]
     )
-    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    _whole_ticks(ax, table.index)
     ax.set_xlabel(f"{unit} ahead")
     ax.set_ylabel(trade.error if metric == "error" else trade.loss)
     _percent_axis(ax.yaxis)
@@ -714,27 +778,37 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
 
 
 @_figure_function
-def accuracy(frame: pd.DataFrame, metric: str | None = None) -> Figure:
-    """One bar a model, the best on top. frame: a backtest, or aggregated with the columns model, value."""
+def accuracy(frame: pd.DataFrame, metric: str | None = None, same=()) -> Figure:
+    """One bar a model, the best on top. frame: a backtest, or aggregated with the columns model, value.
+
+    same: baselines whose forecasts are what is published; it is compared with the others.
+    """
     metric = metric or trades.of(frame).metric
     table = _means(frame, metric, "model").sort_values(ascending=False)
     if table.empty:
         return nothing("No forecast has met its actuals yet")
+    if "value" not in frame and still(frame) and table.max() < 1e-9:
+        return nothing(STILL)
     ours, best = _ours(table.index), table.index[-1]
-    rest = table.drop([m for m in OURS if m in table])
-    if ours and len(rest):
+    rest = table.drop([m for m in (*OURS, *same) if m in table])
+    if ours and len(same) and len(rest):
+        gain = 1 - table[ours] / rest.min() if rest.min() > 0 else 0.0
+        said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "as good as"
+        title = f"What is published is {the(same)} itself: {said} the best of the others, {name(rest.idxmin())}"
+    elif ours and len(rest):
         gain = 1 - table[ours] / rest.min() if rest.min() > 0 else 0.0
         said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "as good as"
         title = f"The {name(ours)} forecast is {said} the best baseline, {name(rest.idxmin())}"
     else:
         title = f"{name(best).capitalize()} has the smallest error"
+    labels = dated(frame)
     fig, axes = _figure(title, size=(8.2, 0.9 + 0.34 * len(table)))
     ax = axes[0, 0]
     ax.barh(range(len(table)), table, color=[BLUE if m == ours else PALE for m in table.index], height=0.66)
     for row, value in enumerate(table):
         ax.annotate(percent(value, 2), (value, row), xytext=(5, 0), textcoords="offset points", va="center")
-    ax.set_yticks(range(len(table)), [name(m) for m in table.index])
-    ax.set_xlim(0, table.max() * 1.12 or 1)
+    ax.set_yticks(range(len(table)), [labels.get(m, name(m)) for m in table.index])
+    ax.set_xlim(0, _top(table.max(), 1.12))
     trade = trades.of(frame)
     ax.set_xlabel(trade.error if metric == "error" else f"mean {trade.loss}")
     _percent_axis(ax.xaxis)
@@ -762,11 +836,12 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
     fig, axes = _figure(
         f"{percent(held)} of actual {trade.things} fell inside a band that promised 90 %", cols=2, size=(8.2, 3.6), sharey=True
     )
-    y = rows["y"].to_numpy(float)
+    y, steps = rows["y"].to_numpy(float), np.array([0.0, *quantiles.values(), 1.0])
+    free = (steps[:-1] + np.diff(steps) / 2)[np.diff(steps).round(6).argmax()]  # in the widest gap between two bars
     for ax, (label, mask), colour in zip(axes.flat, groups.items(), (BLUE, ORANGE), strict=True):
         ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
-        ax.annotate("honest", (0.86, 0.86), xytext=(6, -4), textcoords="offset points", color=GREY, va="top", fontsize=9)
-        ax.set_title(f"{label}: {mask.sum():,} forecasts")
+        ax.annotate("honest", (free, free - 0.06), color=GREY, ha="center", va="top", fontsize=9)
+        ax.set_title(f"{label}: {counted(int(mask.sum()), 'forecast')}")
         for column, level in quantiles.items():
             if mask.any():
                 q, slack = rows[column].to_numpy(float)[mask], 1e-9 * np.maximum(1, np.abs(y[mask]))
@@ -778,6 +853,8 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
         _percent_axis(ax.xaxis)
         _percent_axis(ax.yaxis)
         ax.set_xlabel("quantile promised")
+    if trade is PRICES:
+        axes[0, 1].set_xlabel(f"quantile promised ({CHANGE})")
     axes[0, 0].set_ylabel(f"share of actual {trade.things}\nbelow … at or below it")
     return fig
 
@@ -795,7 +872,7 @@ def band_width(frame: pd.DataFrame, model: str = "published") -> Figure:
         for promised, (low, high) in bands.items()
     }
     width = lines[max(lines)]
-    ahead = f"{width.index[-1]} periods ahead"
+    ahead = f"{span(width.index[-1], 'periods')} ahead"
     title = f"Holding {percent(max(lines))} takes a band of {percent(width.iloc[-1], 1)} of the price {ahead}"
     if 0.5 in lines and len(lines) > 1:
         title += f", holding half {percent(lines[0.5].iloc[-1], 1)}"
@@ -803,11 +880,11 @@ def band_width(frame: pd.DataFrame, model: str = "published") -> Figure:
     ax = axes[0, 0]
     for promised, line in lines.items():
         ax.plot(line.index, line, "o-", color=BLUE if promised == max(lines) else GREY)
-    ax.set_ylim(0, width.max() * 1.15 or 1)
+    ax.set_ylim(0, _top(width.max(), 1.15))
     _end_labels(
         ax, [(w.index[-1], w.iloc[-1], f"{percent(p)} band", BLUE if p == max(lines) else GREY) for p, w in lines.items()]
     )
-    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    _whole_ticks(ax, width.index)
     ax.set_xlabel("periods ahead")
     ax.set_ylabel("mean width / last price")
     _percent_axis(ax.yaxis)
@@ -819,11 +896,15 @@ def skill(frame: pd.DataFrame) -> Figure:
     """Skill against each baseline with its interval. frame: baseline, skill, low, high (fractions; above 0 is better)."""
     frame = frame.dropna(subset=["skill"]).sort_values("skill", ascending=False) if len(frame) else frame
     if not len(frame):
-        return nothing("No skill yet: no forecast has met its actuals")
+        return nothing("No skill to show: there is no baseline that has made an error")
+    same = itself(frame)
+    own, frame = the(frame.loc[same, "baseline"]), frame[~same]
+    if not len(frame):
+        return nothing(f"What is published is {own} itself, and there is no other baseline to compare with")
     proven, worse = frame[frame["low"] > 0], frame[frame["high"] < 0]
     if len(proven) == len(frame):
         title = (
-            "Better than every baseline, beyond chance"
+            f"Better than every {'other ' if own else ''}baseline, beyond chance"
             if len(frame) > 1
             else f"Better than {name(frame['baseline'].iloc[0])}, beyond chance"
         )
@@ -832,6 +913,7 @@ def skill(frame: pd.DataFrame) -> Figure:
     else:
         open_ = [name(b) for b in frame.loc[~(frame["low"] > 0), "baseline"]]
         title = f"Not proven better than {', '.join(open_)}"
+    title = f"{own[0].upper()}{own[1:]} itself is published: {title[0].lower()}{title[1:]}" if own else title
     fig, axes = _figure(title, size=(8.2, 1.0 + 0.38 * len(frame)))
     ax = axes[0, 0]
     for row, item in enumerate(frame.itertuples()):
@@ -877,18 +959,17 @@ def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: st
         value = mine.loc[mask, "inside90"].mean()
         if np.isfinite(value):
             cover.barh(row, value, height=0.5, color=BLUE)
-            cover.annotate(
-                percent(value), (value, row), xytext=(-5, 0), textcoords="offset points", va="center", ha="right", color="white"
-            )
-    error.margins(x=0.45)
+            start, colour = (0, "white") if value > 0.25 else (value, BLUE)  # left of the line of the promise
+            cover.annotate(percent(value), (start, row), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
+    error.set_xlim(0, _top(error.dataLim.x1, 2.0))  # the names stand right of the bars
     error.set_xlabel("mean |error| / last price")
     cover.axvline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
     cover.annotate("promised 90 %", (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
     cover.set_xlim(0, 1)
-    cover.set_xlabel("share inside the 90 % band")
+    cover.set_xlabel(f"share inside the 90 % band ({CHANGE})")
     for ax in axes.flat:
         _percent_axis(ax.xaxis)
-        ax.set_yticks([0, 1], [f"{k}\n{int(m.sum()):,} forecasts" for k, m in kinds.items()])
+        ax.set_yticks([0, 1], [f"{k}\n{counted(int(m.sum()), 'forecast')}" for k, m in kinds.items()])
         ax.set_ylim(1.5, -0.5)
         ax.grid(axis="y", visible=False)
     cover.tick_params(labelleft=False)

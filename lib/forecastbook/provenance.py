@@ -9,11 +9,12 @@ import re
 import numpy as np
 import pandas as pd
 
-from forecastbook import pages, points
+from forecastbook import figures, pages, points, trades
 from forecastbook.evidence import moves
 from forecastbook.record import Record, scores_of
+from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, table
-from forecastbook.wording import change, in_points, moment, percent, share2, shorten
+from forecastbook.wording import change, counted, in_points, moment, percent, plain_line, share2, shorten
 
 
 def download(run: Record) -> dict | None:
@@ -22,14 +23,14 @@ def download(run: Record) -> dict | None:
     if forecast is None:
         return None
     out = forecast.drop(columns=[c for c in ("run_id", "model_id", "job") if c in forecast])
-    out.insert(1, "title", run.title(out["series_id"]))
+    out.insert(1, "title", out["series_id"].map(run.titles).fillna(out["series_id"]) if len(run.titles) else out["series_id"])
     text = "\ufeff" + safe_csv(out)  # the mark tells a spreadsheet that this is UTF-8
     pages.write(run.dir / "forecast.csv", text)
     data = text.encode("utf-8", errors="replace")
     name = re.sub(r"[^\w.-]+", "_", f"forecast_{run.manifest.get('job')}_{run.manifest.get('as_of')}.csv")
     uri = "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode() if len(data) < 600_000 else ""
     size = f"{len(data) / 1e6:,.1f} MB" if len(data) > 1e6 else f"{max(len(data) // 1000, 1):,} KB"
-    return {"uri": uri, "file": "forecast.csv", "name": name, "size": f"{len(out):,} rows, {size}"}
+    return {"uri": uri, "file": "forecast.csv", "name": name, "size": f"{counted(len(out), 'row')}, {size}"}
 
 
 def safe_csv(frame: pd.DataFrame) -> str:
@@ -57,22 +58,26 @@ def quality(run: Record) -> dict:
     as_of = pd.Timestamp(run.manifest.get("as_of"))
     if panel is not None:
         seen = panel.dropna(subset=["y"])
-        span = (panel["ts"].max() - panel["ts"].min()).days + 1
+        days = (panel["ts"].max() - panel["ts"].min()).days + 1
         newest = seen["ts"].max()
-        late = "" if newest >= as_of else f", {(as_of - newest).days} days before the as-of date"
-        lines.append(
-            f"{seen['series_id'].nunique():,} items with {len(seen):,} observed values over {span:,} days; "
-            f"the newest is of {newest:%-d %B %Y}{late}."
-        )
+        late = "" if newest >= as_of else f", {counted((as_of - newest).days, 'day')} before the as-of date"
+        items, values = counted(seen["series_id"].nunique(), "item"), counted(len(seen), "observed value")
+        lines.append(f"{items} with {values} over {counted(days, 'day')}; the newest is of {newest:%-d %B %Y}{late}.")
     counts = {k: v for k, v in (run.manifest.get("rows") or {}).items() if isinstance(v, (int, float))}
     if counts:
         named = pd.DataFrame([(k.replace("_", " "), v) for k, v in counts.items()], columns=["what", "rows"])
         tables.append(table(named, caption="Rows in and out"))
     if series is not None and "why" in series:
+        unit = figures.period_name(str((run.manifest.get("params") or {}).get("freq") or "D"))
+        why = series["why"].astype("string").replace("", pd.NA)
+        if forecast is not None:
+            why = why.where(series["series_id"].isin(set(forecast["series_id"])), why.fillna("no forecast could be made of it"))
+            lines += _handed(forecast, set(series.loc[why.isna(), "series_id"]))
         named = series.assign(
-            source=series["source"].astype(str) if "source" in series else "", why=series["why"].astype("string")
+            source=series["source"].astype(str) if "source" in series else "",
+            why=why.replace({r"\d+ (?=observations|rows)": "… ", r"\d+ periods": f"… {unit}"}, regex=True),
         )
-        marked = named[named["why"].notna() & (named["why"] != "")]
+        marked = named[named["why"].notna()]
         if forecast is not None:
             marked = marked.assign(
                 source=np.where(marked["series_id"].isin(set(forecast["series_id"])), marked["source"], "left out")
@@ -87,16 +92,20 @@ def quality(run: Record) -> dict:
                 grouped,
                 headers=heads,
                 caption="Items left out, or forecast by the baseline, and why",
-                empty="No item was left out or handed to the baseline.",
+                empty="By the rules for items, none was left out or handed to the baseline.",
                 limit=15,
             )
         )
     stale = series[series["last_ts"] < as_of - pd.Timedelta(days=14)] if series is not None and "last_ts" in series else None
     if stale is not None and len(stale):
-        lines.append(f"{len(stale):,} items have not been observed for more than 14 days.")
+        have = "has" if len(stale) == 1 else "have"
+        lines.append(f"{counted(len(stale), 'item')} {have} not been observed for more than 14 days.")
+    if said := run.manifest.get("refusal"):
+        run.problems.append({"title": "Many rows could not be used", "text": plain_line(said, 600), "link": ""})
     if quarantine is not None:
         by = quarantine["reason"].astype(str).value_counts().rename_axis("reason").reset_index(name="rows")
-        tables.append(table(by, caption=f"{len(quarantine):,} rows were set aside and not used", limit=15))
+        were = f"{counted(len(quarantine), 'row')} {'was' if len(quarantine) == 1 else 'were'}"
+        tables.append(table(by, caption=f"{were} set aside and not used", limit=15))
         keep = [
             c for c in ("file", "sheet", "row", "column", "value", "reason") if c in quarantine and quarantine[c].notna().any()
         ]
@@ -107,10 +116,23 @@ def quality(run: Record) -> dict:
     return {"lines": lines, "tables": tables}
 
 
+def _handed(forecast: pd.DataFrame, ruled: set[str]) -> list[str]:
+    """What the gate publishes for items that a model might forecast (ids ``ruled``), where that is a baseline; a line each."""
+    if "source" not in forecast:
+        return []
+    source = forecast.drop_duplicates("series_id").set_index("series_id")["source"].astype(str)
+    source = source[source.index.isin(ruled) & (source != "model")]
+    names = source.replace("naive", trades.of(forecast).safe)
+    return [
+        f"For {counted(n, 'item')} that a model might forecast the gate publishes {figures.the([name])}."
+        for name, n in names.value_counts().items()
+    ]
+
+
 def since(run: Record, before: Record | None, head: dict | None) -> dict:
     """What changed since the finished run before: items, prices, scores, and what came of that run's forecasts."""
     if before is None:
-        return {"lines": ["This is the first finished run of the job; there is nothing to compare with."], "tables": []}
+        return {"lines": ["No run of an earlier as-of date is finished, so there is nothing to compare with."], "tables": []}
     lines, tables = [], []
     old, new = before.titles, run.titles
     if len(old) and len(new):
@@ -118,8 +140,8 @@ def since(run: Record, before: Record | None, head: dict | None) -> dict:
         both = new.index.intersection(old.index)
         renamed = [i for i in both if new[i] != old[i]]
         lines.append(
-            f"Compared with {before.manifest['as_of']}: {len(fresh):,} items are new, {len(gone):,} are gone, "
-            f"{len(renamed):,} changed their title."
+            f"Compared with {before.manifest['as_of']}: items new {len(fresh):,}, gone {len(gone):,}, "
+            f"with another title {len(renamed):,}."
         )
         rows = [("new", i, new[i]) for i in fresh[:10]] + [("gone", i, old[i]) for i in gone[:10]]
         rows += [("retitled", i, f"{shorten(old[i], 32)} → {shorten(new[i], 32)}") for i in renamed[:10]]
@@ -129,7 +151,7 @@ def since(run: Record, before: Record | None, head: dict | None) -> dict:
     if came is not None and len(came):
         error, held = came["error"].mean(), came["inside90"].mean() if "inside90" in came else np.nan
         lines.append(
-            f"Of what that run said, {len(came):,} values have come since: mean error {share2(error)}, "
+            f"Of what that run said, {counted(len(came), 'value')} met since what came: mean error {share2(error)}, "
             f"{percent(held)} inside its 90 % band."
         )
     if head:
@@ -149,8 +171,8 @@ def since(run: Record, before: Record | None, head: dict | None) -> dict:
     if then is not None and now is not None and "p_change" in now:
         both = now.merge(then[["series_id", "last_value"]], on="series_id", suffixes=("", "_then"))
         both["moved"] = both["last_value"] / both["last_value_then"].where(both["last_value_then"] > 0) - 1
-        moved = both[both["moved"].abs() > 0.005].sort_values("moved", key=lambda v: -v.abs())
-        lines.append(f"{len(moved):,} of {len(both):,} prices have changed in between.")
+        moved = both[both["moved"].abs() > CHANGED].sort_values("moved", key=lambda v: -v.abs())
+        lines.append(f"Prices that changed in between: {len(moved):,} of {len(both):,} ({figures.CHANGE}).")
         if len(moved):
             tables.append(
                 table(
@@ -180,7 +202,7 @@ def making(run: Record) -> dict:
     code = commit if commit == "no git" or dirty is None else f"{commit} ({'with uncommitted changes' if dirty else 'clean'})"
     gate, receipt = m.get("gate") or {}, m.get("receipt") or {}
     published = (
-        f"{receipt['rows']:,} rows to {receipt.get('table')}, {moment(receipt.get('published_at', ''))}"
+        f"{counted(receipt['rows'], 'row')} to {receipt.get('table')}, {moment(receipt.get('published_at', ''))}"
         if receipt.get("rows")
         else "not published"
     )

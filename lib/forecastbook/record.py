@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from forecastbook import points
 from forecastbook.run import STEPS
-from forecastbook.wording import plain_line
+from forecastbook.wording import labels, plain_line
 
 COLUMNS = {
     "forecast": {"series_id", "ts", "horizon", "q50", "last_value"},
@@ -31,6 +31,7 @@ class Record:
         self.dir, self.problems = Path(directory), []
         self.manifest = manifest_of(self.dir)
         self.files: dict[str, pd.DataFrame | None] = {}
+        self.labels: pd.Series | None = None
 
     def frame(self, name: str) -> pd.DataFrame | None:
         """A parquet file of the run with text ids and timestamps, or None when it is absent, empty or damaged."""
@@ -71,7 +72,7 @@ class Record:
 
     @property
     def titles(self) -> pd.Series:
-        """Title by series_id, from series.parquet."""
+        """Title by series_id, from series.parquet, as the data have it."""
         series = self.frame("series")
         if series is None or "title" not in series:
             return pd.Series(dtype=str)
@@ -79,8 +80,17 @@ class Record:
         return pd.Series(named.to_numpy(), index=series["series_id"])
 
     def title(self, ids: pd.Series) -> pd.Series:
-        """Titles of ids, the id itself where there is none."""
-        return ids.map(self.titles).fillna(ids) if len(self.titles) else ids
+        """What the items of some ids are called (``wording.labels``), the id itself where there is no title."""
+        if self.labels is None:
+            titles = self.titles.rename_axis("series_id").reset_index(name="title").drop_duplicates("series_id")
+            self.labels = labels(titles["series_id"], titles["title"]).set_axis(titles["series_id"])
+        return ids.map(self.labels).fillna(ids) if len(self.labels) else ids
+
+
+def _far(values: dict, model: str, metric: str) -> bool:
+    """Whether a model's score differs from that of what is published by more than a widened band would make of it."""
+    mine, theirs = (values.get((m, metric), 0.0) for m in ("published", model))
+    return abs(mine - theirs) > 0.0005 * abs(theirs) + 1e-12
 
 
 def _panel(path: Path) -> pd.DataFrame:
@@ -133,6 +143,8 @@ def previous(run: Record) -> Record | None:
 def scores_of(directory: Path) -> dict[str, float]:
     """Error, skill against the best baseline and coverage of the published forecast, from scores.parquet; what there is.
 
+    A baseline all of whose scores are those of what is published is what is published: it is not compared with.
+
     Raises ValueError, naming the file, when it cannot be read.
     """
     path = directory / "scores.parquet"
@@ -148,7 +160,9 @@ def scores_of(directory: Path) -> dict[str, float]:
     sales = ("published", "bias") in values
     wanted = (("error", "wql" if sales else "rel_mae"), ("inside90", "coverage90"))
     found = {label: values.get(("published", metric)) for label, metric in wanted}
-    bases = [v for (model, metric), v in values.items() if metric == "rel_ql" and model not in points.OURS and v > 0]
+    alike = ("rel_ql", "rel_mae", "coverage90")
+    others = {m for m, _ in values if m not in points.OURS and any(_far(values, m, metric) for metric in alike)}
+    bases = [values[m, "rel_ql"] for m in sorted(others) if values.get((m, "rel_ql"), 0) > 1e-12]
     if bases and ("published", "rel_ql") in values:
         found["skill"] = 1 - values["published", "rel_ql"] / min(bases)
     return {k: v for k, v in found.items() if v is not None}

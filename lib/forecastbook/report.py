@@ -17,7 +17,7 @@ from forecastbook.executed import render_notebook
 from forecastbook.record import manifest_of, scores_of, state_of
 from forecastbook.run import RunError
 from forecastbook.runpage import render_run
-from forecastbook.wording import bare_percent, shorten
+from forecastbook.wording import bare_percent, counted, shorten
 
 __all__ = ["main", "render_index", "render_notebook", "render_run"]
 
@@ -29,9 +29,9 @@ def render_index(out: str | Path) -> Path:
     rows.sort(key=lambda r: (r["job"], r["superseded"]))
     rows.sort(key=lambda r: r["as_of"], reverse=True)
     jobs = sorted({r["job"] for r in rows})
-    intro = f"{len(rows):,} {'run' if len(rows) == 1 else 'runs'} of {', '.join(jobs)}, the newest first. " if rows else ""
+    intro = f"{counted(len(rows), 'run')} of {', '.join(jobs)}, the newest first. " if rows else ""
     intro += "Errors are those of rolling forecasts of the past: of prices the mean error as a share of the last price, "
-    intro += "of sales the weighted quantile loss. Skill is against the best baseline. "
+    intro += "of sales the weighted quantile loss. Skill is against the best baseline that is not itself published. "
     intro += "* marks a commit with uncommitted changes."
     text = pages.render("index.html.j2", title="Forecast book", intro=intro, rows=rows)
     return pages.write(out / "index.html", text)
@@ -75,7 +75,7 @@ def _row(directory: Path, out: Path) -> dict:
         "state": state,
         "tone": tone,
         "error": bare_percent(values.get("error"), 2),
-        "skill": bare_percent(values.get("skill", gate.get("skill")), 1),
+        "skill": bare_percent(values.get("skill") if values else gate.get("skill"), 1),
         "coverage": bare_percent(values.get("inside90"), 0),
         "report": report,
         "published": figures.name(gate.get("use") or "–"),

@@ -11,7 +11,7 @@ from forecastbook import evidence, figures, pages, provenance, scoreboard, trade
 from forecastbook.executed import fault
 from forecastbook.record import Record, previous, state_of
 from forecastbook.trades import PRICES, SALES, Trade
-from forecastbook.wording import moment, plain_line, share1
+from forecastbook.wording import moment, plain_line, share1, span
 
 SECTIONS = [
     ("At a glance", "glance"),
@@ -57,12 +57,14 @@ def render_run(directory: str | Path) -> Path:
     why = "The run did not come this far." if tone != "good" else "No forecast of the backtest has met its actuals."
     freq = str((m.get("params") or {}).get("freq") or "D")
     trade = _trade(m, forecast)
-    agenda = (
-        evidence.orders(run) if trade is SALES else evidence.changes(moved, horizon, currency) if moved is not None else None
-    )
+    agenda = evidence.orders(run) if trade is SALES else None
+    if trade is PRICES and moved is not None:
+        agenda = evidence.changes(moved, horizon, currency, freq)
+    if untested := _untested(run, gate, scored, trade):
+        warnings.append(untested)
     sections = {
         "cards": evidence.glance(run, head, moved, trade),
-        "accuracy": evidence.accuracy(scored, skill, head, freq) if head else None,
+        "accuracy": evidence.accuracy(scored, skill, head, freq, horizon or 0) if head else None,
         "fans": evidence.fans(run, scored),
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
         "track": evidence.track(run, trade),
@@ -88,7 +90,9 @@ def render_run(directory: str | Path) -> Path:
     )
     nav = [(text, anchor) for text, anchor in order if tone == "good" or shown.get(anchor, True)]
     nav = [(text, anchor) for text, anchor in nav if anchor != "track" or sections["track"]]
-    ahead = f"next {horizon} {figures.period_name(freq)}" if horizon else "forecast"
+    fans_title = (sections["fans"] or {}).get("title") or dict((anchor, text) for text, anchor in SECTIONS)["fans"]
+    nav = [(fans_title if anchor == "fans" else text, anchor) for text, anchor in nav]
+    ahead = f"next {span(horizon, figures.period_name(freq))}" if horizon else "forecast"
     made = m.get("receipt", {}) or {}
     subtitle = " · ".join(
         filter(
@@ -111,6 +115,7 @@ def render_run(directory: str | Path) -> Path:
         standings=evidence.standings(gate, trade),
         missing={"accuracy": why, "fans": "There is no forecast to show.", "forecast": "There is no forecast to show."},
         sticky=forecast is not None and "p_change" in forecast,
+        fans_title=fans_title,
         agenda_title=dict((anchor, text) for text, anchor in order)["agenda"],
         agenda_first=trade is SALES,
         nav=nav,
@@ -125,6 +130,18 @@ def _trade(manifest: dict, forecast) -> Trade:
     """The trade of a run: its forecasts say, else its params."""
     name = ((manifest.get("params") or {}).get("model") or {}).get("name")
     return trades.of(forecast.columns) if forecast is not None else trades.TRADES.get(name, PRICES)
+
+
+def _untested(run: Record, gate: dict, scored, trade: Trade) -> str:
+    """What to know of a forecast of which nothing could be checked on the past; empty where something was."""
+    if scored is not None or run.frame("forecast") is None or gate.get("origins") or not gate.get("use"):
+        return ""
+    use = gate["use"]
+    rest = trade.safe_words if use == trade.safe else figures.the([use])
+    return (
+        "No past forecast could be checked: the history is too short for it. The bands and chances below rest on nothing but "
+        f"{rest}, and a band without width does not promise that nothing moves."
+    )
 
 
 def _failure(run: Record) -> None:
@@ -155,4 +172,6 @@ def _verdict(run: Record, head: dict | None) -> str:
         return said
     if head["low"] > 0:
         return f"The published forecast saves {share1(head['skill'])} of the error of {head['against']}, beyond chance."
+    if not head["against"]:
+        return f"{figures.STILL}." if head["still"] else "There is no baseline to compare the published forecast with."
     return f"The published forecast is not proven better than {head['against']}."

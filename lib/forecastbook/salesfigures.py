@@ -20,6 +20,7 @@ from forecastbook.figures import (
     _figure,
     _figure_function,
     _percent_axis,
+    _top,
     called,
     name,
     nothing,
@@ -29,6 +30,7 @@ from forecastbook.reorder import reorder as to_order
 from forecastbook.reorder import saved, stock_cost, upper
 from forecastbook.scores import pinball
 from forecastbook.trades import SALES
+from forecastbook.wording import counted, span
 
 UNMET = "No forecast has met its actuals yet"
 HABITS = {  # of each class of demand
@@ -58,7 +60,7 @@ def demand_map(series: pd.DataFrame) -> Figure:
     if not share.sum():
         return nothing("No item has a known demand yet")
     most = share.idxmax()
-    title = f"{_share(share[most])} of {len(kinds):,} items {HABITS[most]}"
+    title = f"{_share(share[most])} of {counted(len(kinds), 'item')} {HABITS[most]}"
     title += f"; {_share(share['silent'])} have not sold yet" if share["silent"] and most != "silent" else ""
     x, y = series["interval"].to_numpy(float), series["cv2"].to_numpy(float)
     seen = np.isfinite(x) & np.isfinite(y) & (x > 0)
@@ -94,7 +96,7 @@ def demand_map(series: pd.DataFrame) -> Figure:
     edge = f"; {beyond:,} beyond are drawn at the edge" if beyond else ""
     ax.set_xlabel(f"average demand interval, periods (log scale); cut at {ADI}")
     ax.set_ylabel(f"CV² of the amounts sold; cut at {CV2}")
-    ax.set_title(f"{len(x):,} items that have sold{edge}", color=GREY)
+    ax.set_title(f"{counted(len(x), 'item')} that {'has' if len(x) == 1 else 'have'} sold{edge}", color=GREY)
     return fig
 
 
@@ -108,9 +110,8 @@ def reorder(plan: pd.DataFrame, top: int = 12, units: str = "periods") -> Figure
     if not len(rows):
         return nothing("Nothing to reorder: no item needs more than is there" if len(plan) else "No item is forecast")
     known = rows["stock"].notna().to_numpy()
-    level, span = f"{100 * rows['level'].iloc[0]:.3g} %", f"{rows['periods'].iloc[0]} {units}"
-    span = span.removesuffix("s") if rows["periods"].iloc[0] == 1 else span
-    fig, axes = _figure(_wanted(plan, f"{level} service over {span}"), size=(8.2, 1.35 + 0.29 * len(rows)))
+    level, time = f"{100 * rows['level'].iloc[0]:.3g} %", span(int(rows["periods"].iloc[0]), units)
+    fig, axes = _figure(_wanted(plan, f"{level} service over {time}"), size=(8.2, 1.35 + 0.29 * len(rows)))
     ax, at = axes[0, 0], np.arange(len(rows))
     ax.barh(at, rows["need"], height=0.74, color=PALE, label=f"needed for {level} service")
     if known.any():
@@ -125,7 +126,7 @@ def reorder(plan: pd.DataFrame, top: int = 12, units: str = "periods") -> Figure
     ax.set_xlim(0, rows["need"].max() * 1.16)
     ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-    ax.set_xlabel(f"units over {span}")
+    ax.set_xlabel(f"units over {time}")
     ax.grid(axis="y", visible=False)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9)
     return fig
@@ -135,10 +136,13 @@ def _wanted(plan: pd.DataFrame, service: str) -> str:
     """The orders of a whole plan in a sentence."""
     every, unknown = to_order(plan, None), int(plan["stock"].isna().sum())
     if unknown == len(plan):
-        said = f"{len(every):,} items need {every['need'].sum():,.0f} units for {service}"
-        return f"{said}; {every['expected'].sum():,.0f} are expected to sell"
+        need = f"{counted(len(every), 'item')} {'needs' if len(every) == 1 else 'need'}"
+        said = f"{need} {counted(round(every['need'].sum()), 'unit')} for {service}"
+        sold = round(every["expected"].sum())
+        return f"{said}; {sold:,} {'is' if sold == 1 else 'are'} expected to sell"
     short = every[every["stock"].notna()]
-    title = f"{len(short):,} of {len(plan) - unknown:,} items are short of {service}: order {short['order'].sum():,.0f} units"
+    few = f"{len(short):,} of {counted(len(plan) - unknown, 'item')} {'is' if len(short) == 1 else 'are'} short"
+    title = f"{few} of {service}: order {counted(round(short['order'].sum()), 'unit')}"
     return f"{title}; the stock of {unknown:,} more is not known" if unknown else title
 
 
@@ -291,7 +295,7 @@ def pit(backtest: pd.DataFrame, model: str = "published", bins: int = 10, seed: 
     ax.set_xlim(0, 1)
     ax.set_ylim(0, max(share.max() / len(u), even + band) * 1.12)
     ax.set_xlabel("where the sales fell in what was foretold (0 %: lowest, 100 %: highest)")
-    ax.set_ylabel(f"share of {len(u):,} forecasts")
+    ax.set_ylabel(f"share of {counted(len(u), 'forecast')}")
     _percent_axis(ax.xaxis)
     _percent_axis(ax.yaxis)
     ax.grid(axis="x", visible=False)
@@ -318,7 +322,7 @@ def zero_nonzero(scored: pd.DataFrame, model: str = "published", against: str = 
         theirs = other.loc[event(other) == came, "error"].mean() if len(other) else np.nan
         _pair(axes[0], row, {model: mine.loc[sold == came, "error"].mean(), against: theirs})
         _held(axes[1], row, held[sold == came].mean() if (sold == came).any() else np.nan)
-    axes[0].margins(x=0.45)
+    axes[0].set_xlim(0, _top(axes[0].dataLim.x1, 2.0))  # the names stand right of the bars
     axes[0].set_xlabel(SALES.error)
     axes[1].axvline(0.9, color=INK, lw=1, ls=DASHED)
     axes[1].annotate("promised 90 %", (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
@@ -326,7 +330,7 @@ def zero_nonzero(scored: pd.DataFrame, model: str = "published", against: str = 
     axes[1].set_xlabel("share inside the 90 % band")
     for ax in axes:
         _percent_axis(ax.xaxis)
-        ax.set_yticks([0, 1], [f"{k}\n{int((sold == v).sum()):,} forecasts" for k, v in groups.items()])
+        ax.set_yticks([0, 1], [f"{k}\n{counted(int((sold == v).sum()), 'forecast')}" for k, v in groups.items()])
         ax.set_ylim(1.5, -0.5)
         ax.grid(axis="y", visible=False)
     axes[1].tick_params(labelleft=False)

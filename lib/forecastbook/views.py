@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from forecastbook import figures, forecasts, reorder, salesfigures, scoreboard
+from forecastbook import figures, forecasts, reorder, roster, salesfigures, scoreboard
 from forecastbook.figures import Figure
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.tables import Html, table
 from forecastbook.trades import SALES
+from forecastbook.wording import labels, span
 
 
 def character(panel: Panel, series: pd.DataFrame, params: Params) -> Figure:
@@ -22,29 +23,43 @@ def character(panel: Panel, series: pd.DataFrame, params: Params) -> Figure:
     return figures.spells(panel.spells(), unit=figures.period_name(params.freq))
 
 
+def named(frame: pd.DataFrame, series: pd.DataFrame, ids=None) -> pd.DataFrame:
+    """The rows of a frame, of the series ``ids`` (None: of all), each item with a title that tells it from the others."""
+    frame = frame if ids is None else frame[frame["series_id"].isin(list(ids))]
+    called = labels(series["series_id"], series["title"]).set_axis(series["series_id"])
+    return frame.assign(title=frame["series_id"].astype(object).map(called))
+
+
+def examples(frame: pd.DataFrame, series: pd.DataFrame, params: Params) -> Figure:
+    """The histories of six lively series. frame: series_id, ts, y of all of them."""
+    ids = roster.examples(series)
+    return figures.small_multiples(named(frame, series, ids), ids, params.trade, params.freq)
+
+
 def agenda(forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> pd.DataFrame:
     """What a reader may want to act on, most urgent first: the likeliest changes of a price; what to reorder."""
     if params.trade is SALES:
-        return reorder.plan(forecast, series, service_level(params))
-    return forecasts.moves(forecast, series)
+        return reorder.plan(forecast, named(series, series), service_level(params))
+    return forecasts.moves(forecast, named(series, series))
 
 
 def agenda_figure(due: pd.DataFrame, forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> Figure:
     """An ``agenda`` as a figure; of prices among all that are forecast."""
     if params.trade is SALES:
         return salesfigures.reorder(due, units=figures.period_name(params.freq))
-    return figures.moves(forecast.merge(series[["series_id", "title"]], on="series_id"))
+    return figures.moves(named(forecast, series))
 
 
 def agenda_table(due: pd.DataFrame, params: Params) -> Html:
     """The first rows of an ``agenda`` as a reader wants them."""
     if params.trade is SALES:
-        unit = figures.period_name(params.freq)
-        caption = f"What to reorder so that demand of the next {params.horizon} {unit} is met at {service_level(params):.0%}"
+        unit, level = figures.period_name(params.freq), service_level(params)
+        caption = f"What to reorder so that demand of the next {span(params.horizon, unit)} is met at {level:.0%}"
         return table(
             reorder.table(reorder.reorder(due, 15), units=unit), reorder.FORMATS, caption=caption, empty="Nothing to reorder."
         )
-    return table(forecasts.moves_table(due), forecasts.FORMATS, caption=f"Likeliest changes within {params.horizon} periods")
+    caption = f"Likeliest changes within {span(params.horizon, figures.period_name(params.freq))}; {figures.CHANGE}"
+    return table(forecasts.moves_table(due), forecasts.FORMATS, caption=caption)
 
 
 def service_level(params: Params) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pandas as pd
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -54,6 +55,26 @@ def shorten(text: object, limit: int = 70) -> str:
 def plain_line(text: str, limit: int = 600) -> str:
     """`shorten` for what a terminal was sent: without its colours."""
     return shorten(re.sub(r"\x1b\[[0-9;]*m", "", text), limit)
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """1, 'day' → '1 day'; 1200, 'day' → '1,200 days'; many: the plural where it is not made by an s."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def span(n: int, units: str) -> str:
+    """1, 'days' → '1 day'; 7, 'days' → '7 days'."""
+    return counted(n, units.removesuffix("s"))
+
+
+def labels(ids: pd.Series, titles: pd.Series) -> pd.Series:
+    """What items are called: their titles, with the id behind those that others have too; the id where there is no title."""
+    titles = titles.astype(object).where(titles.notna(), ids).astype(str)
+    shared = titles.map(shorten).duplicated(keep=False) & (titles != ids.astype(str))
+    both = [f"{shorten(title, 44)} ({shorten(key, 22)})" for key, title in zip(ids[shared], titles[shared], strict=True)]
+    out = titles.copy()
+    out[shared] = both
+    return out
 
 
 def moment(iso: str) -> str:
