@@ -66,7 +66,7 @@ def test_zero_shot_it_beats_the_last_value_on_shops_that_it_has_not_seen(base):
 
 def test_it_knows_a_change_from_a_stay(base):
     """On shops that it has not seen: a higher probability where prices did change, and about as many changes as came."""
-    panel = processes.shops(8, 25, 260, 2001)
+    panel = processes.shops(40, 12, 200, 2001)  # many: what a few shops do together in one week says little
     view, y = panel.until(panel.dates[-8]), panel.after(panel.dates[-8], H)
     p = lstm.p_change(base, view, H)
     event = scores.changed(y, view.last_value)
@@ -74,7 +74,7 @@ def test_it_knows_a_change_from_a_stay(base):
     changed = known & (event == 1)
     rate = event[known].mean()
     assert scores.average_precision(event[known], p[known]) > 2 * rate
-    assert p[changed].mean() > 2 * p[known & (event == 0)].mean() and 0.5 < p[known].mean() / rate < 2
+    assert p[changed].mean() > 2 * p[known & (event == 0)].mean() and 0.6 < p[known].mean() / rate < 1.6
 
 
 def test_fine_tuning_it_leaves_the_shipped_files_alone(base):
