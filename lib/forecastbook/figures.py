@@ -966,7 +966,7 @@ def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: st
     cover.axvline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
     cover.annotate("promised 90 %", (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
     cover.set_xlim(0, 1)
-    cover.set_xlabel(f"share inside the 90 % band ({CHANGE})")
+    cover.set_xlabel(f"share inside the 90 % band\n({CHANGE})")
     for ax in axes.flat:
         _percent_axis(ax.xaxis)
         ax.set_yticks([0, 1], [f"{k}\n{counted(int(m.sum()), 'forecast')}" for k, m in kinds.items()])
