@@ -91,7 +91,7 @@ DRAWING = {
     "views": "figures forecasts panel params reorder roster salesfigures scoreboard tables trades wording",
     "pages": "figures run",
     "executed": "pages wording",
-    "record": "points run wording",
+    "record": "points run scores wording",
     "evidence": "figures points record reorder salesfigures scoreboard scores tables trackrecord trades wording",
     "provenance": "evidence figures pages points record scores tables trades wording",
     "runpage": "evidence executed figures pages provenance record scoreboard trades wording",

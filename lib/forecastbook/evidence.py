@@ -8,7 +8,7 @@ import pandas as pd
 from forecastbook import figures, points, reorder, salesfigures, scoreboard, trackrecord, trades
 from forecastbook.points import OURS
 from forecastbook.record import Record
-from forecastbook.scores import CHANGED
+from forecastbook.scores import CHANGED, DUST
 from forecastbook.tables import Html, cards, right, table
 from forecastbook.trades import SALES, Trade
 from forecastbook.wording import change, counted, in_points, percent, share1, share2, span
@@ -142,7 +142,7 @@ def standings(gate: dict, trade: Trade) -> Html | None:
     if "origins" in rows and rows["origins"].nunique() > 1:
         heads |= {"origins": "origins"}
         caption += f"; what is saved is against {trade.safe_words}, on the same origins"
-    if trade is not SALES and len(scored) and scored.iloc[0] < 1e-12:
+    if trade is not SALES and len(scored) and scored.iloc[0] < DUST:
         rows[["skill", "expected"]] = np.nan
         caption += f". {figures.STILL}"
     return table(rows[list(heads)].rename(columns=heads), forms, caption=caption)
@@ -234,7 +234,7 @@ def fans(run: Record, scored: pd.DataFrame | None) -> dict | None:
         among = f" {came}" if len(moved) >= 4 else ""
         title = "Two best, two worst" if len(ids) == 4 else "Forecasts, item by item"
         text = f"The two items with the smallest and the two with the largest error, of {len(by):,}{among}."
-        if np.ptp(by["error"]) < 1e-12 and len(by) > 1:
+        if np.ptp(by["error"]) < DUST and len(by) > 1:
             title, labels = "Forecasts, item by item", [f"error {share1(by.loc[i, 'error'])}" for i in ids]
             text = f"The first of {len(by):,} items that have the same error{among}."
         elif len(ids) < 4:

@@ -28,7 +28,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from forecastbook import trades
 from forecastbook.points import OURS, errors, event, levels
-from forecastbook.scores import CHANGED
+from forecastbook.scores import CHANGED, DUST, slack
 from forecastbook.trades import PRICES, Trade
 from forecastbook.wording import counted, percent, share1, shorten, signed, span
 
@@ -239,7 +239,7 @@ def itself(skill: pd.DataFrame) -> pd.Series:
     Its bands may have been widened at an origin, so a skill that is shown as 0.0 % with its whole interval counts.
     """
     off = skill[["skill", "low", "high"]].abs()
-    return (off < 0.0005).all(axis=1) | (off["low"].isna() & (off["skill"] < 1e-12))
+    return (off < 0.0005).all(axis=1) | (off["low"].isna() & (off["skill"] < DUST))
 
 
 def dated(frame: pd.DataFrame) -> dict[str, str]:
@@ -254,7 +254,7 @@ def still(frame: pd.DataFrame) -> bool:
     """Whether the last price was right at every point of a backtest, scored or not, and sure of it: nobody can be better."""
     scored = errors(frame)
     theirs = scored.loc[scored["model"] == PRICES.safe, ["error", "loss"]]
-    return trades.of(scored) is PRICES and len(theirs) > 0 and theirs.max(axis=None) < 1e-12
+    return trades.of(scored) is PRICES and len(theirs) > 0 and theirs.max(axis=None) < DUST
 
 
 def _top(highest: float, room: float) -> float:
@@ -506,7 +506,7 @@ def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = P
     table = _by(frame, metric, "origin")
     if table.empty:
         return nothing("No origin has met its actuals yet")
-    if trade is PRICES and table.max(axis=None) < 1e-12:
+    if trade is PRICES and table.max(axis=None) < DUST:
         return nothing(STILL)
     ours, models, safe = _ours(table.columns), _rank(table.columns), _safe(table.columns)
     rivals = [m for m in ("champion", safe) if m in table and m != ours] or [m for m in models if m != ours]
@@ -745,7 +745,7 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
     table = _by(frame, metric, "horizon")
     if table.empty:
         return nothing("No forecast has met its actuals yet")
-    if trades.of(frame) is PRICES and table.max(axis=None) < 1e-12:
+    if trades.of(frame) is PRICES and table.max(axis=None) < DUST:
         return nothing(STILL)
     ours, models, safe, trade = _ours(table.columns), _rank(table.columns), _safe(table.columns), trades.of(frame)
     if ours and safe:
@@ -844,8 +844,8 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
         ax.set_title(f"{label}: {counted(int(mask.sum()), 'forecast')}")
         for column, level in quantiles.items():
             if mask.any():
-                q, slack = rows[column].to_numpy(float)[mask], 1e-9 * np.maximum(1, np.abs(y[mask]))
-                low, high = np.mean(y[mask] < q - slack), np.mean(y[mask] <= q + slack)
+                q, near = rows[column].to_numpy(float)[mask], slack(y[mask])
+                low, high = np.mean(y[mask] < q - near), np.mean(y[mask] <= q + near)
                 ax.plot([level, level], [low, high], color=colour, lw=5, alpha=0.35)
                 ax.plot([level, level], [low, high], "_", color=colour, ms=9, mew=2)
         ax.set_xlim(-0.02, 1.02)

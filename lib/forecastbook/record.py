@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from forecastbook import points
 from forecastbook.run import STEPS
+from forecastbook.scores import DUST
 from forecastbook.wording import labels, plain_line
 
 COLUMNS = {
@@ -90,7 +91,7 @@ class Record:
 def _far(values: dict, model: str, metric: str) -> bool:
     """Whether a model's score differs from that of what is published by more than a widened band would make of it."""
     mine, theirs = (values.get((m, metric), 0.0) for m in ("published", model))
-    return abs(mine - theirs) > 0.0005 * abs(theirs) + 1e-12
+    return abs(mine - theirs) > 0.0005 * abs(theirs) + DUST
 
 
 def _panel(path: Path) -> pd.DataFrame:
@@ -162,7 +163,7 @@ def scores_of(directory: Path) -> dict[str, float]:
     found = {label: values.get(("published", metric)) for label, metric in wanted}
     alike = ("rel_ql", "rel_mae", "coverage90")
     others = {m for m, _ in values if m not in points.OURS and any(_far(values, m, metric) for metric in alike)}
-    bases = [values[m, "rel_ql"] for m in sorted(others) if values.get((m, "rel_ql"), 0) > 1e-12]
+    bases = [values[m, "rel_ql"] for m in sorted(others) if values.get((m, "rel_ql"), 0) > DUST]
     if bases and ("published", "rel_ql") in values:
         found["skill"] = 1 - values["published", "rel_ql"] / min(bases)
     return {k: v for k, v in found.items() if v is not None}

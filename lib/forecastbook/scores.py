@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 CHANGED = 0.005  # |log(price / last price)| above this is a change of a posted price
+DUST = 1e-12  # an error below this is a sum of zeros
 
 
 def pinball(y, q, levels) -> np.ndarray:
@@ -35,14 +36,15 @@ def relative(error, last) -> np.ndarray:
     return error / np.where(np.abs(last) > 0, np.abs(last), np.nan)
 
 
-def covered(y, lower, upper) -> np.ndarray:
-    """1.0 where lower <= y <= upper, 0.0 where not, NaN where y is not observed.
+def slack(y) -> np.ndarray:
+    """How near a bound an actual must be to equal it, whatever the last bits say; the shape of ``y``."""
+    return 1e-9 * np.maximum(1.0, np.abs(y))
 
-    A price that equals a bound is inside, whatever the last bits of the bound say.
-    """
-    y = np.asarray(y, float)
-    slack = 1e-9 * np.maximum(1.0, np.abs(y))
-    return np.where(np.isnan(y), np.nan, (np.asarray(lower) <= y + slack) & (y - slack <= np.asarray(upper)))
+
+def covered(y, lower, upper) -> np.ndarray:
+    """1.0 where lower <= y <= upper, up to ``slack``, 0.0 where not, NaN where y is not observed."""
+    y, near = np.asarray(y, float), slack(y)
+    return np.where(np.isnan(y), np.nan, (np.asarray(lower) <= y + near) & (y - near <= np.asarray(upper)))
 
 
 def winkler(y, lower, upper, levels=(0.05, 0.95)) -> np.ndarray:
