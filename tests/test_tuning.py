@@ -13,8 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from conftest import made_run, posted_panel, posted_prices, tiny
+from conftest import TINY, made_run, posted_panel, posted_prices, tiny
 from forecastbook import tuning
+from forecastbook.params import Params, merge
 from forecastbook.run import Run
 
 pytestmark = pytest.mark.timeout(280)
@@ -95,23 +96,29 @@ def test_all_trials_failing_is_a_clear_stop(tmp_path):
 
 
 def test_a_killed_search_is_resumed(tmp_path):
-    params = searched({"hidden_size": [4, 5, 6, 7]}, trials=4)
+    slow = {"model": TINY["model"] | {"epochs": 20, "max_steps": 200}, "finetune": TINY["finetune"] | {"patience": 20}}
+    params = searched({"hidden_size": [256]}, trials=2, grace=20)  # the second trial takes seconds
+    params = Params.model_validate(merge(params.model_dump(), slow))
     run = made_run(tmp_path, params, posted_prices(10, 130, seed=2))
     code = (
         "from forecastbook import tuning; from forecastbook.run import Run\n"
         f"run = Run({str(run.dir)!r}); tuning.search(run, run.panel())"
     )
-    searching = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
+    often = os.environ | {"TUNE_GLOBAL_CHECKPOINT_S": "0.2"}  # how often Ray writes down where it is
+    searching = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL, env=often)
+
+    def reported() -> list[str]:
+        return [path.read_text() for path in sorted((run.dir / "tune").rglob("result.json"))]
+
     deadline = time.monotonic() + 120
-    while not list((run.dir / "tune").rglob("result.json")) and time.monotonic() < deadline:
+    while len([text for text in reported() if text]) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(1)
     tree = [psutil.Process(searching.pid), *psutil.Process(searching.pid).children(recursive=True)]
     for process in tree:
         process.kill()
     psutil.wait_procs(tree, timeout=20)
-    before = len(list((run.dir / "tune").rglob("result.json")))
-    assert before >= 1
+    first, second = reported()
+    assert len(first.splitlines()) == 20 and 0 < len(second.splitlines()) < 20, "it was to be killed in the second trial"
     search = tuning.search(Run(run.dir), run.panel())
-    assert len(search.results) == 4 and (search.results["state"] == "finished").all()
+    assert (search.results["state"] == "finished").all() and reported()[0] == first
     assert not ray_processes(searching.pid)

@@ -184,6 +184,7 @@ def search(run: Run, panel: Panel) -> Search:
                     tune_config=tune.TuneConfig(
                         metric=SCORE,
                         mode="min",
+                        reuse_actors=True,  # else each trial starts a process, which takes longer than most trials
                         max_concurrent_trials=params.tune.concurrent,
                         time_budget_s=params.tune.budget_seconds,
                         scheduler=ASHAScheduler(
