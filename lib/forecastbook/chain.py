@@ -316,6 +316,7 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
                 cwd=os.getcwd(),
                 execution_timeout=timeout,
                 start_timeout=120,
+                extra_arguments=["--log-level=CRITICAL"],  # a kernel that is told to end complains of its sockets
                 config=Config({"KernelManager": {"transport": "ipc", "connection_file": f"{private}/kernel.json"}}),
             )
         except CellTimeoutError as error:
@@ -436,10 +437,8 @@ def main(argv: list[str] | None = None) -> int:
     # jsonschema, which nbformat brings, would compile a grammar of IRIs that no notebook has: 1.5 s of every step
     sys.modules.setdefault("rfc3987_syntax", None)
     signal.signal(signal.SIGTERM, _stop)
-    again = "make score" if args.command == "score" else "make forecast"
-    again += " goes on from here"
-    if args.command == "step" and args.notebook.stem == "02_tune":
-        again = "make tune searches anew"  # no half of a search is kept
+    tuning = args.command == "step" and args.notebook.stem == "02_tune"
+    again = "score" if args.command == "score" else "tune" if tuning else "forecast"
     runs.log_to(None, args.notebook.stem if args.command == "step" else args.job)
     try:
         if args.command == "plan":
@@ -450,10 +449,10 @@ def main(argv: list[str] | None = None) -> int:
         else:
             _step(args)
     except KeyboardInterrupt:
-        log.error("interrupted; the next %s", again)
+        log.error("interrupted; the next make %s goes on from here", again)
         return 130
     except Stopped:
-        log.error("stopped; the next %s", again)
+        log.error("stopped; the next make %s goes on from here", again)
         return 143
     except StepError as error:
         log.error("%s", error)
@@ -481,6 +480,7 @@ def _step(args) -> None:
 
 
 def _stop(signum, frame) -> None:
+    logging.getLogger("asyncio").disabled = True  # what still waits for the kernel is told that it died: no news to anyone
     raise Stopped(128 + signum)
 
 
