@@ -26,7 +26,8 @@ DRAWING = {
     "intervals": "",
     "wording": "",
     "schema": "",
-    "intake": "panel",
+    "cells": "",
+    "intake": "cells panel",
     "sample": "intake",
     "yamlfile": "",
     # what is asked for
@@ -51,8 +52,8 @@ DRAWING = {
     "shoprows": "intake records shopfile",
     "shop": "intake params records shoprows stock",
     "recordshop": "",
-    "salesfacts": "intake longfile params sample",
-    "sources": "intake longfile panel params publication recordshop salesfacts sample shop trades",
+    "salesfacts": "cells intake longfile params sample",
+    "sources": "cells intake longfile panel params publication recordshop salesfacts sample shop trades",
     "run": "intake panel params trades",
     # models, and what they are worth
     "grid": "panel",

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecastbook import intake, panel, sample, sources
+from forecastbook import cells, panel, sample, sources
 from forecastbook.sources import SOURCES, SourceError, ensure_sample
 from forecastbook.warehouse import connect
 
@@ -862,7 +862,7 @@ def test_the_fingerprint_is_of_what_a_run_reads(tmp_path):
 def test_numbers_become_codes_into_their_sorted_distinct_values(values, factor, shift):
     values = np.array(values, dtype=np.int64) * factor + shift
     column = pa.chunked_array([values[:3], values[3:]])
-    codes, distinct = intake.numbered(column)
+    codes, distinct = cells.numbered(column)
     wanted, inverse = np.unique(values, return_inverse=True)
     np.testing.assert_array_equal(distinct, wanted)
     np.testing.assert_array_equal(codes, inverse)

@@ -10,21 +10,8 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import longfile, sample
-from forecastbook.intake import (
-    Cells,
-    Intake,
-    Sieve,
-    SourceError,
-    as_day,
-    disagreeing,
-    inside,
-    long_frame,
-    mask,
-    numbered,
-    reasons,
-    taken,
-    today,
-)
+from forecastbook.cells import Cells, mask, numbered, taken
+from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, long_frame, reasons, today
 from forecastbook.params import digest
 
 FIRST = date(1900, 1, 1)

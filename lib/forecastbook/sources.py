@@ -24,23 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecastbook import longfile, sample
-from forecastbook.intake import (
-    Cells,
-    Intake,
-    Sieve,
-    SourceError,
-    as_day,
-    chunks,
-    disagreeing,
-    inside,
-    long_frame,
-    mask,
-    numbered,
-    reasons,
-    taken,
-    today,
-    unit_errors,
-)
+from forecastbook.cells import Cells, chunks, mask, numbered, taken
+from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, long_frame, reasons, today, unit_errors
 from forecastbook.panel import periods
 from forecastbook.params import digest
 from forecastbook.publication import variant_ids
