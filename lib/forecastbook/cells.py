@@ -74,10 +74,13 @@ class Cells:
 
     def axes(self) -> tuple[np.ndarray, np.ndarray]:
         """The series (a number of ``self.ids``) and the day (counted from ``self.first``) of each filled cell: (M,) each."""
-        at = np.flatnonzero(self.filled)
-        at = at.astype(self.cell.dtype) if self.numbers is None else self.numbers[at]
-        series = at // self.days
-        return series, at - series * self.days
+        if self.numbers is not None:
+            at = self.numbers[np.flatnonzero(self.filled)]
+            return at // self.days, at % self.days
+        filled = self.filled[:-1].reshape(len(self.ids), self.days)
+        series = np.repeat(np.arange(len(self.ids), dtype=np.int32), np.count_nonzero(filled, axis=1))
+        day = np.tile(np.arange(self.days, dtype=np.int32), len(self.ids))
+        return series, day if self.kept == self.size else day[filled.ravel()]
 
 
 def chunks(column: pa.ChunkedArray) -> Iterator[tuple[slice, np.ndarray]]:
