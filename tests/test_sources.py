@@ -663,6 +663,29 @@ def test_other_delimiters_quotes_and_the_decimal_comma(tmp_path, sep):
     assert value(intake, "b", D)["y"] == 7.25
 
 
+@pytest.mark.parametrize("unclosed", [(3,), (3, 4), (3, 7), (3, 4000)])
+def test_a_quote_that_is_never_closed_does_not_swallow_rows_of_a_file(tmp_path, unclosed):
+    rows = [f'item{i % 50},{D - dt.timedelta(days=99 - i // 50)},5.0,"tea, green"\n' for i in range(5000)]
+    for i in unclosed:
+        rows[i] = rows[i].replace('"tea, green"', '"9 inch')
+    path = text(tmp_path, "sku,day,price,title\n" + "".join(rows))
+    with pytest.raises(SourceError, match=rf"line {unclosed[0] + 2}: a quoted cell is not closed"):
+        read(bare(path))
+
+
+def test_a_cell_larger_than_what_is_read_at_once_is_named_by_its_line(tmp_path):
+    rows = "".join(f"item{i % 50},{D - dt.timedelta(days=i // 2000)},5.0,tea\n" for i in range(100_000))
+    path = text(tmp_path, f'sku,day,price,title\na,{D},5.0,"9 inch\n{rows}')
+    with pytest.raises(SourceError, match="line 2: a quoted cell is not closed"):
+        read(bare(path))
+
+
+def test_lines_within_a_quoted_text_are_text(tmp_path):
+    intake = read(bare(text(tmp_path, f'sku,day,price,title\na,{D},1,"tea\n5,5,5,5\n\ngreen"\n\nb,{D},2,9" inch\nc,{D},3,x\n')))
+    assert dict(zip(intake.frame["series_id"], intake.frame["y"], strict=True)) == {"a": 1, "b": 2, "c": 3}
+    assert intake.quarantine.empty and adds_up(intake)
+
+
 def test_torn_rows_do_not_shift_the_numbers_of_others(tmp_path):
     intake = read(bare(text(tmp_path, f"sku,day,price\na,{D},1\ntorn\nb,{D},-1\nc,{D},1,2,3\nd,{D},x\n")))
     assert intake.quarantine["row"].tolist() == [2, 3, 4, 5]

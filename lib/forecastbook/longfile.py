@@ -66,14 +66,22 @@ def _load_csv(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.D
         return "skip"
 
     unnamed = [f"{i}:{name}" if name not in wanted else name for i, name in enumerate(names)]  # namesakes elsewhere do no harm
-    table = pa.csv.read_csv(
-        path,
-        read_options=pa.csv.ReadOptions(use_threads=False, column_names=unnamed, skip_rows=1, encoding="utf8"),
-        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember),
-        convert_options=pa.csv.ConvertOptions(
-            include_columns=wanted, column_types={c: pa.string() for c in wanted}, strings_can_be_null=False, null_values=[]
-        ),
-    )
+    try:
+        table = pa.csv.read_csv(
+            path,
+            read_options=pa.csv.ReadOptions(use_threads=False, column_names=unnamed, skip_rows=1, encoding="utf8"),
+            parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember),
+            convert_options=pa.csv.ConvertOptions(
+                include_columns=wanted, column_types={c: pa.string() for c in wanted}, strings_can_be_null=False, null_values=[]
+            ),
+        )
+    except pa.ArrowInvalid:
+        _no_open_quote(path, delimiter, len(names))
+        raise
+    with path.open("rb") as file:
+        ends = sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
+    if ends > table.num_rows + len(torn) + 1:  # a cell holds a line break, or a line is blank
+        _no_open_quote(path, delimiter, len(names))
     # Arrow counts lines from the header on: row k of the file is data row k - 1. The rows around a torn one keep their numbers.
     lost = np.array([number - 1 for number, _, _ in torn], dtype=np.int64)
     rows = np.setdiff1d(np.arange(1, table.num_rows + len(lost) + 1), lost)
@@ -94,6 +102,26 @@ def _load_csv(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.D
         )
     )
     return table, rows, frame, delimiter == ";"
+
+
+def _no_open_quote(path: Path, delimiter: str, width: int) -> None:
+    """Raise SourceError where a quote that is not closed takes rows of so many cells into its cell; a text may have lines."""
+    first, swallowed = 1, False
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        try:
+            for record in reader:
+                inner = [line.split(delimiter) for cell in record for line in cell.splitlines()[1:]]
+                if any(len(cells) == width and any(_one_day(cell) != "NaT" for cell in cells) for cells in inner):
+                    swallowed = True
+                    break
+                first = reader.line_num + 1
+        except csv.Error:  # a cell longer than any text
+            swallowed = True
+    if swallowed:
+        raise SourceError(
+            f"{path} line {first}: a quoted cell is not closed and takes the rows after it; close the quote, or write it twice"
+        )
 
 
 def _has_columns(path: Path, names: list[str], wanted: list[str]) -> None:
