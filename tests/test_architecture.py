@@ -94,12 +94,13 @@ DRAWING = {
     "executed": "pages wording",
     "record": "points run scores wording",
     "evidence": "figures points record reorder salesfigures scoreboard scores tables trackrecord trades wording",
+    "alarms": "intake panel params record roster run trades wording",
     "provenance": "evidence figures pages points record scores tables trades wording",
     "runpage": "evidence executed figures pages provenance record scoreboard trades wording",
     "report": "executed figures pages record run runpage wording",
     # the runner
     "doctor": "intake params run schema sources warehouse wording",
-    "chain": "params report run sources trackrecord warehouse",
+    "chain": "params report roster run sources trackrecord warehouse",
 }
 LAZY = {
     ("params", "tide_model"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -72,6 +73,23 @@ def test_a_cell_that_ends_badly_fails_the_step(run, tmp_path, cell, said):
     good = notebook(tmp_path / "01_ingest.ipynb", "x = 1")
     chain.execute(good, run, [])
     assert (run.dir / "01_ingest.ipynb").is_file() and not list(run.dir.glob("*.failed.*")), "the next success clears it"
+
+
+@pytest.mark.parametrize("most", [10_000, 50_000, 150_000])
+def test_where_a_file_cannot_grow_the_step_says_so(run, tmp_path, most):
+    """As on a full disk, at whatever file it happens first: no traceback of ours, and the cause is kept."""
+    path, limits = notebook(tmp_path / "01_ingest.ipynb", "print('x' * 200_000)"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        with pytest.raises(chain.StepError, match="File too large"):
+            chain.execute(path, run, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    manifest = Run(run.dir).manifest
+    assert manifest["status"] == "failed" and "File too large" in manifest["failed"]["why"]
+    assert not (run.dir / "01_ingest.ipynb").exists() and not list(run.dir.glob(".*part*"))
+    chain.execute(path, run, [])
+    assert Run(run.dir).manifest["steps"]["01_ingest"] == "done" and not list(run.dir.glob("*.failed.*"))
 
 
 def test_a_cell_that_takes_too_long(run, tmp_path):

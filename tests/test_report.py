@@ -599,7 +599,9 @@ def test_many_refused_rows_are_said_on_top_with_an_example(tmp_path):
     quarantine = pd.read_parquet(directory / "quarantine.parquet")
     said = Intake(pd.DataFrame(), quarantine, {"rows read": 10, "quarantined: not a number": 3}).refusal()
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-    (directory / "manifest.json").write_text(json.dumps(manifest | {"refusal": said}), encoding="utf-8")
+    (directory / "manifest.json").write_text(
+        json.dumps(manifest | {"alarms": [{"title": "Many rows could not be used", "text": said}]}), encoding="utf-8"
+    )
     text = report.render_run(directory).read_text(encoding="utf-8")
     assert '<div class="banner"><strong>Many rows could not be used' in text and "<script>" not in text
     assert "3 of 10 rows were refused (30%), most often: not a number; such as price" in plain_text(text)

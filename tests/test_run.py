@@ -21,7 +21,6 @@ import pytest
 
 from conftest import day, made_run, posted_prices, same, tiny
 from forecastbook import run as runs
-from forecastbook.intake import Intake, quarantine
 from forecastbook.panel import build
 from forecastbook.params import Params
 from forecastbook.run import Run, RunError, lock, prepare, replacing, write_text
@@ -329,17 +328,6 @@ def test_values_known_ahead_are_kept_apart_and_the_panel_holds_no_later_row(tmp_
     wanted = build(frame, "D", as_of, future=["promo"], static=["brand"], horizon=7)
     same(run.panel(), wanted)
     assert np.isfinite(run.panel().future[:, -7:]).any()
-
-
-@pytest.mark.parametrize("refused", [20, 21])
-def test_many_refused_rows_are_logged_and_noted(tmp_path, lines, refused):
-    frame = posted_prices(4, 40)
-    run = made_run(tmp_path, tiny(), frame)
-    assert run.manifest["refusal"] == ""
-    bad = Intake(frame, quarantine(), {"rows read": 100, "quarantined: not a number": refused})
-    run.keep(bad, run.panel(), run.read("series.parquet"))
-    assert run.manifest["refusal"] == bad.refusal() and bool(bad.refusal()) is (refused > 20)
-    assert [line for line in lines if "rows were refused" in line] == [f"WARNING {bad.refusal()}"] * (refused > 20)
 
 
 def test_only_the_first_series_are_taken_when_asked(tmp_path):

@@ -663,6 +663,17 @@ def test_other_delimiters_quotes_and_the_decimal_comma(tmp_path, sep):
     assert value(intake, "b", D)["y"] == 7.25
 
 
+def test_facts_of_later_days_none_of_which_can_be_used_are_said(tmp_path):
+    until = D - dt.timedelta(days=3)
+    house = shop(tmp_path, steady(n=10) + [(2000, 1, D - dt.timedelta(days=1), 6.0)], calendar=days(60, until))
+    assert PRICES.span(job(), house)[1] == until, "DimDate ends three days before the facts"
+    (said,) = PRICES.read(job(), house, until).remarks
+    assert f"4 facts of days after {until}, up to date_id {date_id(D)}, and not one can be used: is DimDate filled" in said
+    day = {"date_id": [date_id(D)], "full_date": [D], "year": [D.year], "month": [D.month], "day": [D.day]}
+    house.append("DimDate", pa.table(day | {"day_of_week": [D.strftime("%A")]}))
+    assert PRICES.read(job(), house, until).remarks == (), "an earlier day was asked for"
+
+
 @pytest.mark.parametrize("unclosed", [(3,), (3, 4), (3, 7), (3, 4000)])
 def test_a_quote_that_is_never_closed_does_not_swallow_rows_of_a_file(tmp_path, unclosed):
     rows = [f'item{i % 50},{D - dt.timedelta(days=99 - i // 50)},5.0,"tea, green"\n' for i in range(5000)]

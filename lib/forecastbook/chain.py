@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 from forecastbook import params as jobs
+from forecastbook import roster
 from forecastbook import run as runs
 from forecastbook.run import STEPS, Run, RunError
 
@@ -78,7 +79,9 @@ def plan(
         writable(Path(out))
     span = source.span(params.source, store)
     date = given or newest(span, params)
-    inside(date, span, params.source.kind)
+    inside(date, span, getattr(params.source, "path", params.source.kind))
+    if not given and (old := roster.overdue(date, params)) and (home / date.isoformat()).is_dir():
+        log.warning("%s", old)  # a finished run reads nothing that could say so
     winner = _winner(home, date, force)
     params = jobs.load(path, overlays, winner)
     if dry:
@@ -189,7 +192,7 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
         )
     span = source.span(params.source, store)
     date = given or newest(span, params)
-    inside(date, span, params.source.kind)
+    inside(date, span, getattr(params.source, "path", params.source.kind))
     fresh = ()
     if trackrecord.due(store, name, params, date) is not None:
         store.migrate()  # a warehouse of an earlier version may lack columns
@@ -286,10 +289,13 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
     finally:
         if reason is not None:
             run.note(steps={step: "failed"}, **({} if aside else {"status": "failed", "failed": {"step": step, "why": reason}}))
-            if part.is_file():
-                os.replace(part, failed)
-                report.render_notebook(failed)
-            _reports(run, True)
+            try:
+                if part.is_file():
+                    os.replace(part, failed)
+                    report.render_notebook(failed)
+                _reports(run, True)
+            except (OSError, ValueError) as error:  # a full disk, say: what failed first is what must be told
+                log.error("no page was made of the failed step: %s", error)
     raise StepError(f"{step} failed: {reason}; see {failed.with_suffix('.html')} and {run.dir / 'run.log'}")
 
 

@@ -33,7 +33,7 @@ class Intake:
 
     quarantine: file, sheet, row (1-based data row, or price_fact_id), column, value (text), reason. facts: tables for the
     warehouse, keyed by the text series_id, of a source that reads a shop's own files; none where the facts are there already.
-    lost: the series of which every row was refused, as ``Sieve.lost`` has them.
+    lost: the series of which every row was refused, as ``Sieve.lost`` has them. remarks: what else is to be said.
     """
 
     frame: pd.DataFrame
@@ -41,6 +41,7 @@ class Intake:
     counts: dict[str, int]
     facts: dict[str, pa.Table] = field(default_factory=dict)
     lost: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LOST))
+    remarks: tuple[str, ...] = ()
 
     def refusal(self) -> str:
         """Where more than ``REFUSED`` of the rows were refused: how many, and the commonest reason with an example; else ''."""
@@ -50,7 +51,7 @@ class Intake:
             return ""
         why = max(taken, key=taken.get)
         example = "".join(
-            f"; such as {r['column']} {r['value']!r} in row {r['row']} of {r['file']}"
+            f"; such as {r['column'] or ''} {r['value']!r} in row {r['row']} of {r['file']}".replace("  ", " ", 1)
             for r in self.quarantine[self.quarantine["reason"] == why].head(1).to_dict("records")
         )
         gone = f"; {len(self.lost):,} items have no row left" if len(self.lost) else ""

@@ -100,8 +100,14 @@ def quality(run: Record) -> dict:
     if stale is not None and len(stale):
         have = "has" if len(stale) == 1 else "have"
         lines.append(f"{counted(len(stale), 'item')} {have} not been observed for more than 14 days.")
-    if said := run.manifest.get("refusal"):
-        run.problems.append({"title": "Many rows could not be used", "text": plain_line(said, 600), "link": ""})
+    for alarm in run.manifest.get("alarms") or []:
+        run.problems.append({"title": alarm["title"], "text": plain_line(alarm["text"], 600), "link": ""})
+    tally = run.manifest.get("counts") or {}
+    if again := tally.get("duplicates resolved"):
+        other = tally.get("duplicates with another value", 0)
+        lines.append(
+            f"{counted(again, 'row')} gave way to another of the same item and day, {other:,} of them with another value."
+        )
     if quarantine is not None:
         by = quarantine["reason"].astype(str).value_counts().rename_axis("reason").reset_index(name="rows")
         were = f"{counted(len(quarantine), 'row')} {'was' if len(quarantine) == 1 else 'were'}"

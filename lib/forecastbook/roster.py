@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,6 @@ from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
 
-log = logging.getLogger("forecastbook")
 LIVELY = (PRICES.rate, "total_units")  # by what the series are chosen that a look at the data should see first
 
 
@@ -175,13 +173,25 @@ def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str
 
     The clock says how old the data is; it never dates a forecast. today: the later of the local and the UTC date by default.
     """
-    age = ((today or clock()) - panel.as_of.astype(dt.date)).days
+    as_of, limit = panel.as_of.astype(dt.date), params.freshness.max_age_days
     seen = np.isfinite(panel.y[:, -1]).mean()
-    said = f"The newest day, {panel.as_of}, has a reading of {seen:.0%} of the series and is {_some(age, 'day')} old."
-    limit = params.freshness.max_age_days
-    if limit is not None and age > limit:
-        said += f" The limit is {_some(limit, 'day')} (freshness.max_age_days)."
-        if params.freshness.action == "stop":
-            raise StaleError(said + " Bring the source up to date, or set freshness.action: warn")
-        log.warning(said)
+    said = f"The newest day, {as_of}, has a reading of {seen:.0%} of the series and is {_some(_age(as_of, today), 'day')} old."
+    return said + (f" The limit is {_some(limit, 'day')} (freshness.max_age_days)." if overdue(as_of, params, today) else "")
+
+
+def overdue(as_of: dt.date, params: Params, today: dt.date | None = None) -> str:
+    """That the newest day is older than the params allow, in a sentence; '' where it is not, or nothing is said of it.
+
+    Raises StaleError when the params say that this stops the run.
+    """
+    age, limit = _age(as_of, today), params.freshness.max_age_days
+    if limit is None or age <= limit:
+        return ""
+    said = f"The newest day, {as_of}, is {_some(age, 'day')} old; the limit is {_some(limit, 'day')} (freshness.max_age_days)"
+    if params.freshness.action == "stop":
+        raise StaleError(f"{said}: bring the source up to date, or set freshness.action: warn")
     return said
+
+
+def _age(as_of: dt.date, today: dt.date | None) -> int:
+    return ((today or clock()) - as_of).days

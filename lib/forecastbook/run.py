@@ -161,7 +161,7 @@ class Run:
         """Write what ingest found: ``panel.parquet``, ``series.parquet`` and ``quarantine.parquet``.
 
         The panel holds observed rows and rows that say "not available", up to the as-of date; values known ahead go to
-        ``future.parquet``. Where many rows were refused, a warning says so.
+        ``future.parquet``.
         """
         text = ["title", *panel.static_names]  # once a series, in series.parquet
         frame = intake.frame.drop(columns=[c for c in text if c in intake.frame])
@@ -177,9 +177,6 @@ class Run:
             self.write("future.parquet", frame.loc[~known, ["series_id", "ts", "available", *panel.future_names]])
         self.write("series.parquet", roster)
         self.write("quarantine.parquet", intake.quarantine)
-        self.note(refusal=intake.refusal())  # for the report
-        if self.manifest["refusal"]:
-            log.warning("%s", self.manifest["refusal"])
 
     # --- the champion -----------------------------------------------------------------------------------------------
 

@@ -172,6 +172,7 @@ def results() -> dict[str, pa.Schema]:
         "price_variants": _mixed("variant_id variant_title", "DimVariant"),
         "price_span": _nullable(("first_date", pa.date32()), ("last_date", pa.date32())),
         "price_strays": _mixed("price_fact_id variant_id date_id", "FactProductPrice").append(pa.field("strays", pa.int64())),
+        "price_later": _nullable(*[(name, pa.int64()) for name in ("facts", "usable", "newest")]),
         "price_fingerprint": _nullable(*[(name, pa.int64()) for name in counts]),
         "price_stock": _nullable(("facts", pa.int64()), ("own", pa.int64())),
         "sales_facts": _mixed("item_id period units revenue list_price promotion", "FactSales"),

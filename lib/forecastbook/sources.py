@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import logging
 import tempfile
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -76,6 +77,7 @@ class WarehousePrices:
             "price_variants": {},
             "price_days": window,
             "price_facts": window,
+            "price_later": {"from_date_id": _date_id(as_of + timedelta(days=1)), "to_date_id": _date_id(today())},
             "price_strays": {"today_id": _date_id(today())},
         }
 
@@ -92,8 +94,9 @@ class WarehousePrices:
         """
         self._ready(source, warehouse)
         start, as_of = self._window(source, as_of)
-        asked, wanted = self.asks(source, as_of), ("price_facts", "price_variants", "price_days", "price_strays")
-        facts, variants, calendar, strays = warehouse.queries({name: asked[name] for name in wanted}).values()
+        asked = self.asks(source, as_of)
+        wanted = ("price_facts", "price_variants", "price_days", "price_strays", "price_later")
+        facts, variants, calendar, strays, later = warehouse.queries({name: asked[name] for name in wanted}).values()
         n, sieve = facts.num_rows, Sieve("FactProductPrice", facts["price_fact_id"])
 
         codes, variant = numbered(facts["variant_id"])
@@ -144,7 +147,7 @@ class WarehousePrices:
         data = {"y": y, "available": available, "title": (None, titles), "list_price": listed}
         lost = sieve.lost(ids, codes, (None, titles), sieve.ok, known[codes])
         del y, listed, facts, newest
-        return long_frame(cells, data, sieve, n, notes, lost)
+        return replace(long_frame(cells, data, sieve, n, notes, lost), remarks=self._too_late(later, as_of))
 
     @staticmethod
     def _price_rules(sieve: Sieve, price: np.ndarray, available: np.ndarray, shown: pa.ChunkedArray) -> None:
@@ -172,6 +175,17 @@ class WarehousePrices:
         for reason, n in (stray.counts | rest).items():
             sieve.counts[reason] = sieve.counts.get(reason, 0) + n
         return total
+
+    @staticmethod
+    def _too_late(later: pa.Table, as_of: date) -> tuple[str, ...]:
+        """That there are facts of later days of which none can be used: else nobody would miss them."""
+        facts, usable, newest = (later[name][0].as_py() for name in ("facts", "usable", "newest"))
+        if not facts or usable:  # with one that can be used, an earlier day was asked for
+            return ()
+        return (
+            f"FactProductPrice has {facts:,} facts of days after {as_of}, up to date_id {newest}, and not one can be used: is "
+            "DimDate filled so far, DimVariant too, and are there prices?",
+        )
 
     def _ready(self, source, warehouse) -> None:
         if not warehouse.looks_only:

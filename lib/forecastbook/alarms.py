@@ -1,0 +1,138 @@
+"""What somebody should look at before the forecasts are trusted: deliveries and prices that are whole, and yet hardly right.
+
+Nothing is taken out here. Each alarm is said on the console, kept in the manifest, and stands on top of the report.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from datetime import date
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import roster
+from forecastbook.intake import Intake
+from forecastbook.panel import Panel
+from forecastbook.params import Params
+from forecastbook.record import Record, previous
+from forecastbook.run import Run
+from forecastbook.trades import PRICES
+from forecastbook.wording import counted, shorten
+
+log = logging.getLogger("forecastbook")
+PART, QUIET = 0.5, 0.1  # of the readings of a quiet day (this quantile of days): with fewer the newest one is not complete
+USUAL, LEAST = 60, 7  # days with a reading by which that is told, and how many of them it takes
+FAR = 5.0  # a newest price so many times the item's median, or as far below
+KNOWN, NEWS = 5, 14  # readings by which an item's median is told; periods for which a jump is news
+AGAIN = 0.01  # share of the rows kept: more rows than that which say another value are no slips
+FUTURE = 0.01  # share of the rows read: more than that dated after today, and it is rather the clock
+GONE = 0.2  # share of the items of the run before: more than that gone is rather the delivery
+
+
+def sound(run: Run, intake: Intake, panel: Panel) -> pd.DataFrame:
+    """Say aloud what ``of`` finds, and what is gone since the run before: a row an alarm, title and text."""
+    found = of(intake, panel, run.params) + gone(panel, previous(Record(run.dir)))
+    for _, text in found:
+        log.warning("%s", text)
+    table = pd.DataFrame(found, columns=["title", "text"])
+    run.note(alarms=table.to_dict("records"), counts=intake.counts)
+    return table
+
+
+def of(intake: Intake, panel: Panel, params: Params, today: date | None = None) -> list[tuple[str, str]]:
+    """(title, text) of each thing that stands out in what was read. Raises StaleError where the params stop on old data."""
+    counts = intake.counts
+    again, future = counts.get("duplicates with another value", 0), counts.get("quarantined: date in the future", 0)
+    found = [
+        ("The data are old", roster.overdue(panel.as_of.astype(date), params, today)),
+        ("Many rows could not be used", intake.refusal()),
+        *(("Rows that are not used", remark) for remark in intake.remarks),
+        (
+            "Rows that contradict each other",
+            f"{counted(again, 'row')} gave another value than the row that was kept for the same item and day: was a delivery "
+            "read twice, or in two units?"
+            if again > AGAIN * counts.get("rows kept", 0)
+            else "",
+        ),
+        (
+            "Rows of the future",
+            f"{counted(future, 'row')} dated after today: is the clock of this machine right?"
+            if future > FUTURE * counts.get("rows read", 0)
+            else "",
+        ),
+        ("Ids that look alike", alike(panel.ids)),
+    ]
+    if params.trade is PRICES:  # sales are 0 where nothing was read, and may multiply overnight
+        found += [("The newest day is not complete", thin(panel)), ("Prices far from what is usual", far(panel))]
+    return [(title, text) for title, text in found if text]
+
+
+def thin(panel: Panel) -> str:
+    """That the newest period has far fewer readings than even a quiet one that has any, in a sentence; else ''."""
+    seen = np.count_nonzero(panel.observed, axis=0)  # (T,)
+    usual = seen[:-1][seen[:-1] > 0][-USUAL:]
+    quiet = np.quantile(usual, QUIET) if len(usual) >= LEAST else 0
+    if seen[-1] >= PART * quiet:
+        return ""
+    readings = f"has {counted(int(seen[-1]), 'reading')} where even a quiet day has {quiet:,.0f}"
+    whole = panel.dates[np.flatnonzero(seen >= PART * quiet)[-1]]
+    return (
+        f"The newest day, {panel.as_of}, {readings}: an unfinished delivery, or a wrong date? AS_OF={whole} forecasts from the "
+        "last full one"
+    )
+
+
+def far(panel: Panel) -> str:
+    """Which prices have lately jumped to ``FAR`` times the median of their item, or as far below, in a sentence; else ''."""
+    now, before = panel.last_value, panel.filled[:, -1 - min(NEWS, len(panel.dates) - 1)]
+    with np.errstate(invalid="ignore"):  # few have moved so far at all: only their median is taken
+        rows = np.flatnonzero((panel.n_obs >= KNOWN) & (now != before) & np.isfinite(before))
+        median = np.nanmedian(panel.y[rows], axis=1) if len(rows) else np.empty(0)
+        odd = _far(now[rows], median) & ~_far(before[rows], median)
+    rows, median = rows[odd], median[odd]
+    if not len(rows):
+        return ""
+    such = ", ".join(
+        f"{shorten(str(panel.titles[i]), 40)} at {now[i]:,.2f}, usually {m:,.2f}"
+        for i, m in zip(rows[:3], median[:3], strict=True)
+    )
+    return (
+        f"The newest price of {counted(len(rows), 'item')} is {FAR:g} times what is usual or more, or 1/{FAR:g} of it or less: "
+        f"{such}. Check it at the source: forecasts start from there"
+    )
+
+
+def _far(price: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    return (price >= FAR * usual) | (price * FAR <= usual)
+
+
+def alike(ids: np.ndarray) -> str:
+    """Which ids differ only by spaces, case or the form of an accent; in a sentence, '' for none."""
+    plain = pd.Series([" ".join(unicodedata.normalize("NFKC", str(i)).casefold().split()) for i in ids])
+    twins = np.flatnonzero(plain.duplicated(keep=False))
+    if not len(twins):
+        return ""
+    first = [ids[i] for i in twins if plain[i] == plain[twins[0]]]
+    return (
+        f"{counted(len(twins), 'id')} differ only by spaces, case or the form of an accent and are taken for different items, "
+        f"such as {' and '.join(repr(str(i)) for i in first[:2])}"
+    )
+
+
+def gone(panel: Panel, before: Record | None) -> list[tuple[str, str]]:
+    """Whether many items that the finished run before had are not in this one at all."""
+    if before is None or not len(before.titles):
+        return []
+    lost = before.titles.index.difference(pd.Index(panel.ids.astype(str)))
+    if len(lost) <= GONE * len(before.titles):
+        return []
+    such = ", ".join(shorten(str(before.titles[i]), 40) for i in lost[:3])
+    return [
+        (
+            "Many items are gone",
+            f"{len(lost):,} of the {counted(len(before.titles), 'item')} that the run as of {before.manifest['as_of']} had are "
+            f"not in the data, such as {such}: is the delivery complete?",
+        )
+    ]
