@@ -154,6 +154,21 @@ def test_a_first_network_that_does_not_better_the_base_is_rolled_back_to_it_and_
     assert challenger.start(runs_at("2024-03-15", **BASE), run.panel()).kind == "shipped"
 
 
+def test_a_winner_of_a_search_is_trained_anew_once_and_then_goes_on(runs_at):
+    crowned(runs_at("2024-03-10"))
+    run = runs_at("2024-03-15")
+    assert challenger.start(run, run.panel()).kind == "champion"
+    run.note(tuned={"dropout": 0.3})
+    start = challenger.start(run, run.panel())
+    assert start.kind == "cold" and start.rival is not None and "make tune has chosen since the champion of" in start.said
+    crowned(run)
+    later = runs_at("2024-03-18")
+    later.note(tuned={"dropout": 0.3})
+    assert challenger.start(later, later.panel()).kind == "champion"
+    plain = runs_at("2024-03-19")
+    assert challenger.start(plain, plain.panel()).kind == "champion", "nothing was chosen for this one"
+
+
 def test_a_first_network_that_betters_the_base_is_the_champion(runs_at):
     run = runs_at("2024-03-10", **BASE)
     start = challenger.start(run, run.panel())

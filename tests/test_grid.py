@@ -56,6 +56,13 @@ def test_a_few_exceptions_are_forgiven_and_many_are_not(share):
         assert found.modulus / len(found.endings) < 0.05, "next to plain cents"
 
 
+@pytest.mark.parametrize("top", [1000, 10_000])
+def test_a_cent_below_a_large_round_price_is_a_habit_too(top):
+    prices = np.random.default_rng(0).choice(np.arange(1, 7) * top - 0.01, (60, 90))
+    found = grid.of(panel_of(prices))
+    assert np.array_equal(found.snap(np.unique(prices)), np.unique(prices))
+
+
 def test_no_habit_is_plain_cents_and_prices_without_even_those_have_none():
     assert grid.of(habits(np.random.default_rng(3).uniform(2, 60, 500).round(2))).modulus == 0.01
     assert grid.of(habits(np.random.default_rng(3).uniform(2, 60, 500))) is None

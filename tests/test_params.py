@@ -89,6 +89,9 @@ def refused(path, *words, overlays=()):
         ("horizon:", ["horizon is empty: give its value or leave it out"]),
         ("service_levels: [0.9]", ["service_levels", "a job of prices has none"]),
         ("horizon: 9\nmodel: {forecast_length: 7}", ["forecast_length 7 is shorter than horizon 9"]),
+        ("tune: {space: {hiden_size: [4, 8]}}", ["tune.space.hiden_size is no key of model (nearest: hidden_size)"]),
+        ("tune: {space: {hidden_size: []}}", ["tune.space.hidden_size is an empty list"]),
+        ("seed: 99999999999999", ["seed", "less than"]),
     ],
 )
 def test_a_refusal_names_the_file_the_key_and_what_is_wanted(write, text, words):

@@ -43,7 +43,8 @@ def start(run: Run, panel: Panel) -> Start:
     """The champion before this as-of date, the checkpoint that ``finetune.base`` names, the shipped base, or nothing.
 
     Without a champion that can be fine-tuned, it is the base network that the package carries, where its shape is the one that
-    the params ask for; else a cold start. A champion of another shape stays the rival that the new network must beat.
+    the params ask for; else a cold start. A champion of another shape, or from before a winner of ``make tune``, stays the rival
+    that the new network must beat.
     Raises the model's own error when a checkpoint is missing or does not fit.
     """
     params, base = run.params, run.params.finetune.base
@@ -73,6 +74,9 @@ def start(run: Run, panel: Panel) -> Start:
         why = f"the champion of {champion['as_of']} has another architecture ({', '.join(other)})"
         log.warning("a new network is trained: %s", why)
         return _anew(panel, params, why, path, model)
+    tuned = run.manifest.get("tuned")
+    if tuned and tuned != champion.get("tuned"):  # what it was trained with stays with a champion
+        return _anew(panel, params, f"make tune has chosen since the champion of {champion['as_of']}", path, model)
     said = f"Fine-tuned from the champion of {champion['as_of']} ({champion['run_id']})."
     return Start("champion", model, said, path, model)
 

@@ -152,7 +152,7 @@ class Lstm(Section):
     batch_size: int = Field(64, ge=1, le=4096)  # series in a step, of a network trained anew; a fine-tune keeps its champion's
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     epochs: int = Field(10, ge=1, le=1000)  # of a first training (no checkpoint to start from)
-    max_steps: int = Field(300, ge=1)  # of all epochs together: bounds a training anew; a fine-tune keeps its champion's
+    max_steps: int = Field(300, ge=1)  # of all epochs together: bounds a training anew; a fine-tune of a champion takes 200
     dropout: float = Field(0.1, ge=0, lt=1)  # of a network trained anew; a fine-tune keeps its champion's
     attention: StrictBool = False  # of the decoder on the days before; make bench shows its price and its gain
     window: Literal["all", "single"] = "all"  # all origins at once, or the plain one-window network
@@ -311,7 +311,7 @@ class Params(Section):
     horizon: int = Field(7, ge=1, le=365)
     quantiles: list[float] = QUANTILES
     service_levels: list[float] = []  # of sales: further quantiles, which a stock is planned by; in no quantile score
-    seed: int = Field(7, ge=0)
+    seed: int = Field(7, ge=0, lt=2**31)
     eligible: Eligible = Eligible()
     model: Annotated[Lstm | Tide, Field(discriminator="name")] = Lstm()
     finetune: Finetune = Finetune()
@@ -383,6 +383,13 @@ class Params(Section):
             raise ValueError("service_levels are what a stock of sales is planned by: a job of prices has none, leave them out")
         if (self.publish.table == "FactSalesForecast") != (self.trade.name == "sales"):
             raise ValueError(f"publish.table {self.publish.table} is not where {self.trade.name} go")
+        for name, values in self.tune.space.items():
+            known = type(self.model).model_fields
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+                raise ValueError(f"tune.space.{name} is no key of model" + (f" (nearest: {near[0]})" if near else ""))
+            if not values:
+                raise ValueError(f"tune.space.{name} is an empty list: give values to try, or leave it out")
         if self.model.forecast_length is not None and self.model.forecast_length < self.horizon:
             raise ValueError(f"model.forecast_length {self.model.forecast_length} is shorter than horizon {self.horizon}")
         return self

@@ -196,6 +196,7 @@ class Run:
         path = self.home / "champion.json"
         with lock(self.home / ".champion.lock", wait=60):
             entry = {"run_id": self.id, "as_of": self.as_of.isoformat(), "path": f"{self.dir.name}/model", "why": why}
+            entry |= {"tuned": tuned} if (tuned := self.manifest.get("tuned")) else {}
             history = [e for e in _champions(self.home)["history"] if e["as_of"] != entry["as_of"]] + [entry]
             history.sort(key=lambda e: e["as_of"])
             write_text(path, json.dumps({"champion": history[-1], "history": history}, indent=1, ensure_ascii=False) + "\n")
