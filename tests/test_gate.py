@@ -132,7 +132,7 @@ def test_a_credit_is_met_with_the_gains_that_were_seen(n, seed, doubt):
         assert rows[name]["doubt"] == pytest.approx(doubt * deviation, abs=1e-6)
     expected = [row["expected"] for row in decided.standings]
     assert expected == sorted(expected, reverse=True)
-    proven = [row["model"] for row in decided.standings if row["expected"] > row["doubt"]]
+    proven = [row["model"] for row in decided.standings if row["expected"] > row["doubt"] and row["skill"] > 0]
     use = proven[0] if proven else SAFE
     if "gbm" in proven and use != "gbm":  # the favourite: it gives way only to what has gained on it beyond doubt
         ahead = np.array([(w["gbm"] - w[use]) / base for w in widths])
@@ -141,12 +141,13 @@ def test_a_credit_is_met_with_the_gains_that_were_seen(n, seed, doubt):
     assert decided.use == use
 
 
-@pytest.mark.parametrize(("n", "use"), [(1, "blend"), (40, SAFE)])
-def test_credit_is_used_up_by_losses(n, use):
-    """Without any doubt a loss of 1 % is forgiven a candidate of credit, once, and never one of none."""
+@pytest.mark.parametrize("name", ["gbm", "blend", "table", "lstm"])
+def test_who_has_lost_is_never_published_whatever_the_credit(name):
     open_ = tiny(horizon=H, gate={"doubt": 0.0})
-    assert gate.decide(record(n, {SAFE: 1.0, "blend": 1.01}), open_).use == use
-    assert gate.decide(record(n, {SAFE: 1.0, "lstm": 1.01}), open_).use == SAFE
+    for n in (1, 2, 40):
+        assert gate.decide(record(n, {SAFE: 1.0, name: 1.01}), open_).use == SAFE
+    decided = gate.decide(record(1, {SAFE: 1.0, "gbm": 0.9}), open_)
+    assert decided.use == "gbm" and "was 10.0% lower than the last value's over 1 finished origin." in decided.verdict()
 
 
 @pytest.mark.parametrize(("n", "use"), [(1, SAFE), (40, "moving_average")])

@@ -43,9 +43,8 @@ def start(run: Run, panel: Panel) -> Start:
     """The champion before this as-of date, the checkpoint that ``finetune.base`` names, the shipped base, or nothing.
 
     Without a champion that can be fine-tuned, it is the base network that the package carries, where its shape is the one that
-    the params ask for; else a cold start. A champion of another shape, or from before a winner of ``make tune``, stays the rival
-    that the new network must beat.
-    Raises the model's own error when a checkpoint is missing or does not fit.
+    the params ask for; else a cold start. A champion of another shape, or from before a winner of ``make tune``, stays the
+    rival that the new network must beat. Raises the model's own error when a checkpoint is missing or does not fit.
     """
     params, base = run.params, run.params.finetune.base
     given = _checkpoint(Path(base), params) if base not in ("champion", "anew", "none") else None

@@ -2,8 +2,8 @@
 
 Every expert and every baseline stand on the same origins, finished by then. What is known of a candidate's gain over the
 trade's safe baseline (the last price; IMAPA for sales) is a normal prior (its credit) and the gains seen, weighed by how much
-they scatter. The candidate that is expected to gain most is published when the safe baseline is beaten by more than the doubt;
-the trade's favourite, where it has beaten it too, gives way only to one that has gained on it by more than the doubt. With no
+they scatter. The candidate that is expected to gain most is published when it has gained so far and more than the doubt; the
+trade's favourite, where it has done so too, gives way only to one that has gained on it by more than the doubt. With no
 record at all the safe baseline is published; of sales the blend, which has been better on every set it was tried on.
 
 Symbols: N series, H periods ahead, Q quantile levels, P central intervals.
@@ -56,12 +56,12 @@ class Gate:
         if not self.origins:
             proof = "there is no finished origin yet on which a model could prove itself."
             return f"{first if self.use == self.trade.safe else f'{titled(self.use, self.trade)} is published'}: {proof}"
-        over = f"over {self.origins} finished origins"
+        over = f"over {self.origins} finished origin{'s' * (self.origins != 1)}"
         if self.use == self.trade.safe:
             gap = f"{self.skill:.1%} lower, which is within the doubt," if self.skill > 0 else "no lower"  # nor is a NaN
             return f"{first}: {over} the best candidate's quantile error was {gap} than {safe}'s."
         hold = " Points stay at the last value, on which it was no better." if self.hold_median else ""
-        gain = f"its quantile error was {self.skill:.1%} lower than {safe}'s"
+        gain = f"its quantile error was {abs(self.skill):.1%} {'lower' if self.skill > 0 else 'higher'} than {safe}'s"
         return f"{titled(self.use, self.trade)} is published: {gain} {over}.{hold}"
 
 
@@ -113,7 +113,8 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         row = dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold)
         standings.append(row | {"origins": len(there)})
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
-    proven = [row for row in standings if row["expected"] > row["doubt"]]
+    forgiven = {trade.trusted}  # who is trusted without any record is not put off by one bad origin; nobody else who has lost
+    proven = [row for row in standings if row["expected"] > row["doubt"] and (row["skill"] > 0 or row["model"] in forgiven)]
     if not proven or base <= 0:
         known = [row["skill"] for row in standings if row["model"] != trade.safe and np.isfinite(row["skill"])]
         return _calm(params, max(known, default=float("nan")), n, standings)
