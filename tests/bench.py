@@ -49,9 +49,9 @@ def worth(quick: bool, files: list[str]) -> tuple[dict[str, pd.DataFrame], list[
     found = {"accuracy": pd.concat(tables, ignore_index=True)}
     page = [*said, bench_accuracy.READING, markdown(found["accuracy"])]
     if not quick:
-        for name, text in {"ablations": bench_accuracy.ABLATIONS, "starts": bench_accuracy.STARTS}.items():
+        for name in ("earlier", "ablations", "starts"):
             found[name] = pd.concat([getattr(bench_accuracy, name)(*given) for given in data], ignore_index=True)
-            page += [text, markdown(found[name])]
+            page += [getattr(bench_accuracy, name.upper()), markdown(found[name])]
     return found, page
 
 

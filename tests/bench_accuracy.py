@@ -28,6 +28,7 @@ PARAMS = Path(__file__).resolve().parents[1] / "params"
 DENSE = {"backtest": {"origins": 20, "stride": 7, "refits": 8}}  # a week apart, so that targets do not overlap
 QUICK = {"backtest": {"origins": 2, "stride": 7, "refits": 1}, "source": {"sample_series": 60}}
 COLUMNS = {"series": "variant_id", "ts": "date", "y": "price", "available": "is_available", "title": "title"}
+LEAST = 60  # days of history before the first origin of a window
 SHORT = (60, 90)  # days of history that are left in the table of short histories
 FORMATS = {
     "relative MAE": ".2%",
@@ -49,6 +50,7 @@ FORMATS = {
     "skill of lstm": "+.1%",
     "skill of gbm": "+.1%",
     "skill of blend": "+.1%",
+    "skill of table": "+.1%",
     "CPU s": ".0f",
     "zero-shot": "+.1%",
     "fine-tuned": "+.1%",
@@ -63,6 +65,10 @@ READING = (
     "against that rate. Side: for how many of the prices that changed the forecast's mean quantile lies off the last price, "
     "how often on the right side, and how often 'back to the previous price' was right on the same ones; by size: each change "
     "counts by its log ratio."
+)
+EARLIER = (
+    "The same a window earlier, and another one, as far back as two months of history are left: nothing was chosen by these. "
+    "Skills against the last value; the columns behind them are of what was published."
 )
 ABLATIONS = "One idea changed at a time, on one half of the items (skills against the last value; CPU seconds of the replay)."
 STARTS = (
@@ -179,6 +185,19 @@ def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.DataFrame:
     count = found.groupby("model").size()
     shares = {name: sums[name] / (sums["size"] if "by size" in name else count) for name in sums.columns.drop("size")}
     return pd.DataFrame(shares).join(named, how="right")
+
+
+def earlier(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
+    """A row a window of origins before that of ``accuracy``, newest first; they follow each other without a gap."""
+    rows, window = [], params.backtest.origins * params.backtest.stride
+    for end in range(len(panel.dates) - 1 - window, window + params.horizon + LEAST, -window):
+        view = panel.until(panel.dates[end])
+        found = accuracy(view.take(view.n_obs > 0), params, data)[0].set_index("model")
+        skills = {f"skill of {name}": found["skill"][name] for name in ("table", "gbm", "blend")}
+        kept = ["from", "to", "MAE to last value", "worst horizon", "in 90 % band, changed", "AP ratio", "Brier skill"]
+        told = found.loc["published", ["skill", *kept]].to_dict()
+        rows.append({"data": data, "until": str(view.as_of), **skills, "published": told.pop("skill"), **told})
+    return pd.DataFrame(rows)
 
 
 def no_levels(*given, read=spells.read) -> spells.Posted:

@@ -308,12 +308,12 @@ def test_a_run_is_priced_and_held_against_the_limit(visited, tmp_path, monkeypat
     monkeypatch.setenv("BIGQUERY_MAXIMUM_BYTES_BILLED", str(10**12))
     patient = Patient("prices", tmp_path, visited[0])
     level, said = doctor.cost(patient)
-    assert level == "ok" and "by 7 queries, 549.8 GB of it by price_facts" in said
-    assert "$5.4688 at $6.25 a TiB" in said  # (1/2 + 6/16) TiB
+    assert level == "ok" and "by 8 queries, 549.8 GB of it by price_facts" in said
+    assert "$5.8594 at $6.25 a TiB" in said  # (1/2 + 7/16) TiB
     level, said = doctor.quota(patient)
     assert level == "warn" and "a result may have 10.0 GB" in said and "price_facts reads at most 6 rows" in said
     monkeypatch.setenv("BIGQUERY_PRICE_PER_TIB", "8")
-    assert "$7.0000 at $8 a TiB" in doctor.cost(patient)[1]
+    assert "$7.5000 at $8 a TiB" in doctor.cost(patient)[1]
     monkeypatch.setenv("BIGQUERY_PRICE_PER_TIB", "cheap")
     with pytest.raises(doctor.Wrong, match="BIGQUERY_PRICE_PER_TIB=cheap: wanted dollars"):
         doctor.cost(patient)

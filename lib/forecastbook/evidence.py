@@ -110,7 +110,7 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Tr
 
 def _coming_prices(run: Record, moved: pd.DataFrame) -> tuple:
     big = int((moved["move"].abs() > BIG_MOVE).sum())
-    likely = f"{int((moved['p_change'] > 0.5).sum()):,} more likely than not to change" if "p_change" in moved else ""
+    likely = f"{int((moved['p_change'] > 0.5).sum()):,} more likely than not to differ then" if "p_change" in moved else ""
     return f"{big:,}", f"expected to move more than 5 % in {_horizon(run)}", likely, "info"
 
 

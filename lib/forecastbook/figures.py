@@ -623,14 +623,14 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, p
 
 @_figure_function
 def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
-    """The likeliest price changes ahead. frame: a forecast, with last_value, p_change, and title (optional)."""
+    """The prices likeliest to differ at the end. frame: a forecast, with last_value, p_change, and title (optional)."""
     frame = frame.dropna(subset=["p_change"]) if "p_change" in frame else frame.iloc[:0]
     if not len(frame):
         return nothing("No forecast says how likely a change is")
     frame = frame.sort_values("horizon").groupby("series_id", observed=True).tail(1) if "horizon" in frame else frame
     likely = int((frame["p_change"] > 0.5).sum())
     which = f"{likely:,} of {counted(len(frame), 'price')} {'is' if likely == 1 else 'are'}"
-    title = f"{which} more likely than not to change within the horizon"
+    title = f"{which} more likely than not to differ from today's at the end of the horizon"
     best = frame.nlargest(top, "p_change").iloc[::-1]
     fig, axes = _figure(title, size=(8.2, 1.1 + 0.27 * len(best)))
     ax = axes[0, 0]
@@ -653,7 +653,7 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
     ax.set_yticks(range(len(best)), [called(getattr(i, "title", i.series_id), i.series_id, 34) for i in best.itertuples()])
     ax.set_xlim(0, 1)
     _percent_axis(ax.xaxis)
-    ax.set_xlabel(f"probability of a change by the end of the horizon ({CHANGE})")
+    ax.set_xlabel(f"probability that the price differs from today's at the end of the horizon ({CHANGE})")
     ax.grid(axis="y", visible=False)
     return fig
 
@@ -818,12 +818,12 @@ def accuracy(frame: pd.DataFrame, metric: str | None = None, same=()) -> Figure:
 
 @_figure_function
 def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
-    """Promised quantile against the share of actuals below it, on all periods and where the event came.
+    """Promised quantile against the share of actuals below it, on all periods and, without a promise, where the event came.
 
     frame: a backtest, whose rows of `model` are shown.
 
     Posted prices tie with their quantiles, so each level has a bar from 'strictly below' to 'at or below': an honest
-    forecast's bar touches the diagonal.
+    forecast's bar touches the diagonal on all periods.
     """
     frame = frame[frame["model"] == model] if "model" in frame and len(frame) else frame
     scored = errors(frame) if len(frame) else frame
@@ -839,8 +839,9 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
     y, steps = rows["y"].to_numpy(float), np.array([0.0, *quantiles.values(), 1.0])
     free = (steps[:-1] + np.diff(steps) / 2)[np.diff(steps).round(6).argmax()]  # in the widest gap between two bars
     for ax, (label, mask), colour in zip(axes.flat, groups.items(), (BLUE, ORANGE), strict=True):
-        ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
-        ax.annotate("honest", (free, free - 0.06), color=GREY, ha="center", va="top", fontsize=9)
+        if mask.all():  # where only what changed is looked at, not even an honest forecast lies on the diagonal
+            ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
+            ax.annotate("honest", (free, free - 0.06), color=GREY, ha="center", va="top", fontsize=9)
         ax.set_title(f"{label}: {counted(int(mask.sum()), 'forecast')}")
         for column, level in quantiles.items():
             if mask.any():
@@ -873,9 +874,9 @@ def band_width(frame: pd.DataFrame, model: str = "published") -> Figure:
     }
     width = lines[max(lines)]
     ahead = f"{span(width.index[-1], 'periods')} ahead"
-    title = f"Holding {percent(max(lines))} takes a band of {percent(width.iloc[-1], 1)} of the price {ahead}"
+    title = f"The {percent(max(lines))} band is {percent(width.iloc[-1], 1)} of the price wide {ahead}"
     if 0.5 in lines and len(lines) > 1:
-        title += f", holding half {percent(lines[0.5].iloc[-1], 1)}"
+        title += f", the 50 % band {percent(lines[0.5].iloc[-1], 1)}"
     fig, axes = _figure(title, size=(8.2, 2.8))
     ax = axes[0, 0]
     for promised, line in lines.items():
@@ -964,7 +965,8 @@ def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: st
     error.set_xlim(0, _top(error.dataLim.x1, 2.0))  # the names stand right of the bars
     error.set_xlabel("mean |error| / last price")
     cover.axvline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
-    cover.annotate("promised 90 %", (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
+    over = "promised over both: 90 %"
+    cover.annotate(over, (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
     cover.set_xlim(0, 1)
     cover.set_xlabel(f"share inside the 90 % band\n({CHANGE})")
     for ax in axes.flat:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -93,7 +95,7 @@ def sanity(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 
 def moves(frame: pd.DataFrame, series: pd.DataFrame, top: int = 15) -> pd.DataFrame:
-    """The likeliest changes by the last period, first: series_id, title, last_value, q05, q50, q95, p_change, move."""
+    """The prices likeliest to differ on the last period, first: series_id, title, last_value, q05, q50, q95, p_change, move."""
     final = frame[frame["horizon"] == frame["horizon"].max()].merge(series[["series_id", "title"]], on="series_id", how="left")
     final = final.assign(move=final["q50"] / final["last_value"] - 1)
     columns = ["series_id", "title", "last_value", "q05", "q50", "q95", "p_change", "move"]
@@ -137,14 +139,18 @@ def model_record(run: Run, table: pd.DataFrame) -> dict:
     metrics = {row.metric: row.value for row in overall.itertuples() if np.isfinite(row.value)}
     decided = run.manifest["gate"]
     name, family = run.params.trade.families[run.params.model.name]
+    path = run.dir / "model" / "model.json"
+    described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return {
         "model_name": name,
         "model_version": run.id,
         "model_type": family,
         "training_date": run.as_of,
         "performance_metrics": metrics
-        | {"n": int(overall["n"].max()) if len(overall) else 0, "published": decided["use"], "skill": decided["skill"]},
-        "hyperparameters": run.params.model.model_dump() | {"finetune": run.params.finetune.model_dump()},
+        | {"n": int(overall["n"].max()) if len(overall) else 0, "published": decided["use"], "gate_skill": decided["skill"]},
+        "hyperparameters": run.params.model.model_dump()
+        | described.get("hyperparameters", {})  # what the network was made with: a fine-tuned one keeps much of its champion's
+        | {"finetune": run.params.finetune.model_dump()},
     }
 
 

@@ -40,8 +40,8 @@ def finetune(model, panel: Panel, **hyper):
 
 
 def forecast(model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray] | Demand:
-    """The forecast from the panel's as-of date: of a model of prices (quantiles (N, H, Q), probability that the price has
-    changed by then (N, H)), of a model of sales a ``Demand``.
+    """The forecast from the panel's as-of date: of a model of prices (quantiles (N, H, Q), probability that the price
+    differs then (N, H)), of a model of sales a ``Demand``.
 
     Quantiles never cross and, where the panel's values are positive, are never negative; NaN for a series never observed.
     """

@@ -58,7 +58,8 @@ def agenda_table(due: pd.DataFrame, params: Params) -> Html:
         return table(
             reorder.table(reorder.reorder(due, 15), units=unit), reorder.FORMATS, caption=caption, empty="Nothing to reorder."
         )
-    caption = f"Likeliest changes within {span(params.horizon, figures.period_name(params.freq))}; {figures.CHANGE}"
+    ahead = span(params.horizon, figures.period_name(params.freq))
+    caption = f"Likeliest to differ from today's price after {ahead}; {figures.CHANGE}"
     return table(forecasts.moves_table(due), forecasts.FORMATS, caption=caption)
 
 

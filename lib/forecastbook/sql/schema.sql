@@ -104,7 +104,7 @@ CREATE TABLE IF NOT EXISTS FactPriceForecast (
   created_at TIMESTAMP,
   as_of DATE,                      -- the last day that the forecast knew of
   horizon INT64,                   -- periods ahead, 1 .. H
-  p_change FLOAT64,                -- probability that the price differs from the last one by then, by more than 0.5 %
+  p_change FLOAT64,                -- probability that the price of that day differs from the last one, by more than 0.5 %
   run_id STRING
 )
 PARTITION BY as_of
