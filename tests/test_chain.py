@@ -20,6 +20,8 @@ import pytest
 
 from forecastbook import chain
 from forecastbook.params import Params
+from forecastbook.roster import StaleError
+from forecastbook.sources import SourceError
 from forecastbook.warehouse import connect
 from publishing import stored
 
@@ -351,6 +353,25 @@ def test_params_edited_after_a_finished_run(finished, tmp_path):
     assert hashlib.sha256((kept / "forecast.parquet").read_bytes()).hexdigest() == digest, "the old run is kept"
     current = finished.store.current("prices").to_pandas()
     assert set(current["run_id"]) == {finished.manifest["run_id"]} and (current.groupby("variant_id").size() == 7).all()
+
+
+def test_data_that_are_too_old_are_said_or_stop_what_has_nothing_new_to_do(published, tmp_path, lines):
+    (tmp_path / "fresh.yaml").write_text("freshness: {max_age_days: 30}\n")
+    (tmp_path / "stop.yaml").write_text("freshness: {max_age_days: 30, action: stop}\n")
+
+    def plan(*overlays, as_of=""):
+        return chain.plan("prices", as_of, str(published.out), published.url, [str(published.overlay), *map(str, overlays)])
+
+    plan(tmp_path / "fresh.yaml")
+    assert not [line for line in lines if "days old" in line], "01_ingest will say it"
+    plan(tmp_path / "fresh.yaml")
+    (said,) = [line for line in lines if "days old" in line]
+    assert said.startswith("WARNING The newest day, 2024-03-12, is") and "freshness.max_age_days" in said
+    with pytest.raises(StaleError, match="bring the source up to date"):
+        plan(tmp_path / "stop.yaml")
+    assert plan(tmp_path / "stop.yaml", as_of="2024-03-11").as_of.isoformat() == "2024-03-11", "an old day was asked for"
+    with pytest.raises(SourceError, match=rf"lies outside the data of {published.home}/prices.csv"):
+        plan(as_of="2024-03-13")
 
 
 # --- the accuracy record ------------------------------------------------------------------------------------------------

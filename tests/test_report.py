@@ -581,6 +581,17 @@ def test_standings_say_on_how_many_origins_where_that_differs():
         assert ">origins</th>" not in page and "same origins" not in page
 
 
+def test_standings_say_what_is_saved_on_the_best_baseline_as_the_gate_saw_it():
+    row = {"model": "gbm", "score": 0.03, "skill": 0.4, "expected": 0.3, "doubt": 0.02, "hold": False}
+    held = row | {"model": "historical_quantiles", "score": 0.04, "skill": 0.2, "hold": True}
+    safe = row | {"model": "last_value", "score": 0.05, "skill": 0.0}
+    page = plain_text(evidence.standings({"use": "gbm", "origins": 8, "standings": [row, held, safe]}, PRICES))
+    assert "What is published saves 25.0 % on the best of the baselines here, historical quantiles, point held" in page
+    assert "as its own was no better" in page and "boosted trees (published)" in page
+    page = plain_text(evidence.standings({"use": "last_value", "origins": 8, "standings": [row, safe]}, PRICES))
+    assert "saves" not in page.split("best first")[1].split("candidate")[0], "a baseline is not compared with itself"
+
+
 def test_a_model_that_came_late_is_marked_wherever_means_stand_side_by_side():
     back = rolling_backtest(sticky_prices(20))
     late = back[(back["model"] != "lstm") | (back["origin"] > back["origin"].sort_values().unique()[2])]

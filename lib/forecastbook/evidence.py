@@ -135,13 +135,21 @@ def standings(gate: dict, trade: Trade) -> Html | None:
     if rows.empty:
         return None
     scored = pd.to_numeric(rows.loc[rows["model"] == trade.safe, "score"])
-    rows = rows.assign(model=[figures.name(m) + (" (published)" if m == gate.get("use") else "") for m in rows["model"]])
+    held = rows["hold"].eq(True) if "hold" in rows else pd.Series(False, rows.index)
+    mine, rivals = rows[rows["model"] == gate.get("use")], rows[rows["model"].isin(trade.baselines)]
+    names = rows["model"].map(figures.name) + np.where(held, ", point held", "")
+    rows = rows.assign(model=names + np.where(rows["model"] == gate.get("use"), " (published)", ""))
     heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
     forms = {"quantile score": "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
     caption = f"What might have been published, on {counted(gate.get('origins', 0), 'finished origin')}, best first"
     if "origins" in rows and rows["origins"].nunique() > 1:
         heads |= {"origins": "origins"}
         caption += f"; what is saved is against {trade.safe_words}, on the same origins"
+    if held.any():
+        caption += ". Point held: its median stands at the last price, as its own was no better"
+    if len(mine) and len(rivals) and mine.index[0] not in rivals.index and (best := rivals["score"].min()) > DUST:
+        saved, rival = 1 - mine["score"].iloc[0] / best, names[rivals["score"].idxmin()]
+        caption += f". What is published saves {share1(saved)} on the best of the baselines here, {rival}"
     if trade is not SALES and len(scored) and scored.iloc[0] < DUST:
         rows[["skill", "expected"]] = np.nan
         caption += f". {figures.STILL}"

@@ -208,7 +208,7 @@ def _table(results, params: Params) -> pd.DataFrame:
         losses = frame[SCORE].dropna() if frame is not None and SCORE in frame else pd.Series(dtype=float)
         values = {name: json.dumps(result.config["hyper"][name]) for name in params.tune.space}
         seconds = float(frame["time_total_s"].iloc[-1]) if len(losses) else np.nan
-        rows.append({"trial": i, "state": "failed" if result.error else "finished" if len(losses) else "not started",
+        rows.append({"trial": i, "state": "failed" if result.error else "finished" if len(losses) else "no epoch finished",
                      "epochs": len(losses), "seconds": seconds, "score": losses.min(), **values})  # fmt: skip
     table = pd.DataFrame(rows)
     if not table["score"].notna().any():
