@@ -219,7 +219,7 @@ def test_the_candidates_stand_in_the_report_best_first_and_the_published_one_is_
     text = (book / "prices/2026-01-05/report.html").read_text(encoding="utf-8")
     found = text.split("What might have been published, on 8 finished origins, best first")[1].split("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in found.split("<tr")[2:]]
-    assert [row[0] for row in rows] == ["blend of experts (published)", "last value", "LSTM"]
+    assert [row[0] for row in rows] == ["blend of experts (published)", "last value", "LSTM, point held"]
     assert rows[0][1:] == ["0.67 %", "+33.0 %", "+27.0 %"] and "nan" not in found.lower() and "None" not in found
     index = (book / "index.html").read_text(encoding="utf-8")
     assert "blend of experts" in index
@@ -614,7 +614,8 @@ def test_many_refused_rows_are_said_on_top_with_an_example(tmp_path):
         json.dumps(manifest | {"alarms": [{"title": "Many rows could not be used", "text": said}]}), encoding="utf-8"
     )
     text = report.render_run(directory).read_text(encoding="utf-8")
-    assert '<div class="banner"><strong>Many rows could not be used' in text and "<script>" not in text
+    assert '<div class="banner"><strong>Look at this first</strong><ul>' in text and "<script>" not in text
+    assert "Many rows could not be used. 3 of 10 rows were refused" in plain_text(text)
     assert "3 of 10 rows were refused (30%), most often: not a number; such as price" in plain_text(text)
 
 

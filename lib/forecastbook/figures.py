@@ -95,6 +95,7 @@ COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "blend": BLUE, "
 
 CHANGE = f"a change is more than {share1(CHANGED)}"  # what counts as one: wherever changes are counted, it is said
 STILL = "No price moved in the record: there is nothing to compare"
+MANY = 4  # names of models beside those that matter, at most, at the ends of lines
 FAR = 2.0  # times the safe baseline's error: a baseline beyond it is left out of a figure of lines
 
 
@@ -766,10 +767,14 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
         main = (colour := _colour(model, ours, safe)) != PALE
         ax.plot(table.index, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
     ax.set_ylim(0, _top(np.nanmax(table.to_numpy()), 1.1))
-    colours = {m: GREY if _colour(m, ours, safe) == PALE else _colour(m, ours, safe) for m in models}
-    _end_labels(
-        ax, [(table.index[-1], table[m].dropna().iloc[-1], name(m), colours[m]) for m in models if table[m].notna().any()]
-    )
+    ends = table.ffill().iloc[-1].dropna()
+    pale = [m for m in models if _colour(m, ours, safe) == PALE and m in ends.index]
+    labels = {m: (ends[m], name(m), _colour(m, ours, safe)) for m in models if m in ends.index and m not in pale}
+    if len(pale) > MANY:  # so many names would stand far from their lines
+        labels[""] = (ends[pale].max(), "other candidates", GREY)
+    else:
+        labels |= {m: (ends[m], name(m), GREY) for m in pale}
+    _end_labels(ax, [(table.index[-1], *label) for label in labels.values()])
     _whole_ticks(ax, table.index)
     ax.set_xlabel(f"{unit} ahead")
     ax.set_ylabel(trade.error if metric == "error" else trade.loss)

@@ -14,7 +14,7 @@ from forecastbook.evidence import moves
 from forecastbook.record import Record, scores_of
 from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, table
-from forecastbook.wording import change, counted, in_points, moment, percent, plain_line, share2, shorten
+from forecastbook.wording import change, counted, in_points, moment, percent, share2, shorten
 
 
 def download(run: Record) -> dict | None:
@@ -100,8 +100,6 @@ def quality(run: Record) -> dict:
     if stale is not None and len(stale):
         have = "has" if len(stale) == 1 else "have"
         lines.append(f"{counted(len(stale), 'item')} {have} not been observed for more than 14 days.")
-    for alarm in run.manifest.get("alarms") or []:
-        run.problems.append({"title": alarm["title"], "text": plain_line(alarm["text"], 600), "link": ""})
     tally = run.manifest.get("counts") or {}
     if again := tally.get("duplicates resolved"):
         other = tally.get("duplicates with another value", 0)

@@ -110,6 +110,7 @@ def render_run(directory: str | Path) -> Path:
         heading=f"{job.replace('_', ' ').capitalize()}: {ahead}",
         subtitle=subtitle,
         problems=run.problems,
+        alarms=[(alarm["title"], plain_line(alarm["text"], 600)) for alarm in run.manifest.get("alarms") or []],
         warnings=warnings,
         verdict=_verdict(run, head),
         standings=evidence.standings(gate, trade),
