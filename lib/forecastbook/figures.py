@@ -767,14 +767,15 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
         main = (colour := _colour(model, ours, safe)) != PALE
         ax.plot(table.index, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
     ax.set_ylim(0, _top(np.nanmax(table.to_numpy()), 1.1))
-    ends = table.ffill().iloc[-1].dropna()
-    pale = [m for m in models if _colour(m, ours, safe) == PALE and m in ends.index]
-    labels = {m: (ends[m], name(m), _colour(m, ours, safe)) for m in models if m in ends.index and m not in pale}
+    ends, x = table.ffill().iloc[-1].dropna(), table.index[-1]
+    colours = {m: _colour(m, ours, safe) for m in models if m in ends.index}
+    pale = [m for m, colour in colours.items() if colour == PALE]
+    labels = [(x, ends[m], name(m), colour) for m, colour in colours.items() if colour != PALE]
     if len(pale) > MANY:  # so many names would stand far from their lines
-        labels[""] = (ends[pale].max(), "other candidates", GREY)
+        labels.append((x, ends[pale].max(), "other candidates", GREY))
     else:
-        labels |= {m: (ends[m], name(m), GREY) for m in pale}
-    _end_labels(ax, [(table.index[-1], *label) for label in labels.values()])
+        labels += [(x, ends[m], name(m), GREY) for m in pale]
+    _end_labels(ax, labels)
     _whole_ticks(ax, table.index)
     ax.set_xlabel(f"{unit} ahead")
     ax.set_ylabel(trade.error if metric == "error" else trade.loss)

@@ -51,7 +51,7 @@ class Intake:
             return ""
         why = max(taken, key=taken.get)
         example = "".join(
-            f"; such as {r['column'] or ''} {r['value']!r} in row {r['row']} of {r['file']}".replace("  ", " ", 1)
+            f"; such as {f'{column} ' if (column := r['column']) else ''}{r['value']!r} in row {r['row']} of {r['file']}"
             for r in self.quarantine[self.quarantine["reason"] == why].head(1).to_dict("records")
         )
         gone = f"; {len(self.lost):,} items have no row left" if len(self.lost) else ""
