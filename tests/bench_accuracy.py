@@ -42,11 +42,11 @@ FORMATS = {
     "in 90 % band, changed": ".1%",
     "AP ratio": ".2f",
     "Brier skill": "+.1%",
-    "side named": ".0%",
     "side right": ".1%",
     "back to previous right": ".1%",
     "side right, by size": ".1%",
     "back to previous right, by size": ".1%",
+    "side right, first changes": ".1%",
     "skill of lstm": "+.1%",
     "skill of gbm": "+.1%",
     "skill of blend": "+.1%",
@@ -62,9 +62,9 @@ READING = (
     "Items and time held out. Skill: relative quantile score below that of the last value with its empirical errors, with a "
     "90 % interval by block bootstrap over origins. MAE to last value: relative MAE less the last value's, as a share of it, "
     "over all horizons and in the worst one. AP ratio: average precision of p_change over the rate of change; Brier skill is "
-    "against that rate. Side: for how many of the prices that changed the forecast's mean quantile lies off the last price, "
-    "how often on the right side, and how often 'back to the previous price' was right on the same ones; by size: each change "
-    "counts by its log ratio."
+    "against that rate. Side: of the prices that changed and had done so before, how often p_up said the right one, "
+    "and how often 'back to the previous price' did; by size: each change counts by its log ratio. First changes: of those "
+    "with no previous price to go back to."
 )
 EARLIER = (
     "The same a window earlier, and another one, as far back as two months of history are left: nothing was chosen by these. "
@@ -150,11 +150,11 @@ def accuracy(panel: panels.Panel, params: Params, data: str) -> tuple[pd.DataFra
                 "in 90 % band, changed": value.get((name, "changed", "coverage90"), np.nan),
                 "AP ratio": value[name, "all", "ap_ratio"],
                 "Brier skill": value[name, "all", "brier_skill"],
-                "side named": sides["named"][name],
                 "side right": sides["right"][name],
                 "back to previous right": sides["previous"][name],
                 "side right, by size": sides["right, by size"][name],
                 "back to previous right, by size": sides["previous, by size"][name],
+                "side right, first changes": sides["right, first changes"].get(name, np.nan),
             }
         )
     said = f"{data}: {scoreboard.describe(back)} {value['published', 'all', 'change_rate']:.1%} of prices had changed by then."
@@ -162,29 +162,27 @@ def accuracy(panel: panels.Panel, params: Params, data: str) -> tuple[pd.DataFra
 
 
 def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.DataFrame:
-    """By model, of the prices that changed: the share for which its forecast names a side of the last price (``named``), how
-    many of those sides were right (``right``), and how many the previous price had right on the same ones (``previous``); of
-    both also the share of the sum of all log ratios (``by size``).
+    """By model, of the prices that changed and had done so before: how often the likelier side was right (``right``), and how
+    often that of the previous price (``previous``); of both also the share of the sum of all log ratios (``by size``). And of
+    those that changed for the first time, of which the previous price says nothing (``right, first changes``).
 
-    The side of a forecast is that of its mean quantile: none where all quantiles stand at the last price.
+    Neither side likelier counts a half.
     """
     read = spells.of(panel)
     before = read.features[:, :, spells.FEATURES.index("to_previous")]  # log(previous / price), 0 where there is none
     row = pd.Index(panel.ids.astype(str)).get_indexer(back["series_id"])
     day = pd.Index(panel.dates.astype("datetime64[ns]")).get_indexer(back["origin"])
-    side = np.sign(np.round(np.log(back[list(points.levels(back))].mean(axis=1) / back["last_value"]), 9))
-    move = np.log(back["y"] / back["last_value"])
-    found = pd.DataFrame({"model": back["model"], "named": side != 0, "right": side == np.sign(move)})
-    back_to = np.sign(before[row, day])
-    found["previous"] = np.where(back_to == 0, 0.5, back_to == np.sign(move))
-    found = found.assign(size=np.abs(move))[np.abs(move) > spells.CHANGE]
-    named, found = found.groupby("model")["named"].mean(), found[found["named"]]
-    for name in ("right", "previous"):
+    move, back_to = np.log(back["y"] / back["last_value"]), before[row, day]
+    found = pd.DataFrame({"model": back["model"], "first": back_to == 0, "size": np.abs(move)})
+    for name, said in (("right", 2 * back["p_up"] - back["p_change"]), ("previous", back_to)):
+        found[name] = (1 + np.sign(said) * np.sign(move)) / 2
         found[f"{name}, by size"] = found[name] * found["size"]
-    sums = found.drop(columns="named").groupby("model").sum()
-    count = found.groupby("model").size()
-    shares = {name: sums[name] / (sums["size"] if "by size" in name else count) for name in sums.columns.drop("size")}
-    return pd.DataFrame(shares).join(named, how="right")
+    found = found[found["size"] > spells.CHANGE]
+    again = found[~found["first"]].groupby("model").mean()
+    for name in ("right", "previous"):
+        again[f"{name}, by size"] /= again["size"]
+    again["right, first changes"] = found[found["first"]].groupby("model")["right"].mean()
+    return again.drop(columns=["first", "size"])
 
 
 def earlier(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
@@ -218,7 +216,7 @@ def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
             if "grid" in without:
                 stack.enter_context(mock.patch.object(grid, "of", lambda panel: None))
             if "side" in without:
-                stack.enter_context(mock.patch.object(gbm.Trees, "p_up", lambda *given: None))
+                stack.enter_context(mock.patch.object(gbm.Trees, "upward", lambda *given: None))
             if "levels" in without:
                 stack.enter_context(mock.patch.object(spells, "read", no_levels))
             value = values(replayed(one, other, changed), changed)

@@ -13,7 +13,8 @@ from conftest import LEVELS, panel_of, posted_panel, tiny
 from forecastbook import backtest, experts, gate, lstm, models
 from forecastbook.trades import PRICES
 
-COLUMNS = ["model", "series_id", "origin", "ts", "horizon", "y", "q05", "q25", "q50", "q75", "q95", "last_value", "p_change"]
+COLUMNS = ["model", "series_id", "origin", "ts", "horizon", "y", "q05", "q25", "q50", "q75", "q95", "last_value"]
+COLUMNS += ["p_change", "p_up"]
 OPEN = {"gate": {"doubt": 0.0}}
 ALL = {*PRICES.baselines, *experts.NAMES}
 
@@ -105,7 +106,7 @@ def test_every_origin_asks_everyone_and_scores_with_what_came(panel, record):
 def test_the_baselines_of_the_record_are_those_of_the_view(panel, record):
     at = record[4]
     for name in PRICES.baselines:
-        q, p = models.forecast(models.fit(name, panel), panel.until(at.date), 7, LEVELS)
+        q, p, _ = models.forecast(models.fit(name, panel), panel.until(at.date), 7, LEVELS)
         assert np.array_equal(at.q[name], q, equal_nan=True) and np.array_equal(at.p[name], p, equal_nan=True)
 
 
@@ -237,6 +238,7 @@ def test_a_row_of_the_table_is_the_forecast_it_names(panel, record):
     table = backtest.frame(record, panel.ids, tiny())
     row = table[(table.model == "lstm") & (table.series_id == "0002") & (table.origin == pd.Timestamp(at.date))].iloc[4]
     assert row["horizon"] == 5 and row["last_value"] == at.last[2] and row["p_change"] == at.p["lstm"][2, 4]
+    assert row["p_up"] == at.beside["lstm"][2, 4]
     np.testing.assert_array_equal(row[["q05", "q25", "q50", "q75", "q95"]].to_numpy(float), at.q["lstm"][2, 4])
     assert row["y"] == at.y[2, 4] or (np.isnan(row["y"]) and np.isnan(at.y[2, 4]))
 

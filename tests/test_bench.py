@@ -58,22 +58,23 @@ def test_accuracy_has_a_row_a_model_and_data_set_and_its_skills_are_finite(made)
 
 
 def test_a_direction_is_right_once_and_by_the_size_of_its_change():
-    """Three series that fell from 10 to 8: one goes back, one falls on, by less, and one stays."""
-    panel = panel_of(np.where(np.arange(40) < 30, 10.0, 8.0) * np.ones((3, 1)))
+    """Four series that fell from 10 to 8: one goes back, one falls on, by less, one stays and one is not seen. A fifth, which
+    never changed before, rises."""
+    panel = panel_of(np.where(np.arange(40) < 30, [[10.0]] * 4 + [[8.0]], 8.0))
     back = pd.DataFrame(
         [
-            (model, panel.ids[n], y, 8.0, low, high)
-            for model, low, high in (("up", 8.0, 10.0), ("down", 6.0, 8.0), ("silent", 8.0, 8.0))
-            for n, y in enumerate([10.0, 7.5, 8.0])
+            (model, panel.ids[n], y, 8.0, 0.6, up)
+            for model, up in (("up", 0.4), ("down", 0.2), ("silent", 0.3))
+            for n, y in enumerate([10.0, 7.5, 8.0, np.nan, 9.0])
         ],
-        columns=["model", "series_id", "y", "last_value", "q05", "q95"],
+        columns=["model", "series_id", "y", "last_value", "p_change", "p_up"],
     ).assign(origin=panel.dates[-1].astype("datetime64[ns]"))
     found, sizes = bench_accuracy.directions(back, panel), np.log([10 / 8, 8 / 7.5])
-    assert found["named"].to_dict() == {"up": 1.0, "down": 1.0, "silent": 0.0}
-    assert found.loc[["up", "down"], ["right", "previous"]].eq(0.5).all(axis=None) and np.isnan(found.loc["silent", "right"])
+    assert found[["right", "previous"]].eq(0.5).all(axis=None)
+    assert found["right, first changes"].to_dict() == {"up": 1.0, "down": 0.0, "silent": 0.5}
     share = sizes[0] / sizes.sum()
-    np.testing.assert_allclose(found.loc[["up", "down"], "right, by size"], [share, 1 - share])
-    np.testing.assert_allclose(found.loc[["up", "down"], "previous, by size"], share)
+    np.testing.assert_allclose(found.loc[["up", "down", "silent"], "right, by size"], [share, 1 - share, 0.5])
+    np.testing.assert_allclose(found["previous, by size"], share)
 
 
 def test_ratios_of_speed_are_those_of_the_seconds_and_the_verdict_follows_them(made):

@@ -43,11 +43,12 @@ def odds(p):
 def test_four_candidates_stand(speaker, panel):
     found = speaker.forecasts(panel, H, LEVELS)
     assert tuple(found) == experts.NAMES == ("lstm", "lstm_table", "gbm", "blend")
-    for name, (q, p) in found.items():
-        assert q.shape == (16, H, 5) and p.shape == (16, H), name
-        assert np.isnan(q[4]).all() and np.isnan(p[4]).all(), "never observed"
-        q, p = np.delete(q, 4, axis=0), np.delete(p, 4, axis=0)
+    for name, (q, p, up) in found.items():
+        assert q.shape == (16, H, 5) and p.shape == up.shape == (16, H), name
+        assert np.isnan(q[4]).all() and np.isnan(p[4]).all() and np.isnan(up[4]).all(), "never observed"
+        q, p, up = (np.delete(each, 4, axis=0) for each in (q, p, up))
         assert (np.diff(q, axis=-1) >= 0).all() and (q > 0).all() and ((p > 0) & (p < 1)).all(), name
+        assert ((up > 0) & (up < p)).all(), name
 
 
 def test_without_trees_the_network_and_the_table_remain(speaker, panel):
@@ -71,9 +72,10 @@ def test_a_panel_is_forecast_alike_in_however_many_turns(speaker, panel, monkeyp
     whole = speaker.forecasts(panel, H, LEVELS)
     monkeypatch.setattr(panels, "CHUNK", 3)
     assert len(list(panel.seen())) > 2
-    for name, (q, p) in speaker.forecasts(panel, H, LEVELS).items():
+    for name, (q, p, up) in speaker.forecasts(panel, H, LEVELS).items():
         np.testing.assert_array_equal(q, whole[name][0], err_msg=name)
-        np.testing.assert_allclose(p, whole[name][1], rtol=1e-4, err_msg=name)  # a batch of another size sums in another order
+        for one, other in ((p, whole[name].p_change), (up, whole[name].p_up)):
+            np.testing.assert_allclose(one, other, rtol=1e-4, err_msg=name)  # a batch of another size sums in another order
 
 
 # ---- how they are mixed
@@ -83,7 +85,7 @@ def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
     seen = panel.take(panel.n_obs > 0)
     p = {name: said[1] for name, said in speaker.forecasts(seen, H, LEVELS).items()}
     counted = table.count(seen, H).hazard(spells.of(seen, 1).features[:, -1])
-    np.testing.assert_array_equal(p["lstm"], lstm.p_change(speaker.network, seen, H))
+    np.testing.assert_array_equal(p["lstm"], lstm.forecast(speaker.network, seen, H, LEVELS).p_change)
     np.testing.assert_array_equal(p["gbm"], speaker.trees.hazard(seen, H))
     np.testing.assert_allclose(odds(p["lstm_table"]), (odds(p["lstm"]) + odds(counted)) / 2)
     np.testing.assert_allclose(odds(p["blend"]), (odds(p["lstm"]) + odds(counted) + odds(p["gbm"])) / 3)
@@ -95,12 +97,13 @@ def test_all_of_them_go_where_the_network_says_on_the_side_that_they_say(speaker
     seen = panel.take(panel.n_obs > 0)
     posted, said = lstm.mixture(speaker.network, seen, H, grid.of(seen))
     usual = table.count(seen, H).on(said.ladder, posted.features[:, -1])
-    side = sticky.mean_odds([said.p_up, usual.p_up, speaker.trees.p_up(seen, H)])
+    side = sticky.mean_odds([said.upward, usual.upward, speaker.trees.upward(seen, H)])
     leaning = said.leaning(side)
-    assert np.abs(leaning.p_up - said.p_up).max() > 0.05, "the experts differ, else this proves little"
-    for name, (q, p) in speaker.forecasts(seen, H, LEVELS).items():
+    assert np.abs(leaning.upward - said.upward).max() > 0.05, "the experts differ, else this proves little"
+    for name, (q, p, up) in speaker.forecasts(seen, H, LEVELS).items():
         goes = leaning if name in ("gbm", "blend") else said
         np.testing.assert_array_equal(q, replace(goes, hazard=p).quantiles(LEVELS), err_msg=name)
+        np.testing.assert_array_equal(up, p * goes.upward, err_msg=name)
         still = p < 0.5
         last = np.broadcast_to(seen.last_value[:, None], p.shape)
         assert still.any() and (q[..., 2][still] == last[still]).all(), name
@@ -109,8 +112,9 @@ def test_all_of_them_go_where_the_network_says_on_the_side_that_they_say(speaker
 def test_trees_that_learnt_no_side_leave_it_to_the_network(speaker, panel):
     seen = panel.take(panel.n_obs > 0)
     _, said = lstm.mixture(speaker.network, seen, H, grid.of(seen))
-    for name, (q, p) in replace(speaker, trees=replace(speaker.trees, sides=None)).forecasts(seen, H, LEVELS).items():
+    for name, (q, p, up) in replace(speaker, trees=replace(speaker.trees, sides=None)).forecasts(seen, H, LEVELS).items():
         np.testing.assert_array_equal(q, replace(said, hazard=p).quantiles(LEVELS), err_msg=name)
+        np.testing.assert_array_equal(up, p * said.upward, err_msg=name)
 
 
 def test_the_table_is_counted_anew_unless_it_is_given(speaker, panel):
@@ -188,5 +192,5 @@ def test_a_constant_shop_is_forecast_to_stay():
     panel = panel_of(np.full((5, 80), 9.99))
     still = experts.Experts(models.fit("lstm", panel, **backtest.hyper(tiny())), gbm.fit(panel, H))
     assert still.trees is None
-    for q, p in still.forecasts(panel, H, LEVELS).values():
+    for q, p, _ in still.forecasts(panel, H, LEVELS).values():
         assert (q == 9.99).all() and (p < 0.05).all()

@@ -64,8 +64,9 @@ def sticky_forecast(panel: pd.DataFrame, horizon: int = 7, seed: int = 1) -> pd.
             p = 1 - (1 - risk) ** (h / horizon)
             q50 = last * (1 + move) if p > 0.4 else last
             q = np.sort([last * (1 - 0.3 * p), last * (1 - 0.1 * p), q50, last * (1 + 0.05 * p), last * (1 + 0.2 * p)])
-            rows.append((key, pd.Timestamp("2026-01-05") + pd.Timedelta(days=h), h, *q, p, last, "model" if i % 7 else "naive"))
-    return pd.DataFrame(rows, columns=["series_id", "ts", "horizon", *QUANTILES, "p_change", "last_value", "source"])
+            ts, up = pd.Timestamp("2026-01-05") + pd.Timedelta(days=h), p * (0.8 if move > 0 else 0.15)
+            rows.append((key, ts, h, *q, p, up, last, "model" if i % 7 else "naive"))
+    return pd.DataFrame(rows, columns=["series_id", "ts", "horizon", *QUANTILES, "p_change", "p_up", "last_value", "source"])
 
 
 def rolling_backtest(panel: pd.DataFrame, origins: int = 8, stride: int = 14, horizon: int = 7, seed: int = 2) -> pd.DataFrame:
@@ -94,6 +95,7 @@ def rolling_backtest(panel: pd.DataFrame, origins: int = 8, stride: int = 14, ho
                             **{c: np.maximum(q50 + scale * 3 * (level - 0.5), 0) for c, level in QUANTILES.items()},
                             "last_value": last,
                             "p_change": 0.04 * h,
+                            "p_up": 0.01 * h,
                         }
                     )
                 )
@@ -385,6 +387,19 @@ def test_what_counts_as_a_change_is_written_on_the_figures_that_count_it(panel, 
     drawn = (figures.moves(forecast), figures.calibration(backtest), figures.changed_unchanged(backtest))
     for fig in (*drawn, figures.small_multiples(panel)):
         assert figures.CHANGE in words(fig).replace("\n", " "), fig.alt
+
+
+def test_a_bar_of_a_change_is_parted_into_lower_and_higher(forecast):
+    fig = figures.moves(forecast)
+    lower, higher = fig.axes[0].containers
+    final = forecast[forecast["horizon"] == 7].nlargest(12, "p_change").iloc[::-1]
+    np.testing.assert_allclose([bar.get_width() for bar in higher], final["p_up"])
+    np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in higher], final["p_change"])
+    assert [bars.get_label() for bars in (lower, higher)] == ["lower", "higher"] and {"lower", "higher"} <= set(
+        words(fig).split()
+    )
+    (whole,) = figures.moves(forecast.drop(columns="p_up")).axes[0].containers  # of a run of an earlier version
+    np.testing.assert_allclose([bar.get_width() for bar in whole], final["p_change"])
 
 
 def test_one_of_a_thing_is_not_written_as_many(panel, forecast, backtest):

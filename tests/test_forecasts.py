@@ -17,7 +17,7 @@ from forecastbook.trades import PRICES
 from forecastbook.warehouse import WarehouseError, connect, variant_ids
 
 AS_OF = day("2024-03-10")
-COLUMNS = ["series_id", "ts", "horizon", "q05", "q25", "q50", "q75", "q95", "p_change", "last_value", "source"]
+COLUMNS = ["series_id", "ts", "horizon", "q05", "q25", "q50", "q75", "q95", "p_change", "p_up", "last_value", "source"]
 COLUMNS += ["run_id", "model_id", "as_of", "job"]
 
 
@@ -83,7 +83,7 @@ def test_dates_follow_the_data_and_never_the_clock(tmp_path):
 
 
 def test_what_is_written_is_what_the_gate_lets_out(job):
-    q, p, source = gate.publishable(job.at, job.decided, job.params)
+    q, p, beside, source = gate.publishable(job.at, job.decided, job.params)
     for n, name in enumerate(job.panel.ids):
         rows = job.table[job.table["series_id"] == name]
         if source[n] == "excluded":
@@ -91,6 +91,7 @@ def test_what_is_written_is_what_the_gate_lets_out(job):
             continue
         np.testing.assert_array_equal(rows[["q05", "q25", "q50", "q75", "q95"]].to_numpy(), q[n])
         np.testing.assert_array_equal(rows["p_change"], p[n])
+        np.testing.assert_array_equal(rows["p_up"], beside[n])
         assert set(rows["source"]) == {source[n]} and set(rows["last_value"]) == {job.panel.last_value[n]}
     kinds = job.table.drop_duplicates("series_id").set_index("series_id")["source"]
     assert kinds["new"] == "naive" and (kinds.drop("new") == "model").all()
@@ -99,14 +100,15 @@ def test_what_is_written_is_what_the_gate_lets_out(job):
 def test_quantiles_are_in_order_and_sane(job):
     q = job.table[["q05", "q25", "q50", "q75", "q95"]].to_numpy()
     assert np.isfinite(q).all() and (np.diff(q, axis=1) >= 0).all() and (q >= 0).all()
-    assert job.table["p_change"].between(0, 1).all()
+    assert job.table["p_change"].between(0, 1).all() and job.table["p_up"].between(0, job.table["p_change"]).all()
 
 
 def test_nothing_has_come_yet_for_a_forecast_from_now(job):
     assert np.isnan(job.at.y).all() and set(job.at.q) == {PRICES.safe, *experts.NAMES} == set(job.at.p)
-    for name, (q, p) in job.speaker.forecasts(job.panel, 7, job.params.quantiles).items():
+    for name, (q, p, up) in job.speaker.forecasts(job.panel, 7, job.params.quantiles).items():
         np.testing.assert_array_equal(job.at.q[name], models.intervals.tidy(q, 0.0))
         np.testing.assert_array_equal(job.at.p[name], p)
+        np.testing.assert_array_equal(job.at.beside[name], up)
 
 
 @pytest.mark.parametrize("use", ["last_value", "table", "moving_average"])

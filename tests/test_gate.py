@@ -34,6 +34,7 @@ def origin(i, widths, y=100.0, medians=None, status="model", last=100.0, p=None)
         middle = (medians or {}).get(name, last)
         spread = np.broadcast_to(np.asarray(width, float), N)[:, None, None] * STEPS
         at.q[name], at.p[name] = middle + np.broadcast_to(spread, (N, H, 5)), np.full((N, H), 0.5 if p is None else p)
+        at.beside[name] = at.p[name] / 4
     return at
 
 
@@ -248,20 +249,22 @@ def test_what_is_let_out_series_by_series():
     at.q["lstm"][4] = nan
     at.p[SAFE] = np.full((5, H), 0.1)
     at.p["lstm"][0, 0] = nan
+    at.beside[SAFE] = np.full((5, H), 0.02)
     decided = gate.Gate("lstm", False, np.zeros((1, H, 2)), 0.5, 3, [])
-    q, p, source = gate.publishable(at, decided, PARAMS)
+    q, p, beside, source = gate.publishable(at, decided, PARAMS)
     assert source.tolist() == ["model", "model", "naive", "excluded", "naive"]
     for n in (0, 1):
         np.testing.assert_array_equal(q[n], at.q["lstm"][n])
     for n in (2, 4):
         np.testing.assert_array_equal(q[n], at.q[SAFE][n])
-    assert np.isnan(q[3]).all() and np.isnan(p[3]).all()
+    assert np.isnan(q[3]).all() and np.isnan(p[3]).all() and np.isnan(beside[3]).all()
     np.testing.assert_array_equal(p[[0, 1, 2, 4]], [[0.1, 0.3], [0.3, 0.3], [0.1, 0.1], [0.1, 0.1]])
-    q, _, source = gate.publishable(at, gate.decide([], PARAMS), PARAMS)
+    np.testing.assert_allclose(beside[[0, 1, 2, 4]], [[0.02, 0.075], [0.075, 0.075], [0.02, 0.02], [0.02, 0.02]])
+    q, *_, source = gate.publishable(at, gate.decide([], PARAMS), PARAMS)
     assert source.tolist() == ["naive", "naive", "naive", "excluded", "naive"]
     np.testing.assert_array_equal(q[:3], at.q[SAFE][:3])
     gone = gate.Gate("blend", False, np.zeros((1, H, 2)), 0.5, 3, [])  # a candidate that nobody spoke for at this date
-    assert gate.publishable(at, gone, PARAMS)[2].tolist() == ["naive", "naive", "naive", "excluded", "naive"]
+    assert gate.publishable(at, gone, PARAMS)[3].tolist() == ["naive", "naive", "naive", "excluded", "naive"]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +273,7 @@ def test_what_is_let_out_series_by_series():
 def test_a_published_baseline_is_named_as_the_source_an_expert_is_the_model(name, said):
     at = origin(0, {SAFE: 1.0, name: 0.5})
     decided = gate.Gate(name, False, np.zeros((1, H, 2)), 0.5, 3, [])
-    assert gate.publishable(at, decided, PARAMS)[2].tolist() == [said]
+    assert gate.publishable(at, decided, PARAMS)[3].tolist() == [said]
 
 
 # ---- the point and the band

@@ -76,7 +76,7 @@ def test_they_learn_on_which_side_a_price_will_be():
     week = (np.arange(days) + np.arange(n)[:, None]) // 7 % 2
     usual = np.round(np.linspace(5, 50, n), 2)[:, None]
     panel = panel_of(np.where(week == 1, np.round(usual * 0.8, 2), usual))
-    p = gbm.fit(panel, H).p_up(panel, H)
+    p = gbm.fit(panel, H).upward(panel, H)
     assert p.shape == (n, H) and p[week[:, -1] == 1].min() > 0.9 and p[week[:, -1] == 0].max() < 0.1
 
 
@@ -86,7 +86,7 @@ def test_the_side_is_learnt_from_changes_alone_and_only_where_both_were_seen(pan
     assert set(grown["count"]) == {(classes > 0).sum()}
     rising = 5 * 1.05 ** (np.arange(120) // 15 + np.zeros((20, 1)))
     trees = gbm.fit(panel_of(rising), H)
-    assert trees.sides is None and trees.p_up(panel_of(rising), H) is None
+    assert trees.sides is None and trees.upward(panel_of(rising), H) is None
     few = np.full((20, 120), 9.99)
     few[3, 60:80] = 8.99
     assert gbm.fit(panel_of(few), H).sides is None
@@ -163,7 +163,7 @@ def test_saved_trees_say_the_same_and_a_directory_without_has_none(panel, trees,
     gbm.save(trees, tmp_path)
     back = gbm.load(tmp_path)
     np.testing.assert_array_equal(back.hazard(panel, H), trees.hazard(panel, H))
-    np.testing.assert_array_equal(back.p_up(panel, H), trees.p_up(panel, H))
+    np.testing.assert_array_equal(back.upward(panel, H), trees.upward(panel, H))
     assert back.importance().equals(trees.importance())
     (tmp_path / "again").mkdir()
     gbm.save(back, tmp_path / "again")

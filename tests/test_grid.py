@@ -191,7 +191,7 @@ def test_a_shop_s_forecasts_lie_on_its_grid():
 
     panel = posted_panel(40, 90, gaps=0.0)
     panel = replace(panel, y=np.floor(panel.y) + 0.99)
-    q, _ = models.forecast(models.fit("table", None), panel, 7, np.linspace(0.005, 0.995, 60))
+    q, *_ = models.forecast(models.fit("table", None), panel, 7, np.linspace(0.005, 0.995, 60))
     last = panel.last_value[:, None, None]
     moved = np.abs(q - last) > 0.5
     assert moved.mean() > 0.05 and np.allclose(np.mod(q[moved], 1), 0.99)

@@ -92,15 +92,18 @@ def test_training_knows_nothing_of_days_after_the_as_of_date(panel):
 
 @pytest.mark.parametrize("factor", [100, 1000])
 def test_prices_times_a_factor_give_forecasts_times_it(each, panel, factor):
-    q, p = lstm.forecast(each, panel, 7, LEVELS)
-    more, p_more = lstm.forecast(each, panel_of(panel.y * factor), 7, LEVELS)
+    q, p, _ = lstm.forecast(each, panel, 7, LEVELS)
+    more, p_more, _ = lstm.forecast(each, panel_of(panel.y * factor), 7, LEVELS)
     np.testing.assert_allclose(more, factor * q, rtol=1e-6)
     np.testing.assert_allclose(p_more, p, atol=1e-6)
 
 
 def test_training_on_prices_times_1000_gives_the_same_network(panel):
     one, other = (lstm.fit(panel_of(panel.y * f), **TINY) for f in (1, 1000))
-    (q, p), (q1000, p1000) = lstm.forecast(one, panel, 7, LEVELS), lstm.forecast(other, panel_of(panel.y * 1000), 7, LEVELS)
+    (q, p, _), (q1000, p1000, _) = (
+        lstm.forecast(one, panel, 7, LEVELS),
+        lstm.forecast(other, panel_of(panel.y * 1000), 7, LEVELS),
+    )
     np.testing.assert_allclose(p1000, p, atol=1e-5)
     np.testing.assert_allclose(q1000, 1000 * q, rtol=1e-5)
 
@@ -111,39 +114,39 @@ def test_quantiles_are_finite_ordered_and_positive_wherever_a_price_was_seen(eac
     y = np.random.default_rng(seed).lognormal(2, 1.5, (N, T)).round(2) + 0.01
     y[np.random.default_rng(seed + 1).random((N, T)) < gaps] = np.nan
     panel = panel_of(y)
-    q, p = lstm.forecast(each, panel, 5, LEVELS)
+    q, p, _ = lstm.forecast(each, panel, 5, LEVELS)
     seen = panel.n_obs > 0
     assert q.shape == (N, 5, 5) and q.dtype == np.float64
     assert np.isfinite(q[seen]).all() and (q[seen] > 0).all() and (np.diff(q[seen], axis=2) >= 0).all()
     assert ((p[seen] >= 0) & (p[seen] <= 1)).all() and np.isnan(q[~seen]).all() and np.isnan(p[~seen]).all()
-    assert np.array_equal(lstm.predict(each, panel, 5, LEVELS), q, equal_nan=True)
-    assert np.array_equal(lstm.p_change(each, panel, 5), p, equal_nan=True)
+    assert np.array_equal(lstm.forecast(each, panel, 5, LEVELS).q, q, equal_nan=True)
+    assert np.array_equal(lstm.forecast(each, panel, 5, LEVELS).p_change, p, equal_nan=True)
 
 
 def test_a_gap_is_not_a_row_shift(model):
     y = np.repeat(np.r_[np.full(60, 10.0), np.full(40, 8.0)][None], 2, axis=0)
     y[1, 65:95] = np.nan
-    with_gap = lstm.p_change(model, panel_of(y), 7)[1]
+    with_gap = lstm.forecast(model, panel_of(y), 7, LEVELS).p_change[1]
     rows_only = y[1][np.isfinite(y[1])]
-    assert not np.allclose(with_gap, lstm.p_change(model, panel_of(rows_only[None]), 7)[0])
+    assert not np.allclose(with_gap, lstm.forecast(model, panel_of(rows_only[None]), 7, LEVELS).p_change[0])
 
 
 def test_a_series_is_forecast_alike_alone_and_in_company(each, panel):
-    q, p = lstm.forecast(each, panel, 7, LEVELS)
-    alone_q, alone_p = lstm.forecast(each, panel.take([7]), 7, LEVELS)
+    q, p, _ = lstm.forecast(each, panel, 7, LEVELS)
+    alone_q, alone_p, _ = lstm.forecast(each, panel.take([7]), 7, LEVELS)
     np.testing.assert_allclose(alone_p[0], p[7], atol=1e-6)
     np.testing.assert_allclose(alone_q[0], q[7], rtol=1e-6)
 
 
 def test_the_median_stays_at_the_last_price_unless_more_than_half_of_the_mass_has_left(each, panel):
-    q, p = lstm.forecast(each, panel, 7, LEVELS)
+    q, p, _ = lstm.forecast(each, panel, 7, LEVELS)
     last = np.broadcast_to(panel.last_value[:, None], p.shape)
     assert (q[..., 2][p < 0.5] == last[p < 0.5]).all() and (p < 0.5).any()
     gone = each.net.hazard.detach().clone()
     with torch.no_grad():
         each.net.hazard.add_(20)  # everything changes: now most medians leave
     try:
-        q, p = lstm.forecast(each, panel, 7, LEVELS)
+        q, p, _ = lstm.forecast(each, panel, 7, LEVELS)
     finally:
         with torch.no_grad():
             each.net.hazard.copy_(gone)
@@ -154,7 +157,7 @@ def test_a_mixture_is_what_a_forecast_is_made_of(each, panel):
     """Of seen series, on the grid that is given; its hazard is the probability of a change, its quantiles the forecast."""
     steps = grid.of(panel)
     posted, said = lstm.mixture(each, panel, 7, steps)
-    q, p = lstm.forecast(each, panel, 7, LEVELS)
+    q, p, _ = lstm.forecast(each, panel, 7, LEVELS)
     assert steps is not None and (posted.price[:, -1] == panel.last_value).all()
     np.testing.assert_array_equal(said.hazard, p)
     np.testing.assert_array_equal(said.quantiles(LEVELS), q)
@@ -168,7 +171,7 @@ def test_it_learns_that_a_short_cut_ends():
     y = shop(1, N=60, T=200, gaps=0.0)
     panel = panel_of(y)
     model = lstm.fit(panel, **{**TINY, "epochs": 5, "max_steps": 125})
-    p = lstm.p_change(model, panel, 7)
+    p = lstm.forecast(model, panel, 7, LEVELS).p_change
     down = y[:, -1] < np.nanmax(y, axis=1)
     assert down.any() and p[down, -1].min() > 0.5 > p[~down, 0].max()
     assert model.history[-1]["train_loss"] < model.history[1]["train_loss"]
@@ -181,7 +184,7 @@ def test_it_learns_that_a_short_cut_ends():
 @pytest.mark.parametrize("window", ["all", "single"])
 def test_constant_prices_are_forecast_to_stay(y, window):
     model = lstm.fit(panel_of(y), **TINY, window=window)
-    q, p = lstm.forecast(model, panel_of(y), 7, LEVELS)
+    q, p, _ = lstm.forecast(model, panel_of(y), 7, LEVELS)
     assert (q == y[0, 0]).all() and (window == "single" or (p < 0.05).all())
     json.dumps([model.history, model.info], allow_nan=False)
 
@@ -190,7 +193,7 @@ def test_an_empty_history_of_one_series_is_no_obstacle(model):
     y = shop(2, N=4)
     y[2] = np.nan
     fitted = lstm.fit(panel_of(y), **TINY)
-    q, _ = lstm.forecast(fitted, panel_of(y), 7, LEVELS)
+    q, *_ = lstm.forecast(fitted, panel_of(y), 7, LEVELS)
     assert np.isnan(q[2]).all() and np.isfinite(q[[0, 1, 3]]).all()
 
 
@@ -326,7 +329,7 @@ def test_fine_tuning_that_helps_nothing_returns_the_start(panel, model):
     tuned = lstm.finetune(model, panel, epochs=2, learning_rate=50.0)
     assert tuned.info["kept_epoch"] == 0 and tuned.history[0]["kept"] and not any(h["kept"] for h in tuned.history[1:])
     assert all(torch.equal(v, model.net.state_dict()[k]) for k, v in tuned.net.state_dict().items())
-    assert np.array_equal(lstm.predict(tuned, panel, 7, LEVELS), lstm.predict(model, panel, 7, LEVELS))
+    assert np.array_equal(lstm.forecast(tuned, panel, 7, LEVELS).q, lstm.forecast(model, panel, 7, LEVELS).q)
 
 
 # ---- the loop
@@ -357,7 +360,9 @@ def test_a_list_price_reaches_the_network(panel):
     listed = np.where(np.isfinite(panel.y), panel.y * 1.25, np.nan)
     with_list = replace(panel, past=listed[:, :, None], past_names=("list_price",))
     fitted = lstm.fit(panel, **TINY)
-    assert not np.array_equal(lstm.p_change(fitted, with_list, 7), lstm.p_change(fitted, panel, 7))
+    assert not np.array_equal(
+        lstm.forecast(fitted, with_list, 7, LEVELS).p_change, lstm.forecast(fitted, panel, 7, LEVELS).p_change
+    )
 
 
 # ---- what is refused, and how it is said
@@ -385,7 +390,7 @@ def test_refused_settings(panel, model):
     with pytest.raises(lstm.LSTMError, match="hidden_size is 16 .* cannot become 32"):
         lstm.finetune(model, panel, hidden_size=32)
     with pytest.raises(lstm.LSTMError, match="trained for 7 periods ahead and cannot forecast 8"):
-        lstm.predict(model, panel, 8, LEVELS)
+        lstm.forecast(model, panel, 8, LEVELS)
 
 
 def test_broken_model_directories_are_named(model, tmp_path):
@@ -485,7 +490,7 @@ def test_a_foreign_checkpoint_forecasts_in_prices_of_the_window(checkpoint):
     y = shop(4, N=6, T=100)
     y[0] = 5.0
     panel, reference = panel_of(y), Reference(plain_state())
-    q, p = lstm.forecast(lstm.from_checkpoint(checkpoint, **PLAIN), panel, 7, LEVELS)
+    q, p, _ = lstm.forecast(lstm.from_checkpoint(checkpoint, **PLAIN), panel, 7, LEVELS)
     filled = panel.filled[:, -30:]
     assert (q[0] == 5.0).all() and np.isnan(p).all() and (q == q[:, :, :1]).all()
     for n in range(3, 6):
@@ -501,7 +506,9 @@ def test_a_foreign_checkpoint_can_be_fine_tuned(checkpoint, panel, tmp_path):
     assert min(h["validation_loss"] for h in tuned.history[1:]) < tuned.history[0]["validation_loss"]
     assert set(tuned.net.state_dict()) == set(plain_state())
     lstm.save(tuned, tmp_path / "m")
-    assert np.array_equal(lstm.predict(lstm.load(tmp_path / "m"), panel, 7, LEVELS), lstm.predict(tuned, panel, 7, LEVELS))
+    assert np.array_equal(
+        lstm.forecast(lstm.load(tmp_path / "m"), panel, 7, LEVELS).q, lstm.forecast(tuned, panel, 7, LEVELS).q
+    )
 
 
 def test_mismatches_name_path_key_and_both_shapes(checkpoint, tmp_path):

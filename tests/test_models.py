@@ -66,18 +66,19 @@ def half(own, pool, few=20):
 
 
 def loop_forecast(name, Y, horizon):
-    """(q (N, H, Q), p (N, H)) of a baseline on the rows of an array."""
+    """(q (N, H, Q), p (N, H), up (N, H)) of a baseline on the rows of an array."""
     recent = [list(y[-(365 + horizon) :]) for y in Y]
-    q, p = np.full((len(Y), horizon, 5), nan), np.full((len(Y), horizon), nan)
+    q, p, up = np.full((len(Y), horizon, 5), nan), np.full((len(Y), horizon), nan), np.full((len(Y), horizon), nan)
     for h in range(1, horizon + 1):
         moved = []
         for y in recent:
             steps = [(carried(y, t), y[t + h]) for t in range(len(y) - h)]
-            moved.append([abs(math.log(b / a)) > 0.005 for a, b in steps if not (math.isnan(a) or math.isnan(b))])
-        everyone = [m for series in moved for m in series]
-        for n, own in enumerate(moved):
-            pool = sum(everyone) / max(len(everyone), 1)
-            p[n, h - 1] = half(sum(own) / len(own) if len(own) >= 20 else None, pool)
+            moved.append([math.log(b / a) for a, b in steps if not (math.isnan(a) or math.isnan(b))])
+        for out, least in ((p, lambda log: abs(log) > 0.005), (up, lambda log: log > 0.005)):
+            came = [[least(log) for log in own] for own in moved]
+            pool = sum(map(sum, came)) / max(sum(map(len, came)), 1)
+            for n, own in enumerate(came):
+                out[n, h - 1] = half(sum(own) / len(own) if len(own) >= 20 else None, pool)
         errors = [past_errors(name, y, h) for y in recent]
         together = [e for series in errors for e in series]
         for n, y in enumerate(Y):
@@ -93,7 +94,7 @@ def loop_forecast(name, Y, horizon):
                 spread = half(np.quantile(errors[n], level) if len(errors[n]) >= 20 else None, pooled)
                 spread = min(spread, 0) if level < 0.5 else max(spread, 0) if level > 0.5 else 0.0
                 q[n, h - 1, k] = point(name, recent[n], len(recent[n]) - 1, h) + spread * scale
-    return np.maximum(np.sort(q, axis=-1), 0), p
+    return np.maximum(np.sort(q, axis=-1), 0), p, up
 
 
 def ragged(seed=0):
@@ -109,10 +110,9 @@ def ragged(seed=0):
 @pytest.mark.parametrize("name", EMPIRICAL)
 def test_a_baseline_is_what_its_definition_says(name):
     y = ragged()
-    q, p = models.forecast(models.fit(name, None), panel_of(y), 9, LEVELS)
-    wanted_q, wanted_p = loop_forecast(name, y, 9)
-    np.testing.assert_allclose(q, wanted_q, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(p, wanted_p, rtol=1e-9, atol=1e-9)
+    q, p, up = models.forecast(models.fit(name, None), panel_of(y), 9, LEVELS)
+    for said, wanted in zip((q, p, up), loop_forecast(name, y, 9), strict=True):
+        np.testing.assert_allclose(said, wanted, rtol=1e-9, atol=1e-9)
     assert np.isnan(q[9]).all() and np.isfinite(q[:9]).all()
 
 
@@ -120,10 +120,9 @@ def test_a_baseline_is_what_its_definition_says(name):
 def test_errors_older_than_a_year_are_forgotten(name):
     y = np.random.default_rng(1).choice([9.0, 10.0, 12.0], (2, 400))
     y[:, :20] = 1000.0
-    q, p = models.forecast(models.fit(name, None), panel_of(y), 2, LEVELS)
-    wanted_q, wanted_p = loop_forecast(name, y, 2)
-    np.testing.assert_allclose(q, wanted_q, rtol=1e-9)
-    np.testing.assert_allclose(p, wanted_p, rtol=1e-9)
+    said = models.forecast(models.fit(name, None), panel_of(y), 2, LEVELS)
+    for one, wanted in zip(said, loop_forecast(name, y, 2), strict=True):
+        np.testing.assert_allclose(one, wanted, rtol=1e-9)
 
 
 def test_seasons_follow_the_frequency():
@@ -148,16 +147,17 @@ def test_a_baseline_knows_nothing_of_later_days(name, cut, seed):
     y[:, cut + 1 :] = np.random.default_rng(seed).uniform(0.1, 1e5, y[:, cut + 1 :].shape)
     model, date = models.fit(name, panel), panel.dates[cut]
     a, b = (models.forecast(model, x.until(date), 4, LEVELS) for x in (panel, replace(panel, y=y)))
-    assert np.array_equal(a[0], b[0], equal_nan=True) and np.array_equal(a[1], b[1], equal_nan=True)
+    assert all(np.array_equal(one, other, equal_nan=True) for one, other in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("factor", [100, 1000])
 def test_prices_in_another_unit_give_forecasts_in_it(name, factor):
     y, model = ragged(), models.fit(name, None)
-    (q, p), (q100, p100) = (models.forecast(model, panel_of(y * f), 7, LEVELS) for f in (1, factor))
+    (q, p, up), (q100, p100, up100) = (models.forecast(model, panel_of(y * f), 7, LEVELS) for f in (1, factor))
     np.testing.assert_allclose(q100, factor * q, rtol=1e-9)
     np.testing.assert_allclose(p100, p, rtol=1e-12)
+    np.testing.assert_allclose(up100, up, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -167,10 +167,11 @@ def test_quantiles_are_ordered_finite_and_not_negative(name, seed, N, T, gaps):
     y = draw.lognormal(1, 2, (N, T))
     y[draw.random((N, T)) < gaps] = nan
     panel = panel_of(y)
-    q, p = models.forecast(models.fit(name, panel), panel, 8, LEVELS)
+    q, p, up = models.forecast(models.fit(name, panel), panel, 8, LEVELS)
     seen = panel.n_obs > 0
     assert q.shape == (N, 8, 5) and p.shape == (N, 8) and (np.diff(q[seen], axis=-1) >= 0).all() and (q[seen] >= 0).all()
     assert np.isfinite(q[seen]).all() and np.isnan(q[~seen]).all() and ((p[seen] >= 0) & (p[seen] <= 1)).all()
+    assert ((up[seen] >= 0) & (up[seen] <= p[seen])).all()
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -178,14 +179,14 @@ def test_a_constant_price_is_forecast_with_certainty(name):
     """To the last bit: else an error of 1e-15 would be the worst there is, and everything a hundred percent better."""
     y = np.broadcast_to([[4.99], [9.99], [1234.56]], (3, 50)).copy()
     y[1, 7:12] = y[2, :3] = nan
-    q, p = models.forecast(models.fit(name, None), panel_of(y), 7, LEVELS)
+    q, p, _ = models.forecast(models.fit(name, None), panel_of(y), 7, LEVELS)
     np.testing.assert_array_equal(q, np.broadcast_to([[[4.99]], [[9.99]], [[1234.56]]], q.shape))
     assert (p < 0.001).all() if name == "table" else (p == 0).all()
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_one_series_and_one_day_of_history(name):
-    q, p = models.forecast(models.fit(name, None), panel_of([[4.99]]), 7, LEVELS)
+    q, p, _ = models.forecast(models.fit(name, None), panel_of([[4.99]]), 7, LEVELS)
     assert (q == 4.99).all() and (p == (0.005 if name == "table" else 0)).all()  # no evidence: one change in two hundred
 
 
@@ -201,7 +202,7 @@ def test_values_below_zero_have_no_floor_and_zeros_keep_a_scale():
 
 def test_the_network_answers_in_the_shapes_of_a_baseline(network):
     model, panel = network
-    q, p = models.forecast(model, panel, 7, LEVELS)
+    q, p, _ = models.forecast(model, panel, 7, LEVELS)
     assert q.shape == (10, 7, 5) and (np.diff(q, axis=-1) >= 0).all() and (q >= 0).all() and ((p >= 0) & (p <= 1)).all()
     np.testing.assert_array_equal(models.predict(model, panel, 7, LEVELS), q)
 
@@ -211,8 +212,9 @@ def test_baselines_are_all_that_suit_the_panel():
     assert list(models.baselines(prices)) == list(BASELINES)
     assert list(models.baselines(temperatures)) == EMPIRICAL == list(models.baselines(panel_of([[0.0, 1.0] * 10])))
     for panel in (prices, temperatures):
-        for name, (q, p) in models.forecasts(models.baselines(panel), panel, 3, LEVELS).items():
+        for name, (q, p, up) in models.forecasts(models.baselines(panel), panel, 3, LEVELS).items():
             assert np.isfinite(q).all() and np.isfinite(p).all() and q.shape == (1, 3, 5), name
+            assert ((up >= 0) & (up <= p)).all(), name
 
 
 def test_many_forecasts_are_those_of_each_and_experts_answer_under_all_their_names(network):
@@ -226,7 +228,7 @@ def test_many_forecasts_are_those_of_each_and_experts_answer_under_all_their_nam
     for name, asked in (models.baselines(panel) | {"lstm": model}).items():
         for a, b in zip(found[name], models.forecast(asked, panel, 7, LEVELS), strict=True):
             np.testing.assert_array_equal(a, b)
-    for name, (q, _) in found.items():
+    for name, (q, *_) in found.items():
         assert np.isnan(q[4]).all() and (np.diff(np.delete(q, 4, axis=0), axis=-1) >= 0).all(), name
 
 

@@ -57,7 +57,9 @@ def test_zero_shot_it_beats_the_last_value_on_shops_that_it_has_not_seen(base):
             view, y = panel.until(date), panel.after(date, H)
             seen = (view.n_obs >= 20) & (view.gap <= 28) & np.isfinite(y).any(axis=1)
             safe = models.predict(models.fit("last_value", view), view, H, LEVELS)
-            mine, theirs = (loss(q[seen], y[seen], view.last_value[seen]) for q in (lstm.predict(base, view, H, LEVELS), safe))
+            mine, theirs = (
+                loss(q[seen], y[seen], view.last_value[seen]) for q in (lstm.forecast(base, view, H, LEVELS).q, safe)
+            )
             gains.append(1 - mine.mean() / theirs.mean())
             pooled.append((mine.sum(), theirs.sum()))
     mine, theirs = np.sum(pooled, axis=0)
@@ -68,7 +70,7 @@ def test_it_knows_a_change_from_a_stay(base):
     """On shops that it has not seen: a higher probability where prices did change, and about as many changes as came."""
     panel = processes.shops(40, 12, 200, 2001)  # many: what a few shops do together in one week says little
     view, y = panel.until(panel.dates[-8]), panel.after(panel.dates[-8], H)
-    p = lstm.p_change(base, view, H)
+    p = lstm.forecast(base, view, H, LEVELS).p_change
     event = scores.changed(y, view.last_value)
     known = np.isfinite(event) & np.isfinite(p) & (view.gap <= 14)[:, None]
     changed = known & (event == 1)

@@ -62,7 +62,7 @@ def test_everyone_is_asked_at_every_origin_and_says_whole_numbers(record):
         for name, q in at.q.items():
             assert np.isfinite(q).all() and (q >= 0).all() and (np.diff(q, axis=-1) >= 0).all(), name
             assert (q == np.rint(q)).all(), name
-        assert all((at.mean[n] >= 0).all() and ((at.p[n] >= 0) & (at.p[n] <= 1)).all() for n in wanted)
+        assert all((at.beside[n] >= 0).all() and ((at.p[n] >= 0) & (at.p[n] <= 1)).all() for n in wanted)
 
 
 def test_the_replay_sees_nothing_after_its_origins(record, panel):
@@ -76,7 +76,7 @@ def test_the_replay_sees_nothing_after_its_origins(record, panel):
         if at.ts[-1] <= cut or at.date <= cut:
             for name in at.q:
                 np.testing.assert_array_equal(at.q[name], then.q[name], err_msg=f"{name} at {at.date}")
-                np.testing.assert_array_equal(at.mean[name], then.mean[name], err_msg=name)
+                np.testing.assert_array_equal(at.beside[name], then.beside[name], err_msg=name)
                 compared += 1
     assert compared >= 3 * len(record[0].q)
     assert not np.array_equal(record[-1].q["imapa"], other[-1].q["imapa"]), "there was something to see"
@@ -92,7 +92,7 @@ def test_before_any_record_the_blend_is_published_by_its_prior_and_later_by_what
     by_hand = blend.whole(blend.combine(record[0].raw, {n: np.array(w) for n, w in mix["weights"].items()}, blend.Level()))
     np.testing.assert_array_equal(record[0].q["blend"], by_hand.q)
     alone = backtest.opened(panel.until(first.date), PARAMS, first.y)
-    alone.raw, alone.q, alone.p, alone.mean = dict(first.raw), dict(first.q), dict(first.p), dict(first.mean)
+    alone.raw, alone.q, alone.p, alone.beside = dict(first.raw), dict(first.q), dict(first.p), dict(first.beside)
     gate.replay([alone], PARAMS)
     np.testing.assert_array_equal(alone.q["published"], alone.q["blend"])
     moved = salesexperts.mix(record[:3], PARAMS)
@@ -311,7 +311,7 @@ def test_what_is_published_is_what_the_record_was_made_with(run, panel):
         mixed = blend.combine(
             now.raw, {n: np.array(w) for n, w in decided.mix["weights"].items()}, blend.Level(*decided.mix["level"])
         )
-        np.testing.assert_allclose(now.mean["blend"], mixed.mean)
+        np.testing.assert_allclose(now.beside["blend"], mixed.mean)
     importance, weights = forecasts.looks(speaker, panel)
     assert importance["share"].sum() == pytest.approx(1) and weights.shape == (0, 0)
 
@@ -423,4 +423,4 @@ def test_without_a_record_the_blend_is_published_live_as_in_the_replay(panel, ru
         "The blend of network, trees and IMAPA is published: there is no"
     )
     now = forecasts.now(panel, PARAMS, decided, forecasts.speaker(run))
-    assert set(gate.publishable(now, decided, PARAMS)[2]) == {"model"}
+    assert set(gate.publishable(now, decided, PARAMS)[3]) == {"model"}

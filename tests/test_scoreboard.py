@@ -32,8 +32,10 @@ def table_of(seed=0, models=("published", "lstm", "last_value"), series=6, origi
                     if model == "published" and not np.isnan(y):
                         middle, width = y + better * (last - y), better * width
                     p = draw.random()
-                    rows.append([model, f"{s:03d}", day, day + pd.Timedelta(days=h), h, y, *(middle + width), last, p])
-    return pd.DataFrame(rows, columns=["model", "series_id", "origin", "ts", "horizon", "y", *Q, "last_value", "p_change"])
+                    up = p * draw.choice([0.2, 0.5, 0.9])
+                    rows.append([model, f"{s:03d}", day, day + pd.Timedelta(days=h), h, y, *(middle + width), last, p, up])
+    columns = ["model", "series_id", "origin", "ts", "horizon", "y", *Q, "last_value", "p_change", "p_up"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,11 @@ def test_every_metric_of_every_slice_is_its_formula(back, scored, model, label):
     if label == "all":
         safe = loop(back[(back.model == "last_value") & back.y.notna()])
         wanted["skill"] = 1 - wanted["rel_ql"] / safe["rel_ql"]
+    if label == "changed":
+        up, down = rows["p_up"], rows["p_change"] - rows["p_up"]
+        wanted["side"] = np.mean(
+            [0.5 if a == b else (a > b) == (r > 0) for a, b, r in zip(up, down, rows.y - rows.last_value, strict=True)]
+        )
     if "changed" in label:
         wanted = {k: v for k, v in wanted.items() if k not in ("change_rate", "ap_ratio", "brier_skill")}
     assert set(mine["metric"]) == set(wanted)

@@ -118,11 +118,11 @@ def test_a_mixture_that_leans_keeps_its_shape_on_either_side(seed):
     said, side = mixed(price, levels, p, kinds), np.random.default_rng(seed).uniform(0.01, 0.99, (50, 1))
     for n in range(50):
         up = sum(m for v, m in places(price[n], levels[n], 1.0, kinds[n]) if v > price[n])
-        assert said.p_up[n, 0] == pytest.approx(np.clip(up, 1e-4, 1 - 1e-4), abs=1e-9)
-    lean, sure, up = said.leaning(side), np.abs(said.p_up[:, 0] - 0.5) < 0.49, said.ladder.rising
-    np.testing.assert_allclose(lean.p_up[sure], side[sure])
-    np.testing.assert_allclose(said.leaning(said.p_up).kinds, said.kinds)
-    share = np.where(up, side / said.p_up, (1 - side) / (1 - said.p_up))
+        assert said.upward[n, 0] == pytest.approx(np.clip(up, 1e-4, 1 - 1e-4), abs=1e-9)
+    lean, sure, up = said.leaning(side), np.abs(said.upward[:, 0] - 0.5) < 0.49, said.ladder.rising
+    np.testing.assert_allclose(lean.upward[sure], side[sure])
+    np.testing.assert_allclose(said.leaning(said.upward).kinds, said.kinds)
+    share = np.where(up, side / said.upward, (1 - side) / (1 - said.upward))
     np.testing.assert_allclose(lean.kinds[:, 0], said.kinds[:, 0] * share)
 
 

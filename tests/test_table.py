@@ -217,7 +217,7 @@ def test_the_baseline_is_the_mixture_on_the_shops_grid():
     y = panel.y.copy()
     y[3] = nan
     panel = replace(panel, y=y)
-    q, p = models.forecast(models.fit("table", None), panel, H, LEVELS)
+    q, p, _ = models.forecast(models.fit("table", None), panel, H, LEVELS)
     seen = np.flatnonzero(panel.n_obs > 0)
     assert len(seen) == 7 and np.isnan(q[3]).all() and np.isnan(p[3]).all()
     said = table.count(panel, H).mixture(panel.take(seen), grid.of(panel))

@@ -23,6 +23,7 @@ from forecastbook.counts import Demand
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import context, status, trainable
+from forecastbook.sticky import Outlook
 from forecastbook.trades import PRICES, SALES
 
 WARM_UP = 8  # origins of evidence before the first that is scored, a horizon apart
@@ -33,7 +34,7 @@ JUDGES = 5000  # series that are asked at a scored origin: a seeded sample of a 
 
 @dataclass
 class Origin:
-    """Every forecast made from one origin, and what came. ``q``: name -> (N, H, Q); ``p``: name -> (N, H)."""
+    """Every forecast made from one origin, and what came, by the name of who made it."""
 
     date: np.datetime64
     ts: np.ndarray  # (H,) the periods forecast
@@ -41,9 +42,9 @@ class Origin:
     last: np.ndarray  # (N,) last value then
     scale: np.ndarray  # (N,) what errors are measured in: the size of a price, 1 for sales
     y: np.ndarray  # (N, H), NaN where not observed
-    q: dict[str, np.ndarray] = field(default_factory=dict)
-    p: dict[str, np.ndarray] = field(default_factory=dict)
-    mean: dict[str, np.ndarray] = field(default_factory=dict)  # of sales: name -> (N, H)
+    q: dict[str, np.ndarray] = field(default_factory=dict)  # (N, H, Q) quantiles
+    p: dict[str, np.ndarray] = field(default_factory=dict)  # (N, H) the trade's ``probability``
+    beside: dict[str, np.ndarray] = field(default_factory=dict)  # (N, H) what the trade forecasts ``beside`` it
     raw: dict[str, Demand] = field(default_factory=dict)  # of sales: the blend and its members, before they are rounded
     group: np.ndarray | None = None  # (N,) calibrated together; None: all
     spread: np.ndarray | None = None  # (N,) what a band is widened in; None: the scale
@@ -51,15 +52,14 @@ class Origin:
     warm_up: bool = False  # evidence for the gate on a sample of the series; in no score table
     means: dict[str, tuple] = field(default_factory=dict)  # the gate's scores of each forecast, once known
 
-    def put(self, name: str, said) -> None:
-        """Keep a forecast: (quantiles, probability), or a Demand, whose quantiles are rounded where sales are whole numbers."""
+    def put(self, name: str, said: Outlook | Demand) -> None:
+        """Keep a forecast. Of a Demand the quantiles are rounded where sales are whole numbers."""
         if isinstance(said, Demand):
             if name in (*SALES.members, "blend"):
                 self.raw[name] = said
             said = blend.whole(said) if self.whole else said
-            self.mean[name] = said.mean
-            said = said.q, 1 - said.zero
-        self.q[name], self.p[name] = said
+            said = said.q, 1 - said.zero, said.mean
+        self.q[name], self.p[name], self.beside[name] = said
 
     def unrounded(self, name: str) -> np.ndarray:
         """(N, H, Q) quantiles as they were said, where that is known; else as they are."""
@@ -226,7 +226,7 @@ def parts(record: list[Origin], ids: np.ndarray, params: Params) -> Iterator[pd.
     model, series, H = pd.CategoricalDtype(names), pd.CategoricalDtype(ids), params.horizon
     for name in [n for n in names if any(n in at.q for at in judged)] or names[:1]:
         asked = [(at, np.flatnonzero(at.status != "excluded"), at.q[name], at.p[name]) for at in judged if name in at.q]
-        means = {id(at): at.mean[name] for at in judged if name in at.mean}
+        beside = {id(at): at.beside[name] for at in judged if name in at.beside}
 
         def column(values, kind, asked=asked) -> np.ndarray:
             """``values(origin, series, q, p)`` of all origins, one below the other: anything that broadcasts to (series, H)."""
@@ -246,8 +246,8 @@ def parts(record: list[Origin], ids: np.ndarray, params: Params) -> Iterator[pd.
             columns[level_name(level)] = column(lambda at, rows, q, p, k=k: q[rows, :, k], float)
         columns["last_value"] = column(lambda at, rows, q, p: at.last[rows, None], float)
         columns[params.trade.probability] = column(lambda at, rows, q, p: p[rows], float)
+        columns[params.trade.beside] = column(lambda at, rows, q, p, beside=beside: beside[id(at)][rows], float)
         if params.trade is SALES:
-            columns["mean"] = column(lambda at, rows, q, p, means=means: means[id(at)][rows], float)
             columns["demand_class"] = pd.Categorical.from_codes(
                 column(lambda at, rows, q, p: at.group[rows][:, None], int), categories=list(counts.CLASSES)
             )

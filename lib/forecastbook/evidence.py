@@ -330,7 +330,7 @@ def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D") -
     big = big.iloc[np.argsort(-big["move"].abs().to_numpy(), kind="stable")]
     if {"q05", "q95"} <= set(moved.columns):
         big["band"] = [f"{money(a)} – {money(b)}" for a, b in zip(big["q05"], big["q95"], strict=True)]
-    keep = [c for c in ("title", "last_value", "q50", "move", "band", "p_change") if c in big]
+    keep = [c for c in ("title", "last_value", "q50", "move", "band", "p_change", "p_up") if c in big]
     heads = {
         "title": "item",
         "last_value": f"now{unit}",
@@ -338,8 +338,9 @@ def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D") -
         "move": "change",
         "band": f"90 % band{unit}",
         "p_change": f"chance of a change of more than {share1(CHANGED)}",
+        "p_up": "of a rise",
     }
-    forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "band": right}
+    forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "p_up": percent, "band": right}
     text = f"Median forecast against the last price, largest first: {len(big):,} of {counted(len(moved), 'item')} "
     text += f"{'moves' if len(big) == 1 else 'move'} more than {percent(BIG_MOVE)}."
     whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"

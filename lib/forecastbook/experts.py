@@ -33,14 +33,12 @@ class Experts:
     trees: gbm.Trees | None = None
     counted: table.Table | None = None
 
-    def forecasts(self, panel: Panel, horizon: int, quantiles) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Name -> (quantiles (N, H, Q), p_change (N, H)) of every candidate; NaN for a series never observed."""
+    def forecasts(self, panel: Panel, horizon: int, quantiles) -> dict[str, sticky.Outlook]:
+        """Name -> outlook of every candidate; NaN for a series never observed."""
         if self.network.hyper["window"] == "single":
             return {"lstm": lstm.forecast(self.network, panel, horizon, quantiles)}
         names = [n for n in NAMES if self.trees is not None or n in ("lstm", "lstm_table")]
-        out = {
-            n: (np.full((len(panel), horizon, len(quantiles)), np.nan), np.full((len(panel), horizon), np.nan)) for n in names
-        }
+        out = {name: sticky.Outlook.unknown(len(panel), horizon, len(quantiles)) for name in names}
         counted, steps = self.counted or table.count(panel, horizon), grid.of(panel)
         for rows, part in panel.seen():
             posted, said = lstm.mixture(self.network, part, horizon, steps)
@@ -51,12 +49,11 @@ class Experts:
             if self.trees is not None:
                 ways["gbm"] = [self.trees.hazard(part, horizon, today)]
                 ways["blend"] = ways["lstm_table"] + ways["gbm"]
-                side = self.trees.p_up(part, horizon, today)
+                side = self.trees.upward(part, horizon, today)
                 if side is not None:
-                    goes["gbm"] = goes["blend"] = said.leaning(sticky.mean_odds([said.p_up, tabled.p_up, side]))
+                    goes["gbm"] = goes["blend"] = said.leaning(sticky.mean_odds([said.upward, tabled.upward, side]))
             for name, hazards in ways.items():
-                mixed = replace(goes[name], hazard=sticky.mean_odds(hazards))
-                out[name][0][rows], out[name][1][rows] = mixed.quantiles(quantiles), mixed.hazard
+                out[name].put(rows, replace(goes[name], hazard=sticky.mean_odds(hazards)).outlook(quantiles))
         return out
 
     def looks(self, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:

@@ -624,7 +624,7 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, p
 
 @_figure_function
 def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
-    """The prices likeliest to differ at the end. frame: a forecast, with last_value, p_change, and title (optional)."""
+    """The prices likeliest to differ at the end. frame: a forecast, with last_value, p_change, p_up, and title (optional)."""
     frame = frame.dropna(subset=["p_change"]) if "p_change" in frame else frame.iloc[:0]
     if not len(frame):
         return nothing("No forecast says how likely a change is")
@@ -635,7 +635,16 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
     best = frame.nlargest(top, "p_change").iloc[::-1]
     fig, axes = _figure(title, size=(8.2, 1.1 + 0.27 * len(best)))
     ax = axes[0, 0]
-    ax.barh(range(len(best)), best["p_change"], color=[BLUE if p > 0.5 else PALE for p in best["p_change"]], height=0.68)
+    sides = {"change": (best["p_change"], GREY)}
+    if "p_up" in best:  # not of a run of an earlier version
+        sides = {"lower": (best["p_change"] - best["p_up"], BLUE), "higher": (best["p_up"], ORANGE)}
+    left = np.zeros(len(best))
+    for name, (chance, colour) in sides.items():
+        ax.barh(range(len(best)), chance, left=left, color=colour, height=0.68, label=name)
+        left += chance.to_numpy()
+    ax.axvline(0.5, color=GREY, lw=0.8, ls=(0, (3, 3)))
+    if len(sides) > 1:
+        fig.legend(loc="outside lower left", ncols=2, fontsize=9)
     for row, item in enumerate(best.itertuples()):
         low, mid, high = (getattr(item, q, np.nan) / item.last_value - 1 for q in ("q05", "q50", "q95"))
         text = f"{signed(mid)}  ({signed(low)} to {signed(high)})"

@@ -19,6 +19,7 @@ from forecastbook.trades import SALES
 FORMATS = {  # how the columns of these tables are shown
     "price now": ",.2f",
     "probability of a change": ".0%",
+    "of a rise": ".0%",
     "point": ",.2f",
     "90 % band from": ",.2f",
     "to": ",.2f",
@@ -52,7 +53,7 @@ def looks(speaker, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:
 
 def frame(at: Origin, decided: Gate, panel: Panel, params: Params, run: Run) -> pd.DataFrame:
     """``forecast.parquet``: one row a series and period ahead, of every series that is forecast; sorted by series and date."""
-    q, p, source = gate.publishable(at, decided, params)
+    q, p, beside, source = gate.publishable(at, decided, params)
     keep, H = np.flatnonzero(source != "excluded"), params.horizon
     columns = {
         "series_id": np.repeat(panel.ids[keep], H),
@@ -60,11 +61,11 @@ def frame(at: Origin, decided: Gate, panel: Panel, params: Params, run: Run) -> 
         "horizon": np.tile(np.arange(1, H + 1), len(keep)),
     }
     columns |= {backtest.level_name(level): q[keep, :, k].ravel() for k, level in enumerate(params.levels)}
-    columns |= {"mean": at.mean["published"][keep].ravel()} if params.trade is SALES else {}
     out = pd.DataFrame(
         columns
         | {
             params.trade.probability: p[keep].ravel(),
+            params.trade.beside: beside[keep].ravel(),
             "last_value": np.repeat(at.last[keep], H),
             "source": np.repeat(source[keep], H),
         }
@@ -95,20 +96,21 @@ def sanity(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 
 def moves(frame: pd.DataFrame, series: pd.DataFrame, top: int = 15) -> pd.DataFrame:
-    """The prices likeliest to differ on the last period, first: series_id, title, last_value, q05, q50, q95, p_change, move."""
+    """The prices likeliest to differ on the last period, first: series_id, title, last_value, q05, q50, …, move."""
     final = frame[frame["horizon"] == frame["horizon"].max()].merge(series[["series_id", "title"]], on="series_id", how="left")
     final = final.assign(move=final["q50"] / final["last_value"] - 1)
-    columns = ["series_id", "title", "last_value", "q05", "q50", "q95", "p_change", "move"]
+    columns = ["series_id", "title", "last_value", "q05", "q50", "q95", "p_change", "p_up", "move"]
     return final.sort_values(["p_change", "series_id"], ascending=[False, True])[columns].head(top).reset_index(drop=True)
 
 
 def moves_table(likely: pd.DataFrame) -> pd.DataFrame:
-    """``moves`` as a reader wants it: item, price now, probability of a change, expected point and 90 % band."""
+    """``moves`` as a reader wants it: item, price now, probability of a change and of a rise, expected point, 90 % band."""
     return pd.DataFrame(
         {
             "item": likely["title"].fillna(likely["series_id"]),
             "price now": likely["last_value"],
             "probability of a change": likely["p_change"],
+            "of a rise": likely["p_up"],
             "point": likely["q50"],
             "90 % band from": likely["q05"],
             "to": likely["q95"],

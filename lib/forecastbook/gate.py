@@ -273,15 +273,13 @@ def shape(q, at: Origin, widening, hold_median: bool, params: Params) -> np.ndar
     return out
 
 
-def publishable(at: Origin, decided: Gate, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the gate lets out from one origin: (quantiles (N, H, Q), probability (N, H), source (N,)).
+def publishable(at: Origin, decided: Gate, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What the gate lets out from one origin: (quantiles (N, H, Q), probability (N, H), what is beside it (N, H), source (N,)).
 
-    source is 'model', the name of a baseline that has won, 'naive' (the safe one) or 'excluded'; excluded rows are NaN. Of
-    sales ``at.mean["published"]`` is made too.
+    source is 'model', the name of a baseline that has won, 'naive' (the safe one) or 'excluded'; excluded rows are NaN.
     """
     safe = params.trade.safe
-    out, p = at.q[safe].copy(), at.p[safe].copy()
-    mean = at.mean[safe].copy() if safe in at.mean else None
+    out, p, beside = (said[safe].copy() for said in (at.q, at.p, at.beside))
     source = np.where(at.status == "excluded", "excluded", "naive").astype(object)
     if decided.use in at.q and decided.use != safe:
         use = at.status == "model"
@@ -289,15 +287,12 @@ def publishable(at: Origin, decided: Gate, params: Params) -> tuple[np.ndarray, 
         shaped = shape(q, at, decided.widening, decided.hold_median, params)
         use = use & np.isfinite(shaped).all(axis=(1, 2))
         out[use], source[use] = shaped[use], "model" if decided.use not in params.trade.baselines else decided.use
-        p[use] = np.where(np.isfinite(at.p[decided.use][use]), at.p[decided.use][use], p[use])
-        if mean is not None:
-            mean[use] = at.mean[decided.use][use]
+        said = use[:, None] & np.isfinite(at.p[decided.use])  # the plain network says no probability
+        p[said], beside[said] = at.p[decided.use][said], at.beside[decided.use][said]
     source[~np.isfinite(out).all(axis=(1, 2))] = "excluded"  # seen, but never on offer: nothing is known of its demand
-    out[source == "excluded"], p[source == "excluded"] = np.nan, np.nan
-    if mean is not None:
-        mean[source == "excluded"] = np.nan
-        at.mean["published"] = mean
-    return out, p, source
+    for each in (out, p, beside):
+        each[source == "excluded"] = np.nan
+    return out, p, beside, source
 
 
 def replay(record: list[Origin], params: Params) -> list[Origin]:
@@ -310,7 +305,7 @@ def replay(record: list[Origin], params: Params) -> list[Origin]:
         home.blend_in(at, home.mix(finished_by(record, at.date), params), params)
     for at in (o for o in record if not o.warm_up):
         decided = decide(record, params, before=at.date, spoken=at.q.keys())
-        at.q["published"], at.p["published"], _ = publishable(at, decided, params)
+        at.q["published"], at.p["published"], at.beside["published"], _ = publishable(at, decided, params)
     return record
 
 

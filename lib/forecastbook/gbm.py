@@ -59,7 +59,7 @@ class Trees:
         """
         return np.clip(_ask(self.booster, panel, horizon, features), 1e-4, 0.99)
 
-    def p_up(self, panel: Panel, horizon: int, features: np.ndarray | None = None) -> np.ndarray | None:
+    def upward(self, panel: Panel, horizon: int, features: np.ndarray | None = None) -> np.ndarray | None:
         """(N, H) probability that a price which differs then is above the last one; None where that was not learnt."""
         return None if self.sides is None else np.clip(_ask(self.sides, panel, horizon, features), 0.01, 0.99)
 

@@ -270,29 +270,21 @@ def _copy(net) -> dict:
 # -------------------------------------------------------------------------------------------------------------- forecasting
 
 
-def predict(model: Model, panel: Panel, horizon: int, quantiles) -> np.ndarray:
-    """Prices (N, H, Q) float64 at the quantile levels: ordered, never negative, NaN for a series without any observation."""
-    return forecast(model, panel, horizon, quantiles)[0]
-
-
-def p_change(model: Model, panel: Panel, horizon: int) -> np.ndarray:
-    """(N, H) probability that the price h days ahead differs from the last one; NaN from the plain network, which has none."""
-    return forecast(model, panel, horizon, (0.5,))[1]
-
-
 @one_thread()
-def forecast(model: Model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles (N, H, Q) and probability of a change (N, H) in one pass, by chunks of series."""
+def forecast(model: Model, panel: Panel, horizon: int, quantiles) -> sticky.Outlook:
+    """The forecast from the panel's last day, by chunks of series: quantiles that are ordered and never negative.
+
+    NaN for a series without any observation; the plain network says nothing of how likely a change is.
+    """
     _reach(model, horizon)
-    q = np.full((len(panel), horizon, len(quantiles)), np.nan)
-    p, device, steps = np.full((len(panel), horizon), np.nan), _device(model.hyper), grid.of(panel)
+    out = sticky.Outlook.unknown(len(panel), horizon, len(quantiles))
+    device, steps = _device(model.hyper), grid.of(panel)
     for rows, part in panel.seen():
         if model.hyper["window"] == "all":
-            _, said = mixture(model, part, horizon, steps)
-            q[rows], p[rows] = said.quantiles(quantiles), said.hazard
+            out.put(rows, mixture(model, part, horizon, steps)[1].outlook(quantiles))
         else:
-            q[rows] = plain.forecast(model, part, horizon, device)[:, :, None]
-    return q, p
+            out.q[rows] = plain.forecast(model, part, horizon, device)[:, :, None]
+    return out
 
 
 @one_thread()

@@ -19,6 +19,7 @@ import numpy as np
 from forecastbook import grid, intermittent, intervals, scores, table
 from forecastbook.counts import Demand
 from forecastbook.panel import SEASON, Panel
+from forecastbook.sticky import Outlook
 from forecastbook.trades import PRICES, SALES, Trade
 
 MODELS = {"lstm": "forecastbook.lstm", "tide": "forecastbook.tide"}
@@ -39,9 +40,8 @@ def finetune(model, panel: Panel, **hyper):
     return model if isinstance(model, Baseline) else _home(model).finetune(model, panel, **hyper)
 
 
-def forecast(model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray] | Demand:
-    """The forecast from the panel's as-of date: of a model of prices (quantiles (N, H, Q), probability that the price
-    differs then (N, H)), of a model of sales a ``Demand``.
+def forecast(model, panel: Panel, horizon: int, quantiles) -> Outlook | Demand:
+    """The forecast from the panel's as-of date: of a model of prices an ``Outlook``, of a model of sales a ``Demand``.
 
     Quantiles never cross and, where the panel's values are positive, are never negative; NaN for a series never observed.
     """
@@ -53,8 +53,7 @@ def forecast(model, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, 
 def _tidy(said, lowest: float | None):
     if isinstance(said, Demand):
         return replace(said, q=intervals.tidy(said.q, 0.0))
-    q, p_change = said
-    return intervals.tidy(q, lowest), p_change
+    return said._replace(q=intervals.tidy(said.q, lowest))
 
 
 def forecasts(asked: dict, panel: Panel, horizon: int, quantiles) -> dict:
@@ -76,8 +75,7 @@ def baselines(panel: Panel, trade: Trade = PRICES) -> dict:
 
 def predict(model, panel: Panel, horizon: int, quantiles) -> np.ndarray:
     """The quantiles of ``forecast``: (N, H, Q)."""
-    said = forecast(model, panel, horizon, quantiles)
-    return said.q if isinstance(said, Demand) else said[0]
+    return forecast(model, panel, horizon, quantiles).q
 
 
 def save(model, directory: Path) -> None:
@@ -186,8 +184,8 @@ class Baseline:
     name: str
     trade: Trade = PRICES
 
-    def forecast(self, panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray] | Demand:
-        """(quantiles (N, H, Q), p_change (N, H)), the rate of change by h, half own and half pooled; of sales a Demand."""
+    def forecast(self, panel: Panel, horizon: int, quantiles) -> Outlook | Demand:
+        """Of prices with the rates of change and of rises by h, half own and half pooled, as probabilities."""
         if self.trade is SALES:
             return intermittent.forecast(self.name, panel, horizon, quantiles)
         if self.name == "table":
@@ -198,7 +196,7 @@ class Baseline:
             q = np.repeat(values[:, None, :], horizon, axis=1)  # (N, H, Q)
         else:
             q = self._with_errors(panel, horizon, np.asarray(quantiles, float))
-        return q, change_rate(panel, horizon)
+        return Outlook(q, *change_rates(panel, horizon))
 
     def _with_errors(self, panel: Panel, horizon: int, levels: np.ndarray) -> np.ndarray:
         recent = panel.last(ERRORS + horizon)
@@ -235,26 +233,28 @@ class Baseline:
         return np.where(counts > 0, first + sums / np.maximum(counts, 1), filled)
 
 
-def _counted(panel: Panel, horizon: int, quantiles) -> tuple[np.ndarray, np.ndarray]:
-    q, p = np.full((len(panel), horizon, len(quantiles)), np.nan), np.full((len(panel), horizon), np.nan)
+def _counted(panel: Panel, horizon: int, quantiles) -> Outlook:
+    out = Outlook.unknown(len(panel), horizon, len(quantiles))
     counted, steps = table.count(panel, horizon), grid.of(panel)
     for rows, part in panel.seen():
-        said = counted.mixture(part, steps)
-        q[rows], p[rows] = said.quantiles(quantiles), said.hazard
-    return q, p
-
-
-def change_rate(panel: Panel, horizon: int) -> np.ndarray:
-    """(N, H) how often the value differed h periods later over the last 365 periods, half own and half pooled."""
-    recent = panel.last(ERRORS + horizon)
-    out = np.zeros((len(panel), horizon))
-    for h in range(1, min(horizon, len(recent.dates) - 1) + 1):
-        event = scores.changed(recent.y[:, h:].ravel(), recent.filled[:, :-h].ravel()).reshape(len(panel), -1)
-        known = ~np.isnan(event)
-        hits, n = np.where(known, event, 0).sum(axis=1), known.sum(axis=1)
-        pool = hits.sum() / max(n.sum(), 1)
-        out[:, h - 1] = np.where(n >= 20, (hits / np.maximum(n, 1) + pool) / 2, pool)
+        out.put(rows, counted.mixture(part, steps).outlook(quantiles))
     return out
+
+
+def change_rates(panel: Panel, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, H) how often the value differed h periods later over the last 365 periods, and how often it was higher then; each
+    half own and half pooled."""
+    recent = panel.last(ERRORS + horizon)
+    differs, higher = np.zeros((len(panel), horizon)), np.zeros((len(panel), horizon))
+    for h in range(1, min(horizon, len(recent.dates) - 1) + 1):
+        then, before = recent.y[:, h:], recent.filled[:, :-h]
+        event = scores.changed(then.ravel(), before.ravel()).reshape(len(panel), -1)
+        n = (~np.isnan(event)).sum(axis=1)
+        for out, came in ((differs, event == 1), (higher, (event == 1) & (then > before))):
+            hits = came.sum(axis=1)
+            pool = hits.sum() / max(n.sum(), 1)
+            out[:, h - 1] = np.where(n >= 20, (hits / np.maximum(n, 1) + pool) / 2, pool)
+    return differs, higher
 
 
 def _row_quantiles(values: np.ndarray, levels) -> np.ndarray:

@@ -23,6 +23,7 @@ FORMATS = {  # how the columns of these tables are shown
     "bias of the mean": "+.1%",
     "inside 90 % band": ".1%",
     "inside, after a change": ".1%",
+    "side of a change right": ".1%",
     "inside, where sold": ".1%",
     "change precision / base rate": ".2f",
     "Brier score of a sale": ".4f",
@@ -46,7 +47,8 @@ def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params,
 
     rel_mae and rel_ql are divided by the last price before averaging, for sales by the mean of all; coverage50 and coverage90
     are shares of actuals inside the central bands; winkler90 is relative too; brier and ap_ratio judge the probability of the
-    event (ap_ratio: average precision / base rate); wql is not relative. Of sales also: bias (of the mean forecast, as a share
+    event (ap_ratio: average precision / base rate); side is the share of the changed prices that went where the likelier side
+    was (a half where neither was); wql is not relative. Of sales also: bias (of the mean forecast, as a share
     of what was sold), miws and mic by zero and non-zero actuals and combined, pinball and service (share of points not above
     the quantile) at each service level, and rmsse (root mean squared error of the mean, scaled by the naive one's on ``panel``
     before the first origin: Makridakis, Spiliotis & Assimakopoulos 2022). Points without an observation are left out. skill is
@@ -117,6 +119,8 @@ def _scores(
             continue
         means, total = per_point[mask].mean(), np.abs(y[mask]).sum()
         values = {**means, "wql": 2 * pinball[mask].sum() / total if total > 0 else np.nan}
+        if trade is PRICES and label == came:
+            values["side"] = np.mean((1 + np.sign(y - last) * np.sign(2 * column("p_up") - p))[mask] / 2)
         if trade is SALES:
             error = values.pop("mean_error")
             values["bias"] = error * mask.sum() / total if total > 0 else np.nan
@@ -167,7 +171,8 @@ def summary(table: pd.DataFrame, trade: Trade = PRICES) -> pd.DataFrame:
     """
     wide = table[table["slice"] == "all"].pivot(index="model", columns="metric", values="value")
     came = SLICES[0][trade.event]
-    wide["covered"] = table[(table["slice"] == came) & (table["metric"] == "coverage90")].set_index("model")["value"]
+    on_event = table[table["slice"] == came].pivot(index="model", columns="metric", values="value")
+    wide["covered"], wide["side"] = on_event.get("coverage90"), on_event.get("side")
     names = {
         PRICES.name: {
             "rel_ql": "quantile error",
@@ -175,6 +180,7 @@ def summary(table: pd.DataFrame, trade: Trade = PRICES) -> pd.DataFrame:
             "rel_mae": "absolute error",
             "coverage90": "inside 90 % band",
             "covered": "inside, after a change",
+            "side": "side of a change right",
             "ap_ratio": "change precision / base rate",
         },
         SALES.name: {

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -91,6 +92,25 @@ class Ladder:
         return np.concatenate([place[:, 1 : 1 + J] > place[:, :1], up], axis=1)
 
 
+class Outlook(NamedTuple):
+    """A forecast of posted prices. q: (N, H, Q) quantiles; p_change: (N, H) probability that the price differs h days on; p_up:
+    (N, H) that it is higher then, so that p_change - p_up is that it is lower."""
+
+    q: np.ndarray
+    p_change: np.ndarray
+    p_up: np.ndarray
+
+    @classmethod
+    def unknown(cls, N: int, H: int, Q: int) -> Outlook:
+        """All NaN, to be filled by ``put``."""
+        return cls(np.full((N, H, Q), np.nan), np.full((N, H), np.nan), np.full((N, H), np.nan))
+
+    def put(self, rows, said: Outlook) -> None:
+        """Write the forecast of some of the series."""
+        for whole, part in zip(self, said, strict=True):
+            whole[rows] = part
+
+
 @dataclass(frozen=True)
 class Mixture:
     """A two-part forecast of N series.
@@ -104,16 +124,20 @@ class Mixture:
     kinds: np.ndarray
 
     @cached_property
-    def p_up(self) -> np.ndarray:
+    def upward(self) -> np.ndarray:
         """(N, H) probability that the price, if it differs, is above the present one; its log odds are finite."""
         kinds, up = np.array(self.kinds, dtype=np.float64), self.ladder.rising
         kinds[..., :J] *= ~self.ladder.masked[:, None]
         return np.clip((kinds * up[:, None]).sum(axis=2) / np.maximum(kinds.sum(axis=2), 1e-300), 1e-4, 1 - 1e-4)
 
-    def leaning(self, p_up: np.ndarray) -> Mixture:
+    def leaning(self, upward: np.ndarray) -> Mixture:
         """The same with that probability (N, H) above the present price, as far as a side has any; nothing else changes."""
-        upper, lower = p_up / self.p_up, (1 - p_up) / (1 - self.p_up)
+        upper, lower = upward / self.upward, (1 - upward) / (1 - self.upward)
         return replace(self, kinds=self.kinds * np.where(self.ladder.rising[:, None], upper[..., None], lower[..., None]))
+
+    def outlook(self, at) -> Outlook:
+        """All that is said of a forecast, with quantiles at the levels ``at``."""
+        return Outlook(self.quantiles(at), self.hazard, self.hazard * self.upward)
 
     def quantiles(self, at) -> np.ndarray:
         """(N, H, Q) float64: the lowest place of the ladder below or at which at least so much probability lies.

@@ -24,7 +24,8 @@ class Trade:
     forecasts are blended with weights that the record decides. credit: what a candidate of the gate may be expected to gain
     before it has shown anything, as a share of the safe one's score; others: what any other may; off: how far that may be off
     (a standard deviation); scatter: of the gains from origin to origin before any is seen. All of these are from the
-    development data, shrunk. probability: the column with the chance of the event by which points are split. The rest are
+    development data, shrunk. probability: the column with the chance of the event by which points are split. beside: the
+    column beside it, what else is forecast: of prices the chance that one is higher then, of sales their mean. The rest are
     words.
     """
 
@@ -40,6 +41,7 @@ class Trade:
     off: float
     scatter: float
     probability: str
+    beside: str
     event: str  # column of points that says whether it came
     rate: str  # metric, and column of a series: how often it comes
     safe_words: str  # what a sentence calls the safe baseline
@@ -81,6 +83,7 @@ PRICES = Trade(
     off=0.12,
     scatter=0.3,
     probability="p_change",
+    beside="p_up",
     event="changed",
     rate="change_rate",
     safe_words="the last value",
@@ -118,6 +121,7 @@ SALES = Trade(
     off=0.03,
     scatter=0.03,
     probability="p_sale",
+    beside="mean",
     event="sold",
     rate="sale_rate",
     safe_words="IMAPA",
