@@ -254,20 +254,29 @@ def read(path: Path) -> panels.Panel:
     return panels.build(found.frame, "D", LAST_DAY, past=("list_price",))
 
 
-def intake(quick: bool) -> dict:
-    """The speed of reading a warehouse into a panel. Both panels must be equal."""
-    variants, turns = 100 if quick else FACTS // LONG, []
+def intake(quick: bool) -> list[dict]:
+    """The speed of reading a warehouse into a panel, against a bare pivot and one with the same checks. All must be equal."""
+    variants, bare, same = 100 if quick else FACTS // LONG, [], []
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "prices.duckdb"
         stock(path, variants)
         for _ in range(1 if quick else REPEATS):
-            table, *theirs = timed(peers.pivot, path)
             panel, *ours = timed(read, path)
-            assert np.array_equal(table.loc[panel.ids.astype(int)].to_numpy(), panel.y, equal_nan=True), "the panels differ"
-            turns.append([*theirs, *ours])
-            del table, panel
-    what, peer = f"DuckDB to panel, {variants * LONG:,} facts", "DuckDB's .df(), DataFrame.pivot; nothing checked"
-    return row(what, turns, "intake", peer, "read with all checks (bad rows, duplicates, unit errors, strays), panel.build")
+            whole = [panel.y, panel.past[:, :, 0], panel.available]
+            for peer, parts, turns in ((peers.pivot, whole[:1], bare), (peers.checked, whole, same)):
+                tables, *theirs = timed(peer, path)
+                for part, table in zip(parts, tables, strict=True):
+                    table = table.loc[panel.ids.astype(int)].to_numpy(dtype=float)
+                    assert np.array_equal(table, part, equal_nan=True), "the panels differ"
+                turns.append([*theirs, *ours])
+                del tables, table
+            del panel
+    size, work = f"{variants * LONG:,} facts", "read with all checks (bad rows, duplicates, unit errors, strays), panel.build"
+    peer = "DuckDB's .df(), DataFrame.pivot"
+    return [
+        row(f"DuckDB to panel, {size}", bare, "intake", f"{peer}; nothing checked", work),
+        row(f"DuckDB to panel with checks, {size}", same, "intake", f"{peer}, and the same checks in pandas", work),
+    ]
 
 
 # --- the limit of the machine ---------------------------------------------------------------------------------------------
@@ -356,7 +365,7 @@ def measure(quick: bool) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     panel, more = whole.until(whole.dates[-H - 1]), posted_panel(100 if quick else MORE, DAYS)
     first, quality, model, peer = training(whole, quick)
     rows = [first, prediction(panel, "predict", model, peer, quick), prediction(more, "predict more", model, peer, quick)]
-    rows += [*darts(panel, quick), intake(quick)]
+    rows += [*darts(panel, quick), *intake(quick)]
     grown, growth = scaling(quick)
     said = {
         "speed": MACHINE.format(cores=os.cpu_count(), turns="one turn" if quick else f"medians of {REPEATS} turns"),

@@ -161,8 +161,30 @@ class Darts:
         return self.model.predict(self.H, series=series, predict_likelihood_parameters=True, batch_size=1024)
 
 
-def pivot(path) -> pd.DataFrame:
-    """The usable facts of a warehouse file fetched as a frame and pivoted: (N, T) prices. Nothing is checked."""
+def pivot(path) -> list[pd.DataFrame]:
+    """The usable facts of a warehouse file fetched as a frame and pivoted: one table (N, T), of prices. Nothing is checked."""
     with duckdb.connect(str(path), read_only=True) as connection:
         facts = connection.execute(PIVOT).df()
-    return facts.pivot(index="variant_id", columns="full_date", values="current_price")
+    return [facts.pivot(index="variant_id", columns="full_date", values="current_price")]
+
+
+def checked(path) -> list[pd.DataFrame]:
+    """The same with what a source checks of its rows, by ordinary means of pandas: (N, T) prices, list prices, availability.
+
+    A row of an unknown variant or day, or with an impossible price, is left out, a price a hundred times the item's usual one
+    too, and of several facts of one variant and day the newest stays.
+    """
+    with duckdb.connect(str(path), read_only=True) as connection:
+        tables = ("FactProductPrice", "DimVariant", "DimDate")
+        facts, variants, days = (connection.execute(f"SELECT * FROM {name}").df() for name in tables)
+    facts = facts[facts["variant_id"].isin(variants["variant_id"])]
+    facts = facts.assign(day=facts["date_id"].map(days.set_index("date_id")["full_date"]))
+    facts = facts[facts["day"].notna() & facts["is_available"].notna()]
+    offered, price = facts["is_available"].astype(bool), facts["current_price"]
+    facts = facts[~(offered & ~(price > 0)) & ~(price < 0) & ~np.isinf(price)]
+    price = facts["current_price"].where(facts["is_available"].astype(bool))
+    log, item = np.log(price), facts["variant_id"]
+    far = (log - log.groupby(item).transform("median")).abs() >= np.log(100)
+    facts = facts.assign(price=price)[~(far & (price.groupby(item).transform("count") >= 3))]
+    facts = facts.sort_values("price_fact_id").drop_duplicates(["variant_id", "day"], keep="last")
+    return [facts.pivot(index="variant_id", columns="day", values=v) for v in ("price", "original_price", "is_available")]
