@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forecastbook import figures
+from forecastbook import figures, points, scorefigures, style, wording
 from forecastbook.wording import percent
 
 HOSTILE = {
@@ -123,7 +123,7 @@ def importance() -> pd.DataFrame:
     return pd.DataFrame({"feature": ["age", "to_mode90", *(f"feature_{k}" for k in range(12))], "share": share})
 
 
-def every_figure(panel, forecast, backtest) -> dict[str, figures.Figure]:
+def every_figure(panel, forecast, backtest) -> dict[str, style.Figure]:
     """Each public figure once, on the given frames."""
     rng = np.random.default_rng(3)
     skills = pd.DataFrame(
@@ -169,7 +169,7 @@ def every_figure(panel, forecast, backtest) -> dict[str, figures.Figure]:
             pd.DataFrame({"score": score[: 0 if few else None]}), {"defaults": 0.031, "last_value": 0.036}
         ),
         "losses": figures.losses(history[: 0 if few else None]),
-        "errors_by_origin": figures.errors_by_origin(backtest),
+        "errors_by_origin": scorefigures.errors_by_origin(backtest),
         "fans": figures.fans(
             panel, forecast, list(HOSTILE)[:4], ["best, error 0.2 %", "second best", "second worst", "worst, error 20 %"]
         ),
@@ -177,13 +177,13 @@ def every_figure(panel, forecast, backtest) -> dict[str, figures.Figure]:
         "moves": figures.moves(forecast),
         "attention": figures.attention(np.empty((0, 0)) if few else rng.gamma(1, np.linspace(0.1, 1, 30), (7, 30))),
         "features": figures.features(importance()[: 0 if few else None]),
-        "error_by_horizon": figures.error_by_horizon(backtest),
-        "accuracy": figures.accuracy(backtest),
-        "calibration": figures.calibration(backtest),
-        "skill": figures.skill(skills[: 0 if few else None]),
-        "band_width": figures.band_width(backtest),
-        "changed_unchanged": figures.changed_unchanged(backtest),
-        "track_record": figures.track_record(record[: 0 if few else None]),
+        "error_by_horizon": scorefigures.error_by_horizon(backtest),
+        "accuracy": scorefigures.accuracy(backtest),
+        "calibration": scorefigures.calibration(backtest),
+        "skill": scorefigures.skill(skills[: 0 if few else None]),
+        "band_width": scorefigures.band_width(backtest),
+        "changed_unchanged": scorefigures.changed_unchanged(backtest),
+        "track_record": scorefigures.track_record(record[: 0 if few else None]),
     }
 
 
@@ -217,7 +217,7 @@ def test_one_series_constant_price_and_no_change_draw(panel, forecast, backtest)
     past = backtest[backtest["series_id"] == "v0001"].assign(**dict.fromkeys([*QUANTILES, "last_value", "y"], 5.0))
     for label, fig in every_figure(one, ahead, past).items():
         assert fig.png(50), label
-    flat = figures.changed_unchanged(past)
+    flat = scorefigures.changed_unchanged(past)
     assert "No price changed" in flat.alt
     assert "0 %" in figures.small_multiples(one).alt
     assert (
@@ -230,12 +230,12 @@ def test_one_series_constant_price_and_no_change_draw(panel, forecast, backtest)
 def test_a_single_origin_and_a_single_day_draw(panel, backtest):
     day = backtest[(backtest["origin"] == backtest["origin"].max()) & (backtest["horizon"] == 1)]
     for draw in (
-        figures.errors_by_origin,
-        figures.error_by_horizon,
-        figures.accuracy,
-        figures.calibration,
-        figures.band_width,
-        figures.changed_unchanged,
+        scorefigures.errors_by_origin,
+        scorefigures.error_by_horizon,
+        scorefigures.accuracy,
+        scorefigures.calibration,
+        scorefigures.band_width,
+        scorefigures.changed_unchanged,
     ):
         assert draw(day).png(50)
     assert figures.coverage_over_time(panel[panel["ts"] == panel["ts"].max()]).png(50)
@@ -255,7 +255,7 @@ def test_a_track_record_is_readable_however_long_it_is(n):
             "complete": np.arange(n) < n - 1,
         }
     )
-    fig = figures.track_record(frame.iloc[::-1])  # in any order
+    fig = scorefigures.track_record(frame.iloc[::-1])  # in any order
     said = words(fig)
     assert (
         fig.png(60) and "promised" in said and "last value" in said and f"{percent(frame['error'].mean(), 1)}, last" in fig.alt
@@ -277,25 +277,26 @@ def test_titles_state_what_the_data_say():
         for h in (1, 2)
     ]
     backtest = pd.DataFrame(rows, columns=["model", "series_id", "origin", "ts", "horizon", "y", *QUANTILES, "last_value"])
-    assert "50.0 % below that of the last value" in figures.error_by_horizon(backtest).alt
-    assert "50.0 % better than the best baseline, last value" in figures.accuracy(backtest).alt
-    assert "beats last value at 1 of 1 origin" in figures.errors_by_origin(backtest).alt
-    assert figures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
+    assert "50.0 % below that of the last value" in scorefigures.error_by_horizon(backtest).alt
+    assert "50.0 % better than the best baseline, last value" in scorefigures.accuracy(backtest).alt
+    assert "beats last value at 1 of 1 origin" in scorefigures.errors_by_origin(backtest).alt
+    assert scorefigures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
     wide = backtest.assign(q05=9.0, q95=11.0, q25=9.5, q75=10.0).assign(q95=lambda f: f["q95"] + f["horizon"])
     wide.loc[wide["model"] == "last_value", ["q05", "q95"]] = 0.0, 99.0
-    assert figures.band_width(wide).alt == ("The 90 % band is 40.0 % of the price wide 2 periods ahead, the 50 % band 5.0 %")
-    assert "holding half" not in figures.band_width(wide.drop(columns=["q25", "q75"])).alt
+    said = "The 90 % band is 40.0 % of the price wide 2 periods ahead, the 50 % band 5.0 %"
+    assert scorefigures.band_width(wide).alt == said
+    assert "holding half" not in scorefigures.band_width(wide.drop(columns=["q25", "q75"])).alt
     worse = backtest.assign(model=backtest["model"].map({"published": "last_value", "last_value": "published"}))
-    assert "100.0 % above that of the last value" in figures.error_by_horizon(worse).alt
-    assert "worse than the best baseline" in figures.accuracy(worse).alt
+    assert "100.0 % above that of the last value" in scorefigures.error_by_horizon(worse).alt
+    assert "worse than the best baseline" in scorefigures.accuracy(worse).alt
     assert "30 or less" not in figures.spells([2, 4, 8]).alt and "median 4" in figures.spells([2, 4, 8]).alt
     skill = pd.DataFrame({"baseline": ["last_value"], "skill": [-0.1], "low": [-0.2], "high": [-0.05]})
-    assert figures.skill(skill).alt == "Worse than last value"
+    assert scorefigures.skill(skill).alt == "Worse than last value"
 
 
 def test_errors_follow_their_definitions(backtest):
     rng = np.random.default_rng(0)
-    scored = figures.errors(backtest)
+    scored = points.errors(backtest)
     rows = backtest.loc[scored.index]
     assert len(scored) == np.isfinite(backtest["y"]).sum()
     for i in rng.choice(scored.index, 200):
@@ -313,7 +314,7 @@ def test_dollars_are_never_maths_and_titles_are_cut_for_display(panel, forecast)
     assert not any(t.get_parse_math() for t in texts)
     assert any(t.get_text().startswith("$x_1$") for t in texts)
     assert max(len(line) for t in texts for line in t.get_text().split("\n")) < 100
-    assert figures.plain("a\x00b\n\tc") == "a□b c" and len(figures.plain("x" * 10_000)) == 38
+    assert style.plain("a\x00b\n\tc") == "a□b c" and len(style.plain("x" * 10_000)) == 38
 
 
 def test_what_the_experts_look_at_is_attention_where_there_is_some_else_the_trees_features():
@@ -341,40 +342,40 @@ def test_drawing_changes_no_global_state_and_repeats_to_the_byte(panel, forecast
 def test_a_baseline_that_is_published_is_left_out_of_the_skill(backtest):
     rows = {"baseline": ["table", "last_value"], "skill": [-0.0001, 0.02], "low": [-0.0002, 0.01], "high": [0.0, 0.04]}
     skill = pd.DataFrame(rows)
-    assert figures.itself(skill).tolist() == [True, False]
-    fig = figures.skill(skill)
+    assert scorefigures.itself(skill).tolist() == [True, False]
+    fig = scorefigures.skill(skill)
     assert fig.alt == "The counting table itself is published: better than last value, beyond chance"
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["last value"]
-    assert "no other baseline to compare with" in figures.skill(skill[:1]).alt
+    assert "no other baseline to compare with" in scorefigures.skill(skill[:1]).alt
     one = skill.assign(low=np.nan, high=np.nan)
-    assert not figures.itself(one).any(), "at a single origin a tie by chance is no identity"
-    assert figures.itself(one.assign(skill=[0.0, 0.02])).tolist() == [True, False]
-    title = figures.accuracy(backtest[backtest["model"] != "lstm"], same=["last_value"]).alt
+    assert not scorefigures.itself(one).any(), "at a single origin a tie by chance is no identity"
+    assert scorefigures.itself(one.assign(skill=[0.0, 0.02])).tolist() == [True, False]
+    title = scorefigures.accuracy(backtest[backtest["model"] != "lstm"], same=["last_value"]).alt
     assert title.startswith("What is published is the last value itself: ") and "the best of the others, " in title
 
 
 @pytest.mark.filterwarnings("error")
 def test_errors_of_nothing_have_no_axis_to_read(backtest):
     flat = backtest.assign(**dict.fromkeys([*QUANTILES, "y"], backtest["last_value"]))
-    for draw in (figures.accuracy, figures.error_by_horizon, figures.errors_by_origin):
-        assert draw(flat).alt == figures.STILL, draw
-    error = figures.changed_unchanged(flat).axes[0]
+    for draw in (scorefigures.accuracy, scorefigures.error_by_horizon, scorefigures.errors_by_origin):
+        assert draw(flat).alt == scorefigures.STILL, draw
+    error = scorefigures.changed_unchanged(flat).axes[0]
     assert error.get_xlim() == (0, 1)
-    small = figures.accuracy(pd.DataFrame({"model": ["published", "last_value"], "value": [1e-5, 2e-5]}))
+    small = scorefigures.accuracy(pd.DataFrame({"model": ["published", "last_value"], "value": [1e-5, 2e-5]}))
     small.png(40)
     ticks = [t.get_text() for t in small.axes[0].get_xticklabels()]
     assert len(ticks) == len(set(ticks)), "labels of a short axis differ from each other"
 
 
 def test_labels_stay_clear_of_lines_and_edges(backtest):
-    fig = figures.calibration(backtest)
+    fig = scorefigures.calibration(backtest)
     fig.png(60)
     whole, changed = fig.axes
     box = next(t for t in whole.texts if t.get_text() == "honest").get_window_extent()
     bars = [whole.transData.transform((level, 0))[0] for level in QUANTILES.values()]
     assert not any(box.x0 < x < box.x1 for x in bars)
     assert not changed.texts and len(changed.lines) == len(whole.lines) - 1, "of what changed nothing is promised: no diagonal"
-    fig = figures.changed_unchanged(backtest)
+    fig = scorefigures.changed_unchanged(backtest)
     fig.png(60)
     error, cover = fig.axes
     assert all(t.get_window_extent().x1 <= error.get_window_extent().x1 for t in error.texts)
@@ -384,9 +385,9 @@ def test_labels_stay_clear_of_lines_and_edges(backtest):
 
 
 def test_what_counts_as_a_change_is_written_on_the_figures_that_count_it(panel, forecast, backtest):
-    drawn = (figures.moves(forecast), figures.calibration(backtest), figures.changed_unchanged(backtest))
+    drawn = (figures.moves(forecast), scorefigures.calibration(backtest), scorefigures.changed_unchanged(backtest))
     for fig in (*drawn, figures.small_multiples(panel)):
-        assert figures.CHANGE in words(fig).replace("\n", " "), fig.alt
+        assert wording.CHANGE in words(fig).replace("\n", " "), fig.alt
 
 
 def test_a_bar_of_a_change_is_parted_into_lower_and_higher(forecast):
@@ -407,14 +408,15 @@ def test_one_of_a_thing_is_not_written_as_many(panel, forecast, backtest):
     assert figures.moves(one).alt.startswith("1 of 1 price is more likely")
     assert figures.fans(panel, one[one["horizon"] == 1]).alt.startswith("The next 1 day.")
     assert "last 1 day or less" in words(figures.spells([1, 1])) and "even over 1 day:" in figures.attention([1.0]).alt
-    assert figures.band_width(backtest[backtest["horizon"] == 1]).alt.count("1 period ahead") == 1
+    assert scorefigures.band_width(backtest[backtest["horizon"] == 1]).alt.count("1 period ahead") == 1
 
 
 def test_every_public_figure_is_drawn_here(drawn):
     public = {
         n
-        for n, f in vars(figures).items()
-        if hasattr(f, "__wrapped__") and f.__module__ == figures.__name__ and not n.startswith("_")
+        for home in (figures, scorefigures)
+        for n, f in vars(home).items()
+        if hasattr(f, "__wrapped__") and f.__module__ == home.__name__ and not n.startswith("_")
     }
     assert public <= set(drawn), public - set(drawn)
 
@@ -423,12 +425,12 @@ def test_colours_are_few_and_told_apart_without_colour_vision():
     def luminance(colour):
         return np.dot(matplotlib.colors.to_rgb(colour), [0.2126, 0.7152, 0.0722])
 
-    assert len(set(figures.COLOURS.values())) <= 4
-    assert abs(luminance(figures.BLUE) - luminance(figures.ORANGE)) > 0.04
+    assert len(set(scorefigures.COLOURS.values())) <= 4
+    assert abs(luminance(style.BLUE) - luminance(style.ORANGE)) > 0.04
 
 
 def test_a_title_that_no_font_draws_gives_way_to_the_id():
     unknown = "\U00012000\U00012001\U00012002"  # cuneiform
-    assert figures.called(unknown, "item-7") == "item-7"
-    assert figures.called("Crème brûlée \U00012000", "item-7") == "Crème brûlée □"
-    assert figures.called("Сыр", "item-7") == "Сыр"
+    assert style.called(unknown, "item-7") == "item-7"
+    assert style.called("Crème brûlée \U00012000", "item-7") == "Crème brûlée □"
+    assert style.called("Сыр", "item-7") == "Сыр"

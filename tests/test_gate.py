@@ -419,7 +419,7 @@ def test_a_decision_is_kept_and_found_again(tmp_path):
 def test_the_standings_are_a_table_best_first():
     decided = gate.decide(record(9, {SAFE: 1.0, "lstm": 0.6, "table": 0.8}, medians={"lstm": 100.1}, y=100.2), PARAMS)
     table = gate.standings(decided)
-    assert table["candidate"].tolist() == ["lstm", "table", SAFE]
+    assert table["candidate"].tolist() == ["LSTM", "counting table", "last value"]
     assert table["expected gain"].is_monotonic_decreasing and table["expected gain"].iloc[-1] == 0
     assert table["point held"].tolist() == ["", "yes", ""]
     assert table["skill"].tolist() == [row["skill"] for row in decided.standings]

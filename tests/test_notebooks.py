@@ -14,7 +14,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from forecastbook import chain, figures, views
+from forecastbook import chain, figures, views, wording
 from forecastbook.params import load
 from test_figures import sticky_forecast, sticky_prices, words
 
@@ -76,7 +76,7 @@ def test_items_that_share_a_title_are_told_apart_in_a_notebook():
         said = words(fig)
         assert re.search(r"plain \(\w+\)", said) and not re.search(r"plain(?! \()", said), fig.alt
     page = views.agenda_table(views.agenda(forecast, series, params), params)
-    assert len(set(re.findall(r"plain \(\w+\)", page))) == len(series) and figures.CHANGE in page
+    assert len(set(re.findall(r"plain \(\w+\)", page))) == len(series) and wording.CHANGE in page
     assert views.named(panel, series, ["v0001"])["series_id"].unique().tolist() == ["v0001"]
     fans = next(cell.source for cell in read(NOTEBOOKS[3])[1] if "figures.fans" in cell.source)
     assert "views.named" in fans and any("views.examples" in cell.source for cell in read(NOTEBOOKS[0])[1])

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from forecastbook import evidence, figures, provenance, record, report, scoreboard, tables
+from forecastbook import evidence, figures, points, provenance, record, report, scoreboard, style, tables, wording
 from forecastbook.intake import Intake
 from forecastbook.run import RunError
 from forecastbook.scores import CHANGED
@@ -34,7 +34,7 @@ EXTERNAL = re.compile(r"https?://|<script|<iframe|<object|<link|url\(|\son\w+\s*
 
 def scores_of(backtest: pd.DataFrame) -> pd.DataFrame:
     """scores.parquet of a backtest."""
-    scored = figures.errors(backtest)
+    scored = points.errors(backtest)
     names = {"error": "rel_mae", "loss": "rel_ql", "inside90": "coverage90", "inside50": "coverage50"}
     wide = scored.groupby("model")[list(names)].mean().rename(columns=names).reset_index()
     return wide.melt("model", var_name="metric", value_name="value").assign(slice="all", n=len(scored))
@@ -163,7 +163,7 @@ def book(tmp_path_factory) -> Path:
             "moves",
             text_html=tables.table(
                 forecast[["series_id", "title", "q50", "p_change"]].head(8),
-                {"q50": ".2f", "p_change": figures.percent},
+                {"q50": ".2f", "p_change": wording.percent},
                 caption="Eight items",
             )._repr_html_(),
             text_plain="table",
@@ -210,7 +210,7 @@ def test_the_run_report_has_its_sections_in_order_and_says_what_the_data_say(boo
     assert "59 of 60" in text and "1 left out" in text and "fewer than 30 observed days" in text
     assert "negative price" in text and "3 rows were set aside" in text
     assert "Compared with 2025-12-29" in text and "4f2d8a1b9c3e (clean)" in text and "c0ffee123456" in text
-    scored = figures.errors(pd.read_parquet(book / "prices/2026-01-05/backtest.parquet"))
+    scored = points.errors(pd.read_parquet(book / "prices/2026-01-05/backtest.parquet"))
     held = scored.loc[scored["model"] == "published", "inside90"].mean()
     assert f"{100 * held:.0f} % of actual prices fell inside a band that promised 90 %" in text
 
@@ -256,7 +256,7 @@ def test_the_card_never_calls_a_narrow_band_honest():
 
 def test_skill_is_one_minus_the_ratio_and_its_interval_is_seeded():
     backtest = rolling_backtest(sticky_prices(20))
-    scored = figures.errors(backtest)
+    scored = points.errors(backtest)
     skill = scoreboard.skills(backtest)
     mean = scored.groupby("model")["loss"].mean()
     for row in skill.itertuples():
@@ -503,9 +503,9 @@ def test_a_baseline_that_is_published_is_not_compared_with_itself(tmp_path):
     directory = make_run(tmp_path, gate={"verdict": "Published.", "use": "seasonal_naive", "origins": 8})
     backtest = republish(directory, publishing("seasonal_naive"))
     skill = scoreboard.skills(backtest)
-    head = evidence.headline(figures.errors(backtest), skill)
+    head = evidence.headline(points.errors(backtest), skill)
     others = skill[skill["baseline"] != "seasonal_naive"]
-    assert head["itself"] == ["seasonal_naive"] and head["against"] == figures.name(others["baseline"].iloc[0])
+    assert head["itself"] == ["seasonal_naive"] and head["against"] == wording.model_name(others["baseline"].iloc[0])
     assert head["skill"] == others["skill"].iloc[0] != 0 and head["best"] != "seasonal naive"
     said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
     assert "the seasonal naive itself is published; the best other baseline by error" in said
@@ -596,7 +596,7 @@ def test_a_model_that_came_late_is_marked_wherever_means_stand_side_by_side():
     back = rolling_backtest(sticky_prices(20))
     late = back[(back["model"] != "lstm") | (back["origin"] > back["origin"].sort_values().unique()[2])]
     for frame, marked in ((late, True), (back, False)):
-        scored, skill = figures.errors(frame), scoreboard.skills(frame)
+        scored, skill = points.errors(frame), scoreboard.skills(frame)
         shown = evidence.accuracy(scored, skill, evidence.headline(scored, skill), "D")
         labels = [t.get_text() for t in shown["bars"].axes[0].get_yticklabels()]
         assert ("LSTM (5 of 8 dates)" in shown["models"]) == ("LSTM (5 of 8 dates)" in labels) == marked
@@ -671,21 +671,21 @@ def test_a_label_keeps_its_id_however_short_it_is_cut():
     ids, titles = pd.Series(["A1", "A2", "A3", "A4"]), pd.Series(["x" * 90, "x" * 90, "Tea", None])
     shown = labels(ids, titles).tolist()
     assert shown[2:] == ["Tea", "A4"] and len(set(shown)) == 4 and max(map(len, shown)) <= 70
-    assert figures.called(shown[0], "A1", 20) == "x" * 14 + "… (A1)" and figures.called("Tea (A1)", "B7", 20) == "Tea (A1)"
+    assert style.called(shown[0], "A1", 20) == "x" * 14 + "… (A1)" and style.called("Tea (A1)", "B7", 20) == "Tea (A1)"
 
 
 def test_what_counts_as_a_change_is_said_where_changes_are_counted(book):
     text = (book / "prices/2026-01-05/report.html").read_text(encoding="utf-8")
     least = share1(CHANGED)
-    assert figures.CHANGE.endswith(least) and "chance of any change" not in text
+    assert wording.CHANGE.endswith(least) and "chance of any change" not in text
     assert f"chance of a change of more than {least}" in text
-    assert figures.CHANGE in text.split('id="accuracy"')[1].split("<figure")[0]
+    assert wording.CHANGE in text.split('id="accuracy"')[1].split("<figure")[0]
 
 
 def test_horizons_that_were_not_tested_are_not_claimed():
     back = rolling_backtest(sticky_prices(20))
     for frame, few in ((back[back["horizon"] == 7], True), (back, False)):
-        scored, skill = figures.errors(frame), scoreboard.skills(frame)
+        scored, skill = points.errors(frame), scoreboard.skills(frame)
         shown = evidence.accuracy(scored, skill, evidence.headline(scored, skill), "D", 7)
         assert ("Only 1 of 7 days ahead could be tested" in shown["text"]) == few
         ticks = shown["horizon"].axes[0].get_xticks()

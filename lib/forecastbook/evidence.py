@@ -5,13 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from forecastbook import figures, points, reorder, salesfigures, scoreboard, trackrecord, trades
+from forecastbook import figures, points, reorder, salesfigures, scoreboard, scorefigures, trackrecord, trades
 from forecastbook.points import OURS
 from forecastbook.record import Record
 from forecastbook.scores import CHANGED, DUST
 from forecastbook.tables import Html, cards, right, table
 from forecastbook.trades import SALES, Trade
-from forecastbook.wording import change, counted, in_points, percent, share1, share2, span
+from forecastbook.wording import (
+    CHANGE,
+    NAMES,
+    change,
+    counted,
+    in_points,
+    model_name,
+    percent,
+    period_name,
+    share1,
+    share2,
+    span,
+    the,
+)
 
 BIG_MOVE = 0.05  # share of the last price
 
@@ -23,8 +36,8 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
     """
     trade = trades.of(scored)
     by = scoreboard.by_model(scored).set_index("model")
-    same = figures.itself(skill)
-    itself, skill, still = list(skill.loc[same, "baseline"]), skill[~same], figures.still(scored)
+    same = scorefigures.itself(skill)
+    itself, skill, still = list(skill.loc[same, "baseline"]), skill[~same], scorefigures.still(scored)
     base = by[~by.index.isin([*OURS, *itself])]
     held = scored[points.event(scored)] if trade is SALES else scored  # a zero lies on its bound as a rule
     held = held.loc[held["model"] == "published", "inside90"].mean() if "inside90" in scored else np.nan
@@ -33,12 +46,12 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
     return {
         "error": float(mine[trade.metric]),
         "best_error": float(base[trade.metric].min()) if len(base) else np.nan,
-        "best": figures.name(base[trade.metric].idxmin()) if base[trade.metric].notna().any() else "",
+        "best": model_name(base[trade.metric].idxmin()) if base[trade.metric].notna().any() else "",
         "inside90": float(held),
         "skill": float(best["skill"]) if best is not None else np.nan,
         "low": float(best["low"]) if best is not None else np.nan,
         "high": float(best["high"]) if best is not None else np.nan,
-        "against": figures.name(best["baseline"]) if best is not None else "",
+        "against": model_name(best["baseline"]) if best is not None else "",
         "itself": itself,
         "still": still,
     }
@@ -60,13 +73,13 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Tr
     items = []
     if head:
         ratio = head["error"] / head["best_error"] - 1 if head["best_error"] > 0 else 0.0
-        itself, nothing = f"{figures.the(head['itself'])} itself is published; " if head["itself"] else "", ("info", "")
+        itself, nothing = f"{the(head['itself'])} itself is published; " if head["itself"] else "", ("info", "")
         level = ("watch", "Watch: level") if ratio <= 0.01 else ("bad", "Bad: worse")
         tone = ("good", "Good: better") if ratio < -0.001 else level
         best = "the best other" if itself else "best"
         none, by = f"{itself}no {'other ' if itself else ''}baseline to compare with", "loss" if trade is SALES else "error"
         note = f"{itself}{best} baseline by {by}: {head['best']}, {share2(head['best_error'])}" if head["best"] else none
-        note, tone = (figures.STILL, nothing) if head["still"] else (note, tone if head["best"] else nothing)
+        note, tone = (scorefigures.STILL, nothing) if head["still"] else (note, tone if head["best"] else nothing)
         what = "weighted quantile loss" if trade is SALES else "mean error, share of the last price"
         items.append((share2(head["error"]), what, note, tone))
         proof = (
@@ -85,7 +98,7 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Tr
             interval = f"{itself}{best} baseline by quantile score; {interval}"
             items.append((change(head["skill"]), f"skill against {head['against']}", interval, proof))
         else:
-            items.append(("–", "skill", figures.STILL if head["still"] else none, nothing))
+            items.append(("–", "skill", scorefigures.STILL if head["still"] else none, nothing))
         of = "of sales above zero inside the band" if trade is SALES else "of actual prices inside the band"
         held = ("no price moved", nothing) if head["still"] else ("promised 90 %", band_words(head["inside90"]))
         items.append((percent(head["inside90"]), of, *held))
@@ -125,7 +138,7 @@ def _coming_sales(run: Record) -> tuple:
 def _horizon(run: Record) -> str:
     """'7 days', '4 weeks'."""
     params = run.manifest.get("params") or {}
-    unit = figures.period_name(str(params.get("freq") or "D"))
+    unit = period_name(str(params.get("freq") or "D"))
     return span(params["horizon"], unit) if params.get("horizon") else f"the next {unit}"
 
 
@@ -137,7 +150,7 @@ def standings(gate: dict, trade: Trade) -> Html | None:
     scored = pd.to_numeric(rows.loc[rows["model"] == trade.safe, "score"])
     held = rows["hold"].eq(True) if "hold" in rows else pd.Series(False, rows.index)
     mine, rivals = rows[rows["model"] == gate.get("use")], rows[rows["model"].isin(trade.baselines)]
-    names = rows["model"].map(figures.name) + np.where(held, ", point held", "")
+    names = rows["model"].map(model_name) + np.where(held, ", point held", "")
     rows = rows.assign(model=names + np.where(rows["model"] == gate.get("use"), " (published)", ""))
     heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
     forms = {"quantile score": "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
@@ -152,7 +165,7 @@ def standings(gate: dict, trade: Trade) -> Html | None:
         caption += f". What is published saves {share1(saved)} on the best of the baselines here, {rival}"
     if trade is not SALES and len(scored) and scored.iloc[0] < DUST:
         rows[["skill", "expected"]] = np.nan
-        caption += f". {figures.STILL}"
+        caption += f". {scorefigures.STILL}"
     return table(rows[list(heads)].rename(columns=heads), forms, caption=caption)
 
 
@@ -160,12 +173,12 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     """Errors against the baselines and by horizon: text, figures and tables. horizon: how far ahead it is forecast."""
     models = scoreboard.by_model(scored).merge(skill.rename(columns={"baseline": "model"}), on="model", how="left")
     models["interval"] = [f"{change(r.low)} to {change(r.high)}" if np.isfinite(r.low) else "–" for r in models.itertuples()]
-    models["label"] = models["model"].map(figures.dated(scored))
+    models["label"] = models["model"].map(scorefigures.dated(scored))
     own = models["model"].isin(head["itself"])
     models.loc[own, "skill"], models.loc[own, "interval"] = np.nan, "is what is published"
     if head["still"]:
         models["skill"], models["interval"] = np.nan, "–"
-    trade, unit = trades.of(scored), figures.period_name(freq)
+    trade, unit = trades.of(scored), period_name(freq)
     keep = ["label", "error", "on_event", "loss", "inside90", "skill", "interval"]
     heads = {
         "label": "model",
@@ -181,7 +194,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     by = scored.groupby(["horizon", "model"], observed=True)[trade.metric].mean().unstack("model").sort_index()
     by.columns = by.columns.astype(str)
     shown = [m for m in ("published", trade.safe) if m in by]
-    ahead = by[shown].rename(columns=figures.NAMES).reset_index()
+    ahead = by[shown].rename(columns=NAMES).reset_index()
     if len(shown) == 2:
         ahead["difference"] = by["published"].to_numpy() - by[trade.safe].to_numpy()
     mine = scored[scored["model"] == "published"]
@@ -190,20 +203,20 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
         f"{counted(len(mine), 'forecast')} from {dates}, each made with what was known on its day, against what came. "
         f"Errors and quantile scores are shares of {trade.size}; lower is better."
     )
-    text += "" if trade is SALES else f" Where changes are counted, {figures.CHANGE}."
+    text += "" if trade is SALES else f" Where changes are counted, {CHANGE}."
     if len(by) < horizon:
         text += f" Only {len(by)} of {span(horizon, unit)} ahead could be tested: on the others nothing was observed."
-    if (late := models.loc[models["label"] != models["model"].map(figures.name), "model"]).size:
-        text += f" Not there at every date, so not quite comparable: {figures.the(late)}."
+    if (late := models.loc[models["label"] != models["model"].map(model_name), "model"]).size:
+        text += f" Not there at every date, so not quite comparable: {the(late)}."
     return {
         "text": text,
-        "bars": figures.accuracy(scored, same=head["itself"]),
-        "horizon": figures.error_by_horizon(scored, unit=unit),
+        "bars": scorefigures.accuracy(scored, same=head["itself"]),
+        "horizon": scorefigures.error_by_horizon(scored, unit=unit),
         "models": table(
             models[keep].drop(columns=[c for c in ("on_event",) if models[c].isna().all()]),
             forms,
             heads,
-            ours=lambda row: row.label.startswith(figures.name("published")),
+            ours=lambda row: row.label.startswith(model_name("published")),
         ),
         "by_horizon": table(
             ahead,
@@ -216,7 +229,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
                 "difference": "difference, points",
             },
         ),
-        "skill": figures.skill(skill) if len(skill) and np.isfinite(head["low"]) else None,
+        "skill": scorefigures.skill(skill) if len(skill) and np.isfinite(head["low"]) else None,
     }
 
 
@@ -272,8 +285,8 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
     sales = trade is SALES
     return {
         "text": text,
-        "calibration": salesfigures.pit(backtest) if sales else figures.calibration(backtest),
-        "split": salesfigures.zero_nonzero(scored) if sales else figures.changed_unchanged(backtest),
+        "calibration": salesfigures.pit(backtest) if sales else scorefigures.calibration(backtest),
+        "split": salesfigures.zero_nonzero(scored) if sales else scorefigures.changed_unchanged(backtest),
         "cost": salesfigures.service(backtest) if sales else None,
         "table": table(frame, {"inside90": share1, "inside50": share1}, heads),
     }
@@ -285,7 +298,7 @@ def track(run: Record, trade: Trade) -> dict | None:
     if record is None or record["as_of"].nunique() < 2:
         return None
     text = trackrecord.summary(record) + " Those numbers were public before the actuals were: no replay, no second try."
-    return {"text": text, "figure": figures.track_record(trackrecord.by_vintage(record), trade)}
+    return {"text": text, "figure": scorefigures.track_record(trackrecord.by_vintage(record), trade)}
 
 
 def moves(run: Record) -> pd.DataFrame | None:
@@ -306,7 +319,7 @@ def orders(run: Record) -> dict | None:
         return None
     series = series.assign(title=run.title(series["series_id"]))
     level = reorder.service_level([*params.get("quantiles", [0.9]), *params.get("service_levels", [])])
-    unit, plan = figures.period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
+    unit, plan = period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
     due = reorder.reorder(plan, None)
     text = f"To serve demand of the next {_horizon(run)} in full with a chance of {percent(level)}: "
     needs = f"{'needs' if len(due) == 1 else 'need'} {counted(round(due['order'].sum()), 'unit')}"
@@ -334,7 +347,7 @@ def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D") -
     heads = {
         "title": "item",
         "last_value": f"now{unit}",
-        "q50": f"in {span(horizon, figures.period_name(freq))}{unit}",
+        "q50": f"in {span(horizon, period_name(freq))}{unit}",
         "move": "change",
         "band": f"90 % band{unit}",
         "p_change": f"chance of a change of more than {share1(CHANGED)}",

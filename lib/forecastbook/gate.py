@@ -22,6 +22,7 @@ from forecastbook.backtest import Origin, experts_of, point_error, quantile_erro
 from forecastbook.params import Params
 from forecastbook.run import sha256, write_text
 from forecastbook.trades import PRICES, SALES, Trade
+from forecastbook.wording import model_name
 
 SLACK = 0.02  # of the coverage of sales above zero
 ROUNDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # fractions of a unit from which the upper bound of the widest band may be rounded up
@@ -324,7 +325,8 @@ def standings(decided: Gate) -> pd.DataFrame:
         "origins": "origins",
     }
     table = pd.DataFrame(decided.standings, columns=[*heads])
-    table = table.assign(hold=table["hold"].map({True: "yes", False: ""})).rename(columns=heads)
+    table = table.assign(model=table["model"].map(model_name), hold=table["hold"].map({True: "yes", False: ""}))
+    table = table.rename(columns=heads)
     return table if table["origins"].nunique() > 1 else table.drop(columns="origins")
 
 

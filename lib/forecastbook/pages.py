@@ -14,7 +14,7 @@ import jinja2
 import nh3
 from markupsafe import Markup
 
-from forecastbook import figures
+from forecastbook import style
 from forecastbook.run import replacing
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -49,7 +49,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["embed"] = lambda figure: Markup(figures.embed(figure))
+    made.filters["embed"] = lambda figure: Markup(style.embed(figure))
     return made
 
 

@@ -9,12 +9,12 @@ import re
 import numpy as np
 import pandas as pd
 
-from forecastbook import figures, pages, points, trades
+from forecastbook import pages, points, trades
 from forecastbook.evidence import moves
 from forecastbook.record import Record, scores_of
 from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, table
-from forecastbook.wording import change, counted, in_points, moment, percent, share2, shorten
+from forecastbook.wording import CHANGE, change, counted, in_points, moment, percent, period_name, share2, shorten, the
 
 
 def download(run: Record) -> dict | None:
@@ -68,7 +68,7 @@ def quality(run: Record) -> dict:
         named = pd.DataFrame([(k.replace("_", " "), v) for k, v in counts.items()], columns=["what", "rows"])
         tables.append(table(named, caption="Rows in and out"))
     if series is not None and "why" in series:
-        unit = figures.period_name(str((run.manifest.get("params") or {}).get("freq") or "D"))
+        unit = period_name(str((run.manifest.get("params") or {}).get("freq") or "D"))
         why = series["why"].astype("string").replace("", pd.NA)
         if forecast is not None:
             why = why.where(series["series_id"].isin(set(forecast["series_id"])), why.fillna("no forecast could be made of it"))
@@ -128,7 +128,7 @@ def _handed(forecast: pd.DataFrame, ruled: set[str]) -> list[str]:
     source = source[source.index.isin(ruled) & (source != "model")]
     names = source.replace("naive", trades.of(forecast).safe)
     return [
-        f"For {counted(n, 'item')} that a model might forecast the gate publishes {figures.the([name])}."
+        f"For {counted(n, 'item')} that a model might forecast the gate publishes {the([name])}."
         for name, n in names.value_counts().items()
     ]
 
@@ -176,7 +176,7 @@ def since(run: Record, before: Record | None, head: dict | None) -> dict:
         both = now.merge(then[["series_id", "last_value"]], on="series_id", suffixes=("", "_then"))
         both["moved"] = both["last_value"] / both["last_value_then"].where(both["last_value_then"] > 0) - 1
         moved = both[both["moved"].abs() > CHANGED].sort_values("moved", key=lambda v: -v.abs())
-        lines.append(f"Prices that changed in between: {len(moved):,} of {len(both):,} ({figures.CHANGE}).")
+        lines.append(f"Prices that changed in between: {len(moved):,} of {len(both):,} ({CHANGE}).")
         if len(moved):
             tables.append(
                 table(

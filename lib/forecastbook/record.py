@@ -81,7 +81,7 @@ class Record:
         return pd.Series(named.to_numpy(), index=series["series_id"])
 
     def title(self, ids: pd.Series) -> pd.Series:
-        """What the items of some ids are called (``wording.labels``), the id itself where there is no title."""
+        """What the items of some ids are called (``labels``), the id itself where there is no title."""
         if self.labels is None:
             titles = self.titles.rename_axis("series_id").reset_index(name="title").drop_duplicates("series_id")
             self.labels = labels(titles["series_id"], titles["title"]).set_axis(titles["series_id"])

@@ -12,12 +12,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from forecastbook import figures, pages
+from forecastbook import pages
 from forecastbook.executed import render_notebook
 from forecastbook.record import manifest_of, scores_of, state_of
 from forecastbook.run import RunError
 from forecastbook.runpage import render_run
-from forecastbook.wording import bare_percent, counted, shorten
+from forecastbook.wording import bare_percent, counted, model_name, shorten
 
 __all__ = ["main", "render_index", "render_notebook", "render_run"]
 
@@ -78,7 +78,7 @@ def _row(directory: Path, out: Path) -> dict:
         "skill": bare_percent(values.get("skill") if values else gate.get("skill"), 1),
         "coverage": bare_percent(values.get("inside90"), 0),
         "report": report,
-        "published": figures.name(gate.get("use") or "–"),
+        "published": model_name(gate.get("use") or "–"),
         "params": short["params_hash"],
         "commit": short["commit"] + ("*" if m.get("dirty") else ""),
         "pages": ([("report", report)] if report else []) + links,

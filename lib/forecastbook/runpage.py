@@ -7,11 +7,11 @@ from pathlib import Path
 
 import nbformat
 
-from forecastbook import evidence, figures, pages, provenance, scoreboard, trades
+from forecastbook import evidence, pages, provenance, scoreboard, scorefigures, trades
 from forecastbook.executed import fault
 from forecastbook.record import Record, previous, state_of
 from forecastbook.trades import PRICES, SALES, Trade
-from forecastbook.wording import moment, plain_line, share1, span
+from forecastbook.wording import moment, period_name, plain_line, share1, span, the
 
 SECTIONS = [
     ("At a glance", "glance"),
@@ -92,7 +92,7 @@ def render_run(directory: str | Path) -> Path:
     nav = [(text, anchor) for text, anchor in nav if anchor != "track" or sections["track"]]
     fans_title = (sections["fans"] or {}).get("title") or dict((anchor, text) for text, anchor in SECTIONS)["fans"]
     nav = [(fans_title if anchor == "fans" else text, anchor) for text, anchor in nav]
-    ahead = f"next {span(horizon, figures.period_name(freq))}" if horizon else "forecast"
+    ahead = f"next {span(horizon, period_name(freq))}" if horizon else "forecast"
     made = m.get("receipt", {}) or {}
     subtitle = " · ".join(
         filter(
@@ -138,7 +138,7 @@ def _untested(run: Record, gate: dict, scored, trade: Trade) -> str:
     if scored is not None or run.frame("forecast") is None or gate.get("origins") or not gate.get("use"):
         return ""
     use = gate["use"]
-    rest = trade.safe_words if use == trade.safe else figures.the([use])
+    rest = trade.safe_words if use == trade.safe else the([use])
     return (
         "No past forecast could be checked: the history is too short for it. The bands and chances below rest on nothing but "
         f"{rest}, and a band without width does not promise that nothing moves."
@@ -174,5 +174,5 @@ def _verdict(run: Record, head: dict | None) -> str:
     if head["low"] > 0:
         return f"The published forecast saves {share1(head['skill'])} of the error of {head['against']}, beyond chance."
     if not head["against"]:
-        return f"{figures.STILL}." if head["still"] else "There is no baseline to compare the published forecast with."
+        return f"{scorefigures.STILL}." if head["still"] else "There is no baseline to compare the published forecast with."
     return f"The published forecast is not proven better than {head['against']}."

@@ -10,27 +10,13 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from forecastbook.counts import ADI, CLASSES, CV2
-from forecastbook.figures import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PALE,
-    Figure,
-    _figure,
-    _figure_function,
-    _percent_axis,
-    _top,
-    called,
-    name,
-    nothing,
-)
 from forecastbook.points import OURS, errors, event, levels
 from forecastbook.reorder import reorder as to_order
 from forecastbook.reorder import saved, stock_cost, upper
 from forecastbook.scores import pinball
+from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, Figure, called, canvas, drawn, nothing, percent_axis, top_of
 from forecastbook.trades import SALES
-from forecastbook.wording import counted, span
+from forecastbook.wording import counted, model_name, span
 
 UNMET = "No forecast has met its actuals yet"
 HABITS = {  # of each class of demand
@@ -51,7 +37,7 @@ def _share(value: float) -> str:
     return "over 99 %" if 0.995 <= value < 1 else f"{100 * value:.0f} %"
 
 
-@_figure_function
+@drawn
 def demand_map(series: pd.DataFrame) -> Figure:
     """How often items sell against how much the amounts vary. series: interval (periods), cv2, demand_class."""
     kinds = series["demand_class"].astype(str) if len(series) else pd.Series(dtype=str)
@@ -67,7 +53,7 @@ def demand_map(series: pd.DataFrame) -> Figure:
     x, y = x[seen], np.maximum(y[seen], 0)
     right, top = (max(least, 1.1 * np.quantile(v, 0.995)) if len(v) else least for least, v in ((10.0, x), (1.2, y)))
     alt = "Average demand interval against CV² of the amounts: " + ", ".join(f"{k} {_share(v)}" for k, v in share.items())
-    fig, axes = _figure(title, f"{title}. {alt}.", size=(8.2, 4.2))
+    fig, axes = canvas(title, f"{title}. {alt}.", size=(8.2, 4.2))
     ax = axes[0, 0]
     ax.plot(np.minimum(x, right), np.minimum(y, top), "o", color=BLUE, ms=4.5, mew=0, alpha=0.5 if len(x) < 500 else 0.25)
     ax.axvline(ADI, color=INK, lw=1)
@@ -100,7 +86,7 @@ def demand_map(series: pd.DataFrame) -> Figure:
     return fig
 
 
-@_figure_function
+@drawn
 def reorder(plan: pd.DataFrame, top: int = 12, units: str = "periods") -> Figure:
     """The stock of the most urgent items against what their service level needs. plan: ``reorder.plan``; units: of a period.
 
@@ -111,7 +97,7 @@ def reorder(plan: pd.DataFrame, top: int = 12, units: str = "periods") -> Figure
         return nothing("Nothing to reorder: no item needs more than is there" if len(plan) else "No item is forecast")
     known = rows["stock"].notna().to_numpy()
     level, time = f"{100 * rows['level'].iloc[0]:.3g} %", span(int(rows["periods"].iloc[0]), units)
-    fig, axes = _figure(_wanted(plan, f"{level} service over {time}"), size=(8.2, 1.35 + 0.29 * len(rows)))
+    fig, axes = canvas(_wanted(plan, f"{level} service over {time}"), size=(8.2, 1.35 + 0.29 * len(rows)))
     ax, at = axes[0, 0], np.arange(len(rows))
     ax.barh(at, rows["need"], height=0.74, color=PALE, label=f"needed for {level} service")
     if known.any():
@@ -161,7 +147,7 @@ def _rival(frame: pd.DataFrame, model: str) -> str | None:
     return min(loss, key=loss.get, default=None)
 
 
-@_figure_function
+@drawn
 def service(backtest: pd.DataFrame, model: str = "published") -> Figure:
     """Whether a stock planned by a quantile serves as promised, and what it costs against the best baseline.
 
@@ -178,10 +164,10 @@ def service(backtest: pd.DataFrame, model: str = "published") -> Figure:
     title = f"Stock for {_share(mine['level'][at])} service covered {_share(mine['served'][at])} of periods"
     gain = saved(mine, theirs, at) if rival else np.nan
     if abs(gain) >= 0.005:
-        title += f", with {_share(abs(gain))} {'less' if gain > 0 else 'more'} left over than by {name(rival)}"
-    fig, (axes,) = _figure(title, cols=2, size=(8.2, 3.7))
+        title += f", with {_share(abs(gain))} {'less' if gain > 0 else 'more'} left over than by {model_name(rival)}"
+    fig, (axes,) = canvas(title, cols=2, size=(8.2, 3.7))
     _promise(axes[0], mine)
-    _curve(axes[1], mine, theirs, name(model), name(rival) if rival else "")
+    _curve(axes[1], mine, theirs, model_name(model), model_name(rival) if rival else "")
     return fig
 
 
@@ -198,8 +184,8 @@ def _promise(ax, mine: pd.DataFrame) -> None:
     ax.set_title("at or above its dashed line: promise kept")
     ax.set_ylabel("share of periods covered")
     ax.legend(loc="lower right", fontsize=8.5)
-    _percent_axis(ax.xaxis)
-    _percent_axis(ax.yaxis)
+    percent_axis(ax.xaxis)
+    percent_axis(ax.yaxis)
 
 
 def _curve(ax, mine: pd.DataFrame, theirs: pd.DataFrame | None, ours: str, rival: str) -> None:
@@ -269,7 +255,7 @@ def _verdict(u: np.ndarray, noise: float) -> str:
     return "The forecasts are honest: sales fell evenly over all that was foretold"
 
 
-@_figure_function
+@drawn
 def pit(backtest: pd.DataFrame, model: str = "published", bins: int = 10, seed: int = 0) -> Figure:
     """Histogram of ``pit_values``: even when honest, a bowl when too narrow, a hill when too wide, a slope when biased.
 
@@ -284,7 +270,7 @@ def pit(backtest: pd.DataFrame, model: str = "published", bins: int = 10, seed: 
     if not len(u):
         return nothing(UNMET)
     trials = max(len(met[["series_id", "origin"]].drop_duplicates()), 1)
-    fig, axes = _figure(_verdict(u, 1.645 * np.sqrt(0.25 / trials)), size=(8.2, 3.1))
+    fig, axes = canvas(_verdict(u, 1.645 * np.sqrt(0.25 / trials)), size=(8.2, 3.1))
     ax, even = axes[0, 0], 1 / bins
     share, edges = np.histogram(u, bins, (0, 1))
     band = 1.645 * np.sqrt(even * (1 - even) / trials)
@@ -296,13 +282,13 @@ def pit(backtest: pd.DataFrame, model: str = "published", bins: int = 10, seed: 
     ax.set_ylim(0, max(share.max() / len(u), even + band) * 1.12)
     ax.set_xlabel("where the sales fell in what was foretold (0 %: lowest, 100 %: highest)")
     ax.set_ylabel(f"share of {counted(len(u), 'forecast')}")
-    _percent_axis(ax.xaxis)
-    _percent_axis(ax.yaxis)
+    percent_axis(ax.xaxis)
+    percent_axis(ax.yaxis)
     ax.grid(axis="x", visible=False)
     return fig
 
 
-@_figure_function
+@drawn
 def zero_nonzero(scored: pd.DataFrame, model: str = "published", against: str = "imapa") -> Figure:
     """Error and coverage of the 90 % band in periods without and with sales. scored: ``points.errors``, or a backtest."""
     scored = errors(scored) if len(scored) else scored
@@ -317,19 +303,19 @@ def zero_nonzero(scored: pd.DataFrame, model: str = "published", against: str = 
         if sold.any()
         else "Nothing was sold in the backtest: only silence was tested"
     )
-    fig, (axes,) = _figure(title, cols=2, size=(8.2, 2.6))
+    fig, (axes,) = canvas(title, cols=2, size=(8.2, 2.6))
     for row, came in enumerate(groups.values()):
         theirs = other.loc[event(other) == came, "error"].mean() if len(other) else np.nan
         _pair(axes[0], row, {model: mine.loc[sold == came, "error"].mean(), against: theirs})
         _held(axes[1], row, held[sold == came].mean() if (sold == came).any() else np.nan)
-    axes[0].set_xlim(0, _top(axes[0].dataLim.x1, 2.0))  # the names stand right of the bars
+    axes[0].set_xlim(0, top_of(axes[0].dataLim.x1, 2.0))  # the names stand right of the bars
     axes[0].set_xlabel(SALES.error)
     axes[1].axvline(0.9, color=INK, lw=1, ls=DASHED)
     axes[1].annotate("promised 90 %", (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
     axes[1].set_xlim(0, 1)
     axes[1].set_xlabel("share inside the 90 % band")
     for ax in axes:
-        _percent_axis(ax.xaxis)
+        percent_axis(ax.xaxis)
         ax.set_yticks([0, 1], [f"{k}\n{counted(int((sold == v).sum()), 'forecast')}" for k, v in groups.items()])
         ax.set_ylim(1.5, -0.5)
         ax.grid(axis="y", visible=False)
@@ -342,7 +328,7 @@ def _pair(ax, row: int, values: dict[str, float]) -> None:
     for shift, colour, (model, value) in zip((-0.19, 0.19), (BLUE, ORANGE), values.items(), strict=False):
         if np.isfinite(value):
             ax.barh(row + shift, value, height=0.34, color=colour)
-            text = f"{100 * value:.0f} %  {name(model)}"
+            text = f"{100 * value:.0f} %  {model_name(model)}"
             ax.annotate(text, (value, row + shift), xytext=(4, 0), textcoords="offset points", va="center", color=colour)
 
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import pandas as pd
 
-from forecastbook import figures, forecasts, reorder, roster, salesfigures, scoreboard
+from forecastbook import figures, forecasts, reorder, roster, salesfigures, scoreboard, scorefigures
 from forecastbook.figures import Figure
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.tables import Html, table
 from forecastbook.trades import SALES
-from forecastbook.wording import labels, span
+from forecastbook.wording import CHANGE, labels, model_name, period_name, span
 
 
 def character(panel: Panel, series: pd.DataFrame, params: Params) -> Figure:
     """What decides how much there is to forecast: how long a price lasts; how often and how evenly an item sells."""
     if params.trade is SALES:
         return salesfigures.demand_map(series)
-    return figures.spells(panel.spells(), unit=figures.period_name(params.freq))
+    return figures.spells(panel.spells(), unit=period_name(params.freq))
 
 
 def named(frame: pd.DataFrame, series: pd.DataFrame, ids=None) -> pd.DataFrame:
@@ -46,20 +46,20 @@ def agenda(forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> pd.D
 def agenda_figure(due: pd.DataFrame, forecast: pd.DataFrame, series: pd.DataFrame, params: Params) -> Figure:
     """An ``agenda`` as a figure; of prices among all that are forecast."""
     if params.trade is SALES:
-        return salesfigures.reorder(due, units=figures.period_name(params.freq))
+        return salesfigures.reorder(due, units=period_name(params.freq))
     return figures.moves(named(forecast, series))
 
 
 def agenda_table(due: pd.DataFrame, params: Params) -> Html:
     """The first rows of an ``agenda`` as a reader wants them."""
     if params.trade is SALES:
-        unit, level = figures.period_name(params.freq), service_level(params)
+        unit, level = period_name(params.freq), service_level(params)
         caption = f"What to reorder so that demand of the next {span(params.horizon, unit)} is met at {level:.0%}"
         return table(
             reorder.table(reorder.reorder(due, 15), units=unit), reorder.FORMATS, caption=caption, empty="Nothing to reorder."
         )
-    ahead = span(params.horizon, figures.period_name(params.freq))
-    caption = f"Likeliest to differ from today's price after {ahead}; {figures.CHANGE}"
+    ahead = span(params.horizon, period_name(params.freq))
+    caption = f"Likeliest to differ from today's price after {ahead}; {CHANGE}"
     return table(forecasts.moves_table(due), forecasts.FORMATS, caption=caption)
 
 
@@ -70,20 +70,22 @@ def service_level(params: Params) -> float:
 
 def honesty(backtest: pd.DataFrame, params: Params) -> Figure:
     """Whether quantiles keep their promise: by level, or, as counts tie with their quantiles, by the randomised PIT."""
-    return salesfigures.pit(backtest) if params.trade is SALES else figures.calibration(backtest)
+    return salesfigures.pit(backtest) if params.trade is SALES else scorefigures.calibration(backtest)
 
 
 def certainty(backtest: pd.DataFrame, params: Params) -> Figure:
     """What it costs to hold more of what comes: the width of bands, or the units that a service level leaves on the shelf."""
-    return salesfigures.service(backtest) if params.trade is SALES else figures.band_width(backtest)
+    return salesfigures.service(backtest) if params.trade is SALES else scorefigures.band_width(backtest)
 
 
 def events(scored: pd.DataFrame, params: Params) -> Figure:
     """Error and coverage with and without the event."""
-    return salesfigures.zero_nonzero(scored) if params.trade is SALES else figures.changed_unchanged(scored)
+    return salesfigures.zero_nonzero(scored) if params.trade is SALES else scorefigures.changed_unchanged(scored)
 
 
 def standings(scores: pd.DataFrame, params: Params) -> Html:
     """The mean scores of all models over the rolling origins, best first."""
     caption = "Mean over all rolling origins, best first"
-    return table(scoreboard.summary(scores, params.trade), scoreboard.FORMATS, caption=caption, empty="There is no record yet.")
+    summary = scoreboard.summary(scores, params.trade)
+    summary["model"] = summary["model"].map(model_name)
+    return table(summary, scoreboard.FORMATS, caption=caption, empty="There is no record yet.")

@@ -7,6 +7,28 @@ import re
 import numpy as np
 import pandas as pd
 
+from .scores import CHANGED
+
+NAMES = {
+    "published": "published",
+    "lstm": "LSTM",
+    "lstm_table": "LSTM + table",
+    "blend": "blend of experts",
+    "gbm": "boosted trees",
+    "tide": "TiDE",
+    "table": "counting table",
+    "challenger": "challenger",
+    "champion": "champion",
+    "last_value": "last value",
+    "seasonal_naive": "seasonal naive",
+    "moving_average": "moving average",
+    "historical_quantiles": "historical quantiles",
+    "croston_sba": "Croston SBA",
+    "tsb": "TSB",
+    "imapa": "IMAPA",
+    "auto_ets": "AutoETS",
+}
+
 
 def percent(share: float, digits: int = 0) -> str:
     """0.643 → '64 %'; not a number → 'n/a'."""
@@ -89,3 +111,29 @@ def size(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1000
     return f"{n:.1f} TB"
+
+
+def model_name(model: str) -> str:
+    """The readable name of a model."""
+    return NAMES.get(model, shorten(str(model).replace("_", " "), 38))
+
+
+def the(models) -> str:
+    """Models as a sentence names them: 'the last value', 'IMAPA', 'the last value and the counting table'."""
+    return " and ".join(n if n[:1].isupper() else f"the {n}" for n in map(model_name, models))
+
+
+def period_name(freq: str) -> str:
+    """What periods of a pandas frequency are called: 'days', 'weeks', 'months', 'quarters', else 'periods'."""
+    return {"D": "days", "W": "weeks", "M": "months", "Q": "quarters"}.get(freq[:1], "periods")
+
+
+def ahead(horizons, unit: str) -> str:
+    """Which horizons were tested: '7 days ahead', '1 to 7 days ahead', '3 of the first 14 days ahead'."""
+    first, last, n = min(horizons), max(horizons), len(horizons)
+    if n == 1:
+        return f"{span(last, unit)} ahead"
+    return f"{first} to {last} {unit} ahead" if n == last - first + 1 else f"{n} of the first {last} {unit} ahead"
+
+
+CHANGE = f"a change is more than {share1(CHANGED)}"  # what counts as one: wherever changes are counted, it is said
