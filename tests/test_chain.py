@@ -49,9 +49,9 @@ class Book:
             self.command(*args), cwd=chain.ROOT, capture_output=True, text=True, timeout=300, env=self.environ
         )
 
-    def start(self) -> subprocess.Popen:
-        return subprocess.Popen(self.command(), cwd=chain.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                                start_new_session=True, env=self.environ)  # fmt: skip
+    def start(self, *args: str) -> subprocess.Popen:
+        own = {"cwd": chain.ROOT, "env": self.environ, "start_new_session": True}
+        return subprocess.Popen(self.command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **own)
 
     @property
     def run(self) -> Path:
@@ -285,7 +285,12 @@ def test_touching_a_notebook_reruns_it_and_what_follows(finished):
     assert finished.digest() == digest and finished.store.ledger().num_rows == 1
 
 
-def test_sigterm_leaves_no_process(tmp_path):
+@pytest.mark.parametrize(
+    ("end", "sign", "word", "code"),
+    [(os.kill, signal.SIGTERM, "stopped", 143), (os.killpg, signal.SIGINT, "interrupted", 130)],
+    ids=["SIGTERM to make", "Ctrl-C to all that the terminal started"],
+)
+def test_a_stopped_make_leaves_no_process(tmp_path, end, sign, word, code):
     book = Book(tmp_path / "out")
     making = book.start()
     book.wait_for("01_ingest starts")
@@ -293,9 +298,10 @@ def test_sigterm_leaves_no_process(tmp_path):
     while not book.processes() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert book.processes(), "a kernel runs"
-    os.kill(making.pid, signal.SIGTERM)
+    end(making.pid, sign)
     said = making.communicate(timeout=60)[1]
-    assert making.returncode != 0 and "stopped; the next make forecast goes on from here" in said and "Traceback" not in said
+    assert making.returncode != 0 and f" {word}; the next make forecast goes on from here" in said and "Traceback" not in said
+    assert f"01_ingest.ipynb] Error {code}" in said
     deadline = time.monotonic() + 15
     while book.processes() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -311,6 +317,20 @@ def test_two_at_once_make_one_run(tmp_path, finished):
     assert any("waiting for pid" in e for e in errors) and any("was made meanwhile" in e for e in errors)
     assert book.digest() == finished.digest()
     assert book.store.ledger().num_rows == 1 and all(ok for _, ok, _ in book.store.checks())
+
+
+def test_two_dates_at_once_are_two_runs_and_the_newer_one_is_served(tmp_path):
+    book, days = Book(tmp_path / "out"), ("2017-12-24", "2017-12-31")
+    both = [book.start("forecast", f"AS_OF={day}") for day in days]
+    errors = [making.communicate(timeout=300)[1] for making in both]
+    assert [making.returncode for making in both] == [0, 0], errors
+    made = {day: json.loads((book.out / "prices" / day / "manifest.json").read_text()) for day in days}
+    assert [m["as_of"] for m in made.values()] == list(days) and len({m["run_id"] for m in made.values()}) == 2
+    assert book.store.ledger().num_rows == 2 and all(ok for _, ok, _ in book.store.checks())
+    served = stored(book.store, "SELECT DISTINCT run_id FROM CurrentPriceForecast")
+    assert served == [(made[days[1]]["run_id"],)]
+    described = json.loads((book.out / "prices" / days[0] / "model" / "model.json").read_text())
+    assert described["info"]["parent"] is None, "the earlier one knows nothing of the later one's model"
 
 
 @pytest.mark.parametrize(
