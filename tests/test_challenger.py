@@ -174,7 +174,7 @@ def test_a_first_network_that_betters_the_base_is_the_champion(runs_at):
     start = challenger.start(run, run.panel())
     child = challenger.train(start, run.panel(), run.params)
     said = challenger.settle(run, start, child, outcome(challenger=0.15, champion=0.2, last_value=0.3))
-    assert "becomes the champion" in said and "25.0% lower than the base network's" in said
+    assert "becomes the champion" in said and "25.0 % lower than the base network's" in said
     later = challenger.start(runs_at("2024-03-15", **BASE), run.panel())
     assert later.kind == "champion" and later.path == run.dir / "model"
 
@@ -378,7 +378,9 @@ def test_a_better_challenger_becomes_the_champion(runs_at):
     model = challenger.train(start, panel, run.params)
     said = challenger.settle(run, start, model, outcome(challenger=0.09, champion=0.1, last_value=0.2))
     assert (
-        "becomes the champion" in said and "10.0% lower than the champion's" in said and "+55.0% against the last value" in said
+        "becomes the champion" in said
+        and "10.0 % lower than the champion's" in said
+        and "+55.0 % against the last value" in said
     )
     kept = models.load(run.dir / "model")
     np.testing.assert_array_equal(models.predict(kept, panel, 7, LEVELS), models.predict(model, panel, 7, LEVELS))
@@ -428,7 +430,7 @@ def test_a_cold_start_is_crowned_even_when_it_lost_to_the_last_value_which_is_sa
     said = challenger.settle(
         run, start, challenger.train(start, run.panel(), run.params), outcome(challenger=0.3, last_value=0.2)
     )
-    assert "-50.0% against the last value" in said and (run.home / "champion.json").exists()
+    assert "−50.0 % against the last value" in said and (run.home / "champion.json").exists()
 
 
 # ---- the line of champions

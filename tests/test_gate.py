@@ -57,7 +57,7 @@ def test_a_clearly_better_model_is_published():
     decided = gate.decide(record(4, {SAFE: 1.0, "seasonal_naive": 0.9, "lstm": 0.6}), PARAMS)
     assert decided.use == "lstm" and decided.origins == 4
     assert decided.skill == pytest.approx(0.4)
-    assert "The network is published: its quantile error was 40.0% lower" in decided.verdict()
+    assert "The network is published: its quantile error was 40.0 % lower" in decided.verdict()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_who_has_lost_is_never_published_whatever_the_credit(name):
     for n in (1, 2, 40):
         assert gate.decide(record(n, {SAFE: 1.0, name: 1.01}), open_).use == SAFE
     decided = gate.decide(record(1, {SAFE: 1.0, "gbm": 0.9}), open_)
-    assert decided.use == "gbm" and "was 10.0% lower than the last value's over 1 finished origin." in decided.verdict()
+    assert decided.use == "gbm" and "was 10.0 % lower than the last value's over 1 finished origin." in decided.verdict()
 
 
 @pytest.mark.parametrize(("n", "use"), [(1, SAFE), (40, "moving_average")])
@@ -163,7 +163,7 @@ def test_a_gain_must_be_clear_of_the_doubt(n, use):
     """3 % better: not clear of nothing on two origins, clear on forty."""
     decided = gate.decide(record(n, {SAFE: 1.0, "lstm": 0.97}), PARAMS)
     assert decided.use == use and decided.skill == pytest.approx(0.03)
-    assert ("3.0% lower, which is within the doubt" in decided.verdict()) is (use == SAFE)
+    assert ("3.0 % lower, which is within the doubt" in decided.verdict()) is (use == SAFE)
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_the_run_report_has_its_sections_in_order_and_says_what_the_data_say(boo
 
 def test_the_candidates_stand_in_the_report_best_first_and_the_published_one_is_named(book):
     text = (book / "prices/2026-01-05/report.html").read_text(encoding="utf-8")
-    found = text.split("What might have been published, on 8 finished origins, best first")[1].split("</table>")[0]
+    found = text.split("What might have been published, on 8 finished origins (those above, and others")[1].split("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in found.split("<tr")[2:]]
     assert [row[0] for row in rows] == ["blend of experts (published)", "last value", "LSTM, point held"]
     assert rows[0][1:] == ["0.67 %", "+33.0 %", "+27.0 %"] and "nan" not in found.lower() and "None" not in found
@@ -672,6 +672,31 @@ def test_a_label_keeps_its_id_however_short_it_is_cut():
     shown = labels(ids, titles).tolist()
     assert shown[2:] == ["Tea", "A4"] and len(set(shown)) == 4 and max(map(len, shown)) <= 70
     assert style.called(shown[0], "A1", 20) == "x" * 14 + "… (A1)" and style.called("Tea (A1)", "B7", 20) == "Tea (A1)"
+
+
+def test_expected_moves_say_how_often_such_ones_came_true():
+    def point(model, horizon, last, q50, y):
+        return {"model": model, "horizon": horizon, "last_value": last, "q50": q50, "y": y}
+
+    backtest = pd.DataFrame(
+        [
+            point("published", 7, 10.0, 12.0, 12.5),  # rose as said
+            point("published", 7, 10.0, 12.0, 10.4),  # rose, by too little
+            point("published", 7, 10.0, 8.0, 11.0),  # rose instead
+            point("published", 7, 10.0, 8.0, 9.0),  # fell as said
+            point("published", 7, 10.0, 8.0, np.nan),  # nobody knows
+            point("published", 7, 10.0, 10.1, 15.0),  # said nothing
+            point("published", 1, 10.0, 8.0, 10.0),  # another day
+            point("lstm", 7, 10.0, 8.0, 8.0),  # not published
+        ]
+    )
+    moved = pd.DataFrame({"title": ["Tea"], "last_value": [10.0], "q50": [12.0], "move": [0.2]})
+    said = evidence.changes(moved, 7, "", "D", backtest)["text"]
+    assert said.endswith(
+        "At past dates 4 forecasts said so, and 50 % came true: the price then stood more than 5 % off on that side."
+    )
+    assert "past dates" not in evidence.changes(moved, 7, "", "D", backtest[5:])["text"]
+    assert "past dates" not in evidence.changes(moved.assign(move=0.01), 7, "", "D", backtest)["text"], "nothing is expected"
 
 
 def test_what_counts_as_a_change_is_said_where_changes_are_counted(book):

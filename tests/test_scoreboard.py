@@ -149,9 +149,9 @@ def test_a_model_that_came_later_is_compared_where_it_has_forecast(back):
 
 def test_the_verdict_says_better_worse_or_no_better():
     said = {b: scoreboard.verdict(scoreboard.score_table(table_of(better=b), PARAMS), GATE) for b in (0.5, 1.0, 1.5)}
-    assert "50.0% better than the last value" in said[0.5]
+    assert "50.0 % better than the last value" in said[0.5]
     assert "no better than the last value" in said[1.0]
-    assert "50.0% worse than the last value" in said[1.5]
+    assert "50.0 % worse than the last value" in said[1.5]
     assert all("bands that promised 90 %" in s and s.endswith("The gate said so.") for s in said.values())
 
 

@@ -18,6 +18,7 @@ from forecastbook.params import Params
 from forecastbook.roster import trainable
 from forecastbook.run import Run, copy_model
 from forecastbook.trades import SALES
+from forecastbook.wording import change, share1
 
 SERIES = 2000  # that a duel is fought over, a seeded sample of a larger panel
 
@@ -185,7 +186,7 @@ def _settled(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.Data
         models.save(origin.model or safe_model, target)
         return origin.said
     mine, safe, before = (means.get(name, np.nan) for name in ("challenger", trade.safe, "champion"))
-    against = f"{1 - mine / safe:+.1%} against {trade.safe_words}" if safe > 0 else "no error to compare with"
+    against = f"{change(1 - mine / safe)} against {trade.safe_words}" if safe > 0 else "no error to compare with"
     base = origin.kind == "shipped" and origin.path is None  # else the champion of another shape is the rival
     rival = "base network" if base else "checkpoint" if origin.kind == "checkpoint" else "champion"
     if origin.rival is not None and not (mine < before or (np.isnan(before) and np.isfinite(mine))):
@@ -204,7 +205,7 @@ def _settled(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.Data
         models.save(safe_model, target)
         return "No network is kept: its held-out error is not a number, so its training failed. The baselines forecast."
     _put(run, _whole(panel, run.params, origin, challenger), target)
-    gained = f", {1 - mine / before:.1%} lower than the {rival}'s" if np.isfinite(before) else ""
+    gained = f", {share1(1 - mine / before)} lower than the {rival}'s" if np.isfinite(before) else ""
     judged = f"held-out quantile error {mine:.5f}{gained}" if np.isfinite(mine) else "no held-out origin to judge it by"
     run.crown(f"{judged}; {against}")
     return f"The challenger becomes the champion: {judged} ({against})."

@@ -154,7 +154,8 @@ def standings(gate: dict, trade: Trade) -> Html | None:
     rows = rows.assign(model=names + np.where(rows["model"] == gate.get("use"), " (published)", ""))
     heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
     forms = {"quantile score": "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
-    caption = f"What might have been published, on {counted(gate.get('origins', 0), 'finished origin')}, best first"
+    caption = f"What might have been published, on {counted(gate.get('origins', 0), 'finished origin')}"
+    caption += " (those above, and others between and before them on a sample of the items), best first"
     if "origins" in rows and rows["origins"].nunique() > 1:
         heads |= {"origins": "origins"}
         caption += f"; what is saved is against {trade.safe_words}, on the same origins"
@@ -336,8 +337,23 @@ def orders(run: Record) -> dict | None:
     return {"text": text, "tables": tables, "figure": salesfigures.reorder(plan, units=unit)}
 
 
-def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D") -> dict:
-    """The moves above ``BIG_MOVE``, largest first."""
+def _kept(backtest: pd.DataFrame) -> str:
+    """How often a published point that was more than ``BIG_MOVE`` off at the end of the horizon came true; '' without any."""
+    mine = backtest[(backtest["model"] == "published") & backtest["y"].notna()]
+    mine = mine[mine["horizon"] == mine["horizon"].max()]
+    said, came = mine["q50"] / mine["last_value"] - 1, mine["y"] / mine["last_value"] - 1
+    called = said.abs() > BIG_MOVE
+    if not called.any():
+        return ""
+    right = (came * np.sign(said) > BIG_MOVE)[called]
+    return (
+        f" At past dates {counted(len(right), 'forecast')} said so, and {percent(right.mean())} came true: "
+        f"the price then stood more than {percent(BIG_MOVE)} off on that side."
+    )
+
+
+def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D", backtest: pd.DataFrame | None = None) -> dict:
+    """The moves above ``BIG_MOVE``, largest first, and how often such a forecast came true in a backtest."""
     money, unit = "{:,.2f}".format, f", {currency}" if currency else ""
     big = moved[moved["move"].abs() > BIG_MOVE].copy()
     big = big.iloc[np.argsort(-big["move"].abs().to_numpy(), kind="stable")]
@@ -356,6 +372,7 @@ def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D") -
     forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "p_up": percent, "band": right}
     text = f"Median forecast against the last price, largest first: {len(big):,} of {counted(len(moved), 'item')} "
     text += f"{'moves' if len(big) == 1 else 'move'} more than {percent(BIG_MOVE)}."
+    text += _kept(backtest) if backtest is not None else ""
     whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"
     text = text if len(big) else f"The median forecast of {whose} stays within {percent(BIG_MOVE)} of its last price."
     return {

@@ -97,8 +97,8 @@ def warm_up(length: int) -> int:
 
 
 def autocast(device: torch.device):
-    """bfloat16 where the processor has tiles for it (3 times faster there), float32 elsewhere."""
-    fast = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    """bfloat16 where the processor multiplies it (with tiles 3 times faster, without a fifth), float32 elsewhere."""
+    fast = device.type == "cuda" or any(torch.cpu.get_capabilities().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 

@@ -22,7 +22,7 @@ from forecastbook.backtest import Origin, experts_of, point_error, quantile_erro
 from forecastbook.params import Params
 from forecastbook.run import sha256, write_text
 from forecastbook.trades import PRICES, SALES, Trade
-from forecastbook.wording import model_name
+from forecastbook.wording import model_name, share1
 
 SLACK = 0.02  # of the coverage of sales above zero
 ROUNDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # fractions of a unit from which the upper bound of the widest band may be rounded up
@@ -59,10 +59,10 @@ class Gate:
             return f"{first if self.use == self.trade.safe else f'{titled(self.use, self.trade)} is published'}: {proof}"
         over = f"over {self.origins} finished origin{'s' * (self.origins != 1)}"
         if self.use == self.trade.safe:
-            gap = f"{self.skill:.1%} lower, which is within the doubt," if self.skill > 0 else "no lower"  # nor is a NaN
+            gap = f"{share1(self.skill)} lower, which is within the doubt," if self.skill > 0 else "no lower"  # nor is a NaN
             return f"{first}: {over} the best candidate's quantile error was {gap} than {safe}'s."
         hold = " Points stay at the last value, on which it was no better." if self.hold_median else ""
-        gain = f"its quantile error was {abs(self.skill):.1%} {'lower' if self.skill > 0 else 'higher'} than {safe}'s"
+        gain = f"its quantile error was {share1(abs(self.skill))} {'lower' if self.skill > 0 else 'higher'} than {safe}'s"
         return f"{titled(self.use, self.trade)} is published: {gain} {over}.{hold}"
 
 

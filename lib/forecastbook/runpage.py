@@ -59,7 +59,7 @@ def render_run(directory: str | Path) -> Path:
     trade = _trade(m, forecast)
     agenda = evidence.orders(run) if trade is SALES else None
     if trade is PRICES and moved is not None:
-        agenda = evidence.changes(moved, horizon, currency, freq)
+        agenda = evidence.changes(moved, horizon, currency, freq, backtest)
     if untested := _untested(run, gate, scored, trade):
         warnings.append(untested)
     sections = {

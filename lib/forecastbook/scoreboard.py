@@ -12,6 +12,7 @@ from forecastbook.backtest import level_name
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES, Trade
+from forecastbook.wording import percent, share1
 
 FORMATS = {  # how the columns of these tables are shown
     "quantile error": ".3f",
@@ -296,12 +297,12 @@ def verdict(table: pd.DataFrame, gate: dict) -> str:
     trade = SALES if "bias" in wide else PRICES
     mine, safe = wide.loc["published"], wide.loc[trade.safe]
     skill = 1 - mine["rel_ql"] / safe["rel_ql"] if safe["rel_ql"] > 0 else 0.0
-    word = "no better than" if abs(skill) < 0.0005 else f"{abs(skill):.1%} {'better' if skill > 0 else 'worse'} than"
+    word = "no better than" if abs(skill) < 0.0005 else f"{share1(abs(skill))} {'better' if skill > 0 else 'worse'} than"
     held, of = (mine["coverage90"], f"actual {trade.things}")
     if trade is SALES:
         held = table.set_index(["model", "metric", "slice"])["value"].get(("published", "coverage90", "nonzero"), np.nan)
         of = "sales that were not zero"
     return (
-        f"Published forecasts were {word} {trade.safe_words} on quantile error; {held:.0%} of {of} fell "
+        f"Published forecasts were {word} {trade.safe_words} on quantile error; {percent(held)} of {of} fell "
         f"inside bands that promised 90 %. {gate['verdict']}"
     )
