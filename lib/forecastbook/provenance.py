@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import pages, points, trades
-from forecastbook.evidence import moves
+from forecastbook.agenda import moves
 from forecastbook.record import Record, scores_of
 from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, table

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from forecastbook import points
 from forecastbook.run import STEPS
 from forecastbook.scores import DUST
-from forecastbook.wording import labels, plain_line
+from forecastbook.wording import labels, period_name, plain_line, span
 
 COLUMNS = {
     "forecast": {"series_id", "ts", "horizon", "q50", "last_value"},
@@ -70,6 +70,13 @@ class Record:
             self.problems.append({"title": f"{path.name} cannot be read", "text": plain_line(text, 300), "link": ""})
             return None, None
         return (kept, scored) if (scored["model"] == "published").any() else (None, None)
+
+    @property
+    def ahead(self) -> str:
+        """How far ahead is forecast: '7 days', '4 weeks'."""
+        params = self.manifest.get("params") or {}
+        unit = period_name(str(params.get("freq") or "D"))
+        return span(params["horizon"], unit) if params.get("horizon") else f"the next {unit}"
 
     @property
     def titles(self) -> pd.Series:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 
-from forecastbook import evidence, pages, provenance, scoreboard, scorefigures, trades
+from forecastbook import agenda, evidence, pages, provenance, scoreboard, scorefigures, trades
 from forecastbook.executed import fault
 from forecastbook.record import Record, previous, state_of
 from forecastbook.trades import PRICES, SALES, Trade
@@ -38,7 +38,7 @@ def render_run(directory: str | Path) -> Path:
     backtest, scored = run.backtest()
     skill = scoreboard.skills(scored) if scored is not None else None
     head = evidence.headline(scored, skill) if scored is not None else None
-    moved = evidence.moves(run)
+    moved = agenda.moves(run)
     forecast = run.frame("forecast")
     horizon = (m.get("params") or {}).get("horizon", "")
     horizon = int(forecast["horizon"].max()) if forecast is not None and "horizon" in forecast else horizon
@@ -57,9 +57,9 @@ def render_run(directory: str | Path) -> Path:
     why = "The run did not come this far." if tone != "good" else "No forecast of the backtest has met its actuals."
     freq = str((m.get("params") or {}).get("freq") or "D")
     trade = _trade(m, forecast)
-    agenda = evidence.orders(run) if trade is SALES else None
+    due = agenda.orders(run) if trade is SALES else None
     if trade is PRICES and moved is not None:
-        agenda = evidence.changes(moved, horizon, currency, freq, backtest)
+        due = agenda.changes(moved, horizon, currency, freq, backtest)
     if untested := _untested(run, gate, scored, trade):
         warnings.append(untested)
     sections = {
@@ -70,7 +70,7 @@ def render_run(directory: str | Path) -> Path:
         "track": evidence.track(run, trade),
         "download": provenance.download(run),
         "quality": provenance.quality(run),
-        "agenda": agenda,
+        "agenda": due,
         "since": provenance.since(run, previous(run), head),
         "provenance": provenance.making(run),
     }
@@ -80,7 +80,7 @@ def render_run(directory: str | Path) -> Path:
         "accuracy": head,
         "fans": sections["fans"],
         "uncertainty": sections["uncertainty"],
-        "agenda": agenda,
+        "agenda": due,
         "downloads": sections["download"],
     }
     order = (

@@ -1,0 +1,94 @@
+"""What a run's report asks its reader to act on: prices that are expected to move, items to reorder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from forecastbook import figures, reorder, salesfigures
+from forecastbook.record import Record
+from forecastbook.scores import CHANGED
+from forecastbook.tables import right, table
+from forecastbook.wording import change, counted, percent, period_name, share1, span
+
+BIG_MOVE = 0.05  # share of the last price
+
+
+def moves(run: Record) -> pd.DataFrame | None:
+    """One row an item: the last day of the horizon, its move against the last value, and its title."""
+    forecast = run.frame("forecast")
+    if forecast is None or not {"last_value", "q50"} <= set(forecast.columns):
+        return None
+    last = forecast.sort_values("horizon").groupby("series_id", observed=True).tail(1).copy()
+    last["move"] = (last["q50"] / last["last_value"].where(last["last_value"] > 0) - 1).astype(float)
+    last["title"] = run.title(last["series_id"])
+    return last
+
+
+def orders(run: Record) -> dict | None:
+    """What to reorder, what does not move, and what was lost; None without a forecast or a list of the series."""
+    forecast, series, params = run.frame("forecast"), run.frame("series"), run.manifest.get("params") or {}
+    if forecast is None or series is None:
+        return None
+    series = series.assign(title=run.title(series["series_id"]))
+    level = reorder.service_level([*params.get("quantiles", [0.9]), *params.get("service_levels", [])])
+    unit, plan = period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
+    due = reorder.reorder(plan, None)
+    text = f"To serve demand of the next {run.ahead} in full with a chance of {percent(level)}: "
+    needs = f"{'needs' if len(due) == 1 else 'need'} {counted(round(due['order'].sum()), 'unit')}"
+    text += f"{len(due):,} of {counted(len(plan), 'item')} {needs}."
+    if plan["stock"].isna().all():
+        text += " The stock is not known here, so it counts as none."
+    tables = [table(reorder.table(reorder.reorder(plan, 20), "reorder", unit), reorder.FORMATS, empty="Nothing to reorder.")]
+    for kind, rows, caption in (
+        ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, and least likely to sell"),
+        ("lost", reorder.lost(plan, 10), "Lost sales: what stock-outs are estimated to have cost lately"),
+    ):
+        if len(rows):
+            tables.append(table(reorder.table(rows, kind, unit), reorder.FORMATS, caption=caption))
+    return {"text": text, "tables": tables, "figure": salesfigures.reorder(plan, units=unit)}
+
+
+def _kept(backtest: pd.DataFrame) -> str:
+    """How often a published point that was more than ``BIG_MOVE`` off at the end of the horizon came true; '' without any."""
+    mine = backtest[(backtest["model"] == "published") & backtest["y"].notna()]
+    mine = mine[mine["horizon"] == mine["horizon"].max()]
+    said, came = mine["q50"] / mine["last_value"] - 1, mine["y"] / mine["last_value"] - 1
+    called = said.abs() > BIG_MOVE
+    if not called.any():
+        return ""
+    right = (came * np.sign(said) > BIG_MOVE)[called]
+    return (
+        f" At past dates {counted(len(right), 'forecast')} said so, and {percent(right.mean())} came true: "
+        f"the price then stood more than {percent(BIG_MOVE)} off on that side."
+    )
+
+
+def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D", backtest: pd.DataFrame | None = None) -> dict:
+    """The moves above ``BIG_MOVE``, largest first, and how often such a forecast came true in a backtest."""
+    money, unit = "{:,.2f}".format, f", {currency}" if currency else ""
+    big = moved[moved["move"].abs() > BIG_MOVE].copy()
+    big = big.iloc[np.argsort(-big["move"].abs().to_numpy(), kind="stable")]
+    if {"q05", "q95"} <= set(moved.columns):
+        big["band"] = [f"{money(a)} – {money(b)}" for a, b in zip(big["q05"], big["q95"], strict=True)]
+    keep = [c for c in ("title", "last_value", "q50", "move", "band", "p_change", "p_up") if c in big]
+    heads = {
+        "title": "item",
+        "last_value": f"now{unit}",
+        "q50": f"in {span(horizon, period_name(freq))}{unit}",
+        "move": "change",
+        "band": f"90 % band{unit}",
+        "p_change": f"chance of a change of more than {share1(CHANGED)}",
+        "p_up": "of a rise",
+    }
+    forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "p_up": percent, "band": right}
+    text = f"Median forecast against the last price, largest first: {len(big):,} of {counted(len(moved), 'item')} "
+    text += f"{'moves' if len(big) == 1 else 'move'} more than {percent(BIG_MOVE)}."
+    text += _kept(backtest) if backtest is not None else ""
+    whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"
+    text = text if len(big) else f"The median forecast of {whose} stays within {percent(BIG_MOVE)} of its last price."
+    return {
+        "text": text,
+        "tables": [table(big[keep], forms, heads, empty="no move above 5 %", limit=20)],
+        "figure": figures.moves(moved) if "p_change" in moved and moved["p_change"].notna().any() else None,
+    }
