@@ -169,6 +169,26 @@ def test_a_winner_of_a_search_is_trained_anew_once_and_then_goes_on(runs_at):
     assert challenger.start(plain, plain.panel()).kind == "champion", "nothing was chosen for this one"
 
 
+@pytest.mark.parametrize("chosen", [{"dropout": 0.3}, {"hidden_size": 6}])
+def test_a_winner_of_a_search_that_loses_its_duel_is_not_trained_again(runs_at, chosen):
+    crowned(runs_at("2024-03-10"))
+    run = runs_at("2024-03-15", model=chosen)
+    run.note(tuned=chosen)
+    start = challenger.start(run, run.panel())
+    assert start.kind == "cold" and start.rival is not None
+    child = challenger.train(start, run.panel(), run.params)
+    said = challenger.settle(run, start, child, outcome(challenger=0.3, champion=0.2, last_value=0.4))
+    assert "Rolled back" in said and run.champion()["as_of"] == "2024-03-10", "a run never starts from its own date"
+    later = runs_at("2024-03-18", model=chosen)
+    assert challenger.start(later, later.panel()).kind == ("champion" if "dropout" in chosen else "cold"), "nothing was tuned"
+    later.note(tuned=chosen)
+    entry, again = later.champion(), challenger.start(later, later.panel())
+    assert again.kind == "champion" and again.path == later.home / "2024-03-10" / "model"
+    assert entry["as_of"] == "2024-03-15" and entry["tuned"] == chosen and "make tune chose has lost" in entry["why"]
+    later.note(tuned={"dropout": 0.1})
+    assert challenger.start(later, later.panel()).kind == "cold", "another winner has its turn"
+
+
 def test_a_first_network_that_betters_the_base_is_the_champion(runs_at):
     run = runs_at("2024-03-10", **BASE)
     start = challenger.start(run, run.panel())

@@ -44,8 +44,8 @@ def start(run: Run, panel: Panel) -> Start:
     """The champion before this as-of date, the checkpoint that ``finetune.base`` names, the shipped base, or nothing.
 
     Without a champion that can be fine-tuned, it is the base network that the package carries, where its shape is the one that
-    the params ask for; else a cold start. A champion of another shape, or from before a winner of ``make tune``, stays the
-    rival that the new network must beat. Raises the model's own error when a checkpoint is missing or does not fit.
+    the params ask for; else a cold start. A champion of another shape, or one that has not met what ``make tune`` chose since,
+    stays the rival that the new network must beat. Raises the model's own error when a checkpoint is missing or does not fit.
     """
     params, base = run.params, run.params.finetune.base
     given = _checkpoint(Path(base), params) if base not in ("champion", "anew", "none") else None
@@ -67,15 +67,17 @@ def start(run: Run, panel: Panel) -> Start:
         return _anew(panel, params, f"the champion of {champion['as_of']} is a model of something else")
     if base == "anew":
         return _anew(panel, params, "finetune.base is anew", path, model)
-    wanted = backtest.hyper(params)
-    fixed = [k for k in models.shape(params.model.name) if wanted[k] not in (None, model.hyper[k])]  # None: as it is
+    wanted, tuned = backtest.hyper(params), run.manifest.get("tuned")
+    met = tuned if tuned and tuned == champion.get("tuned") else {}  # made with it, or better than what was
+    fixed = [
+        k for k in models.shape(params.model.name) if wanted[k] not in (None, model.hyper[k]) and k not in met
+    ]  # None: as it is
     other = [f"{k} {model.hyper[k]} -> {wanted[k]}" for k in fixed]
     if other:
         why = f"the champion of {champion['as_of']} has another architecture ({', '.join(other)})"
         log.warning("a new network is trained: %s", why)
         return _anew(panel, params, why, path, model)
-    tuned = run.manifest.get("tuned")
-    if tuned and tuned != champion.get("tuned"):  # what it was trained with stays with a champion
+    if tuned and not met:
         return _anew(panel, params, f"make tune has chosen since the champion of {champion['as_of']}", path, model)
     said = f"Fine-tuned from the champion of {champion['as_of']} ({champion['run_id']})."
     return Start("champion", model, said, path, model)
@@ -200,6 +202,8 @@ def _settled(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.Data
             if np.isfinite(before)
             else "no held-out origin shows that training helped"
         )
+        if origin.kind in ("cold", "shipped") and run.manifest.get("tuned") and (champion := run.champion()):
+            run.crown(f"kept: what make tune chose has lost to it; {told}", champion)
         return f"Rolled back: {told}, so the {rival}'s weights forecast again."
     if "challenger" in means and np.isnan(mine):
         models.save(safe_model, target)

@@ -191,11 +191,15 @@ class Run:
             entries.remove(entry)
         return max(entries, key=lambda e: e["as_of"]) if entries else None
 
-    def crown(self, why: str) -> None:
-        """Enter this run's model as the champion from its as-of date on. Doing it twice changes nothing."""
+    def crown(self, why: str, kept: dict | None = None) -> None:
+        """Enter this run's model as the champion from its as-of date on. Doing it twice changes nothing.
+
+        kept: the entry of an earlier champion that stays one, and has now met what ``make tune`` chose.
+        """
         path = self.home / "champion.json"
         with lock(self.home / ".champion.lock", wait=60):
             entry = {"run_id": self.id, "as_of": self.as_of.isoformat(), "path": f"{self.dir.name}/model", "why": why}
+            entry |= {key: kept[key] for key in ("run_id", "path")} if kept else {}
             entry |= {"tuned": tuned} if (tuned := self.manifest.get("tuned")) else {}
             history = [e for e in _champions(self.home)["history"] if e["as_of"] != entry["as_of"]] + [entry]
             history.sort(key=lambda e: e["as_of"])
