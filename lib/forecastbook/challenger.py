@@ -69,10 +69,8 @@ def start(run: Run, panel: Panel) -> Start:
         return _anew(panel, params, "finetune.base is anew", path, model)
     wanted, tuned = backtest.hyper(params), run.manifest.get("tuned")
     met = tuned if tuned and tuned == champion.get("tuned") else {}  # made with it, or better than what was
-    fixed = [
-        k for k in models.shape(params.model.name) if wanted[k] not in (None, model.hyper[k]) and k not in met
-    ]  # None: as it is
-    other = [f"{k} {model.hyper[k]} -> {wanted[k]}" for k in fixed]
+    fixed = [k for k in models.shape(params.model.name) if k not in met]
+    other = [f"{k} {model.hyper[k]} -> {wanted[k]}" for k in fixed if wanted[k] not in (None, model.hyper[k])]  # None: as it is
     if other:
         why = f"the champion of {champion['as_of']} has another architecture ({', '.join(other)})"
         log.warning("a new network is trained: %s", why)
