@@ -171,6 +171,9 @@ FAULTS = {
     "series without every period": lambda t: t.drop(index=t.index[3]),
     "a period twice": lambda t: plant(t, 3, horizon=3),
     "p_change above 1": lambda t: plant(t, 3, p_change=1.2),
+    "a rise likelier than a change": lambda t: plant(t, 3, p_up=t["p_change"].iloc[3] + 0.01),
+    "a rise less likely than never": lambda t: plant(t, 3, p_up=-0.01),
+    "no word on a rise": lambda t: plant(t, 3, p_up=np.nan),
 }
 
 
@@ -188,6 +191,8 @@ def test_a_planted_fault_is_found_and_never_published(fresh, fault):
     if fault in ("missing or infinite values", "negative values", "crossing quantiles", "series without every period"):
         checks = forecasts.sanity(fresh.table, fresh.params).set_index("check")
         assert checks.loc[fault, "result"] == "fault" and checks.loc[fault, "found"] == 1
+    if "rise" in fault or "p_change" in fault:
+        assert forecasts.sanity(fresh.table, fresh.params).set_index("check").loc["impossible probabilities", "found"] == 1
     with pytest.raises((PublishError, WarehouseError)) as error:
         fresh.publish()
     assert len(str(error.value).splitlines()) == 1

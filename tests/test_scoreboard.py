@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from conftest import LEVELS, tiny
-from forecastbook import backtest, points, scoreboard
+from forecastbook import backtest, points, scoreboard, tables
 
 PARAMS, Q = tiny(), ["q05", "q25", "q50", "q75", "q95"]
 GATE = {"verdict": "The gate said so."}
@@ -120,6 +120,13 @@ def test_points_without_an_observation_are_left_out(back, scored):
     spoilt = back.copy()
     spoilt.loc[spoilt.y.isna(), Q] = 1e9
     pd.testing.assert_frame_equal(scoreboard.score_table(spoilt, PARAMS), scored)
+
+
+def test_a_record_in_which_no_price_moved_has_no_word_on_changes(back):
+    still = back.assign(y=back["last_value"])
+    summary = scoreboard.summary(scoreboard.score_table(still, PARAMS))
+    assert summary[["inside, after a change", "side of a change right"]].isna().all(axis=None) and len(summary) == 3
+    assert "None" not in tables.table(summary, scoreboard.FORMATS)
 
 
 def test_the_summary_ranks_by_skill_against_the_last_value(scored):

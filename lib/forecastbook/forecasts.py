@@ -14,7 +14,7 @@ from forecastbook.gate import Gate
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.run import Run
-from forecastbook.trades import SALES
+from forecastbook.trades import PRICES, SALES
 
 FORMATS = {  # how the columns of these tables are shown
     "price now": ",.2f",
@@ -80,10 +80,13 @@ def sanity(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
     names = [backtest.level_name(level) for level in params.levels]
     q = frame[names].to_numpy()
     jump = np.abs(np.log(np.maximum(frame["q50"], 1e-12) / np.maximum(frame["last_value"], 1e-12))) > np.log(2)
+    chance = frame[params.trade.probability]
+    possible = chance.between(0, 1) & (frame["p_up"].between(0, chance) if params.trade is PRICES else True)
     found = {
         "missing or infinite values": int((~np.isfinite(q)).any(axis=1).sum()),
         "negative values": int((q < 0).any(axis=1).sum()),
         "crossing quantiles": int((np.diff(q, axis=1) < 0).any(axis=1).sum()),
+        "impossible probabilities": int((~possible).sum()),
         "series without every period": int((frame.groupby("series_id").size() != params.horizon).sum()),
     }
     rows = [(name, count, "ok" if not count else "fault") for name, count in found.items()]

@@ -173,7 +173,7 @@ def summary(table: pd.DataFrame, trade: Trade = PRICES) -> pd.DataFrame:
     wide = table[table["slice"] == "all"].pivot(index="model", columns="metric", values="value")
     came = SLICES[0][trade.event]
     on_event = table[table["slice"] == came].pivot(index="model", columns="metric", values="value")
-    wide["covered"], wide["side"] = on_event.get("coverage90"), on_event.get("side")
+    wide[["covered", "side"]] = on_event.reindex(columns=["coverage90", "side"])  # none where the event never came
     names = {
         PRICES.name: {
             "rel_ql": "quantile error",
