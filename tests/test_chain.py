@@ -51,6 +51,7 @@ class Book:
 
     def start(self, *args: str) -> subprocess.Popen:
         own = {"cwd": chain.ROOT, "env": self.environ, "start_new_session": True}
+        own["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores Ctrl-C
         return subprocess.Popen(self.command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **own)
 
     @property
