@@ -185,6 +185,12 @@ def test_a_winner_of_a_search_that_loses_its_duel_is_not_trained_again(runs_at, 
     entry, again = later.champion(), challenger.start(later, later.panel())
     assert again.kind == "champion" and again.path == later.home / "2024-03-10" / "model"
     assert entry["as_of"] == "2024-03-15" and entry["tuned"] == chosen and "make tune chose has lost" in entry["why"]
+    anew = runs_at("2024-03-19", model=chosen, finetune={"base": "anew"})
+    anew.note(tuned=chosen)
+    start = challenger.start(anew, anew.panel())
+    child = challenger.train(start, anew.panel(), anew.params)
+    assert "Rolled back" in challenger.settle(anew, start, child, outcome(challenger=0.3, champion=0.2, last_value=0.4))
+    assert runs_at("2024-03-20").champion() == entry, "it has lost once, and that is told once"
     later.note(tuned={"dropout": 0.1})
     assert challenger.start(later, later.panel()).kind == "cold", "another winner has its turn"
 

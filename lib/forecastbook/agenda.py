@@ -82,11 +82,13 @@ def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D", b
         "p_up": "of a rise",
     }
     forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "p_up": percent, "band": right}
-    text = f"Median forecast against the last price, largest first: {len(big):,} of {counted(len(moved), 'item')} "
-    text += f"{'moves' if len(big) == 1 else 'move'} more than {percent(BIG_MOVE)}."
-    text += _kept(backtest) if backtest is not None else ""
-    whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"
-    text = text if len(big) else f"The median forecast of {whose} stays within {percent(BIG_MOVE)} of its last price."
+    if len(big):
+        text = f"Median forecast against the last price, largest first: {len(big):,} of {counted(len(moved), 'item')} "
+        text += f"{'moves' if len(big) == 1 else 'move'} more than {percent(BIG_MOVE)}."
+        text += _kept(backtest) if backtest is not None else ""
+    else:
+        whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"
+        text = f"The median forecast of {whose} stays within {percent(BIG_MOVE)} of its last price."
     return {
         "text": text,
         "tables": [table(big[keep], forms, heads, empty="no move above 5 %", limit=20)],

@@ -200,7 +200,8 @@ def _settled(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.Data
             if np.isfinite(before)
             else "no held-out origin shows that training helped"
         )
-        if origin.kind in ("cold", "shipped") and run.manifest.get("tuned") and (champion := run.champion()):
+        tuned, champion = run.manifest.get("tuned"), run.champion()
+        if origin.kind in ("cold", "shipped") and tuned and champion and champion.get("tuned") != tuned:  # told once
             run.crown(f"kept: what make tune chose has lost to it; {told}", champion)
         return f"Rolled back: {told}, so the {rival}'s weights forecast again."
     if "challenger" in means and np.isnan(mine):
