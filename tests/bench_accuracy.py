@@ -17,6 +17,7 @@ import pandas as pd
 
 from forecastbook import backtest, experts, gate, gbm, grid, models, points, scoreboard, spells
 from forecastbook import panel as panels
+from forecastbook import run as runs
 from forecastbook.intake import SourceError
 from forecastbook.params import Params, merge, read_yaml
 from forecastbook.sources import SOURCES
@@ -99,9 +100,7 @@ def load(params: Params, directory: str) -> panels.Panel:
     """The panel of a job as of its newest day, by the same doors as a run: source, warehouse, intake, panel."""
     source, store = SOURCES[params.source.kind], connect(f"duckdb:{directory}/warehouse.duckdb")
     as_of = source.span(params.source, store)[1]
-    frame = source.read(params.source, store, as_of).frame
-    panel = panels.build(frame, params.freq, as_of, past=params.source.past, horizon=params.horizon)
-    return panel.take(slice(params.max_series))
+    return runs.build(source.read(params.source, store, as_of), params, as_of)
 
 
 def halves(panel: panels.Panel) -> tuple[panels.Panel, panels.Panel]:

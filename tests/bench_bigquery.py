@@ -3,7 +3,7 @@
     .venv/bin/python tests/bench_bigquery.py [FACTS]
 
 The peer drains the same query with the plain client by the Storage Read API and keeps nothing. Ours are ``query`` (a table
-in the declared types), ``read`` with ``build`` (every check, and the panel), and the same when ``read`` has yet to look over
+in the declared types), ``read`` with ``panel`` (every check, and the panel), and the same when ``read`` has yet to look over
 all tables, as the first one of a process does. Each in a process of its own, in turns, against one emulator; the judge is wall
 time, the median of the turns. Memory is the growth of the process's peak over what its imports take.
 """
@@ -24,7 +24,6 @@ import pandas as pd
 import pyarrow as pa
 
 from emulated import Emulator
-from forecastbook.panel import build
 from forecastbook.sources import SOURCES
 from forecastbook.warehouse import connect
 
@@ -73,7 +72,7 @@ def table(store) -> int:
 
 def panel(store) -> int:
     intake = SOURCES["warehouse_prices"].read(JOB, store, "2024-12-31")
-    return int(build(intake.frame, "D", "2024-12-31", past=JOB.past).observed.sum())
+    return int(intake.panel("D", "2024-12-31", past=JOB.past).observed.sum())
 
 
 SIDES = {"plain": plain, "table": table, "panel": panel, "panel, tables first": panel}

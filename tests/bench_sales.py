@@ -19,8 +19,8 @@ import torch
 
 from bench import markdown
 from forecastbook import backtest, gate, scoreboard
-from forecastbook.intake import quiet
-from forecastbook.panel import Panel, build
+from forecastbook import run as runs
+from forecastbook.panel import Panel
 from forecastbook.params import Params, load
 from forecastbook.run import write_text
 from forecastbook.sources import SOURCES
@@ -40,9 +40,7 @@ def read(overlay: str | None, directory: str, quick: bool) -> tuple[Params, Pane
     params = load(JOB, [overlay] if overlay else [])
     source, store = SOURCES[params.source.kind], connect(f"duckdb:{directory}/warehouse.duckdb")
     as_of = source.span(params.source, store)[1]
-    frame = quiet(source.read(params.source, store, as_of), params.freq, as_of).frame
-    named = dict(past=params.source.past, future=params.source.future, static=params.source.static)
-    panel = build(frame, params.freq, as_of, horizon=params.horizon, **named)
+    panel = runs.build(runs.complete(source.read(params.source, store, as_of), params, as_of), params, as_of)
     if quick:
         params = params.model_copy(update={"backtest": params.backtest.model_copy(update={"origins": 2, "refits": 2})})
         panel = panel.sample(150, params.seed)

@@ -251,7 +251,7 @@ def read(path: Path) -> panels.Panel:
     """The panel of a warehouse file by the production path, as the first notebook takes it."""
     source = SimpleNamespace(history_days=None, sample_series=0)
     found = SOURCES["warehouse_prices"].read(source, connect(f"duckdb:{path}"), LAST_DAY)
-    return panels.build(found.frame, "D", LAST_DAY, past=("list_price",))
+    return found.panel("D", LAST_DAY, past=("list_price",))
 
 
 def intake(quick: bool) -> list[dict]:
@@ -271,7 +271,7 @@ def intake(quick: bool) -> list[dict]:
                 turns.append([*theirs, *ours])
                 del tables, table
             del panel
-    size, work = f"{variants * LONG:,} facts", "read with all checks (bad rows, duplicates, unit errors, strays), panel.build"
+    size, work = f"{variants * LONG:,} facts", "read with all checks (bad rows, duplicates, unit errors, strays), Intake.panel"
     peer = "DuckDB's .df(), DataFrame.pivot"
     return [
         row(f"DuckDB to panel, {size}", bare, "intake", f"{peer}; nothing checked", work),

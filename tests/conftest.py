@@ -79,9 +79,10 @@ def made_run(out: Path, params: Params, frame: pd.DataFrame, as_of=None, job: st
     run = runs.prepare(Path(out), job, as_of, params, warehouse=url, fingerprint="f")
     for name in params.source.past:
         frame = frame.assign(**{name: np.nan}) if name not in frame else frame
-    view = run.build(frame)
     quarantine = pd.DataFrame({"file": [], "sheet": [], "row": [], "column": [], "value": [], "reason": []})
-    run.keep(Intake(frame, quarantine, {}), view, roster(view, params))
+    intake = Intake(frame, quarantine, {})
+    view = run.build(intake)
+    run.keep(intake, view, roster(view, params))
     return run
 
 

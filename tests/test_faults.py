@@ -277,7 +277,7 @@ def chained(tmp_path, columns: dict[str, list], **rows) -> tuple[Run, pd.DataFra
     as_of = source.span(params.source, store)[1]
     run = runs.prepare(tmp_path / "out", "prices", as_of, params, warehouse=store.url, fingerprint="f")
     intake = source.read(params.source, store, as_of)
-    panel = run.build(intake.frame)
+    panel = run.build(intake)
     run.keep(intake, panel, roster.roster(panel, params))
     panel, series = run.panel(), run.read("series.parquet")
     start = challenger.start(run, panel)

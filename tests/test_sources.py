@@ -17,7 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import same
 from forecastbook import cells, panel, sample, sources
+from forecastbook.intake import Intake
+from forecastbook.panel import build
 from forecastbook.sources import SOURCES, SourceError, ensure_sample
 from forecastbook.warehouse import connect
 
@@ -922,3 +925,27 @@ def test_text_of_a_long_frame_is_categories_in_order(tmp_path):
     got = PRICES.read(job(), shop(tmp_path, [*steady(2), *steady(1, first=50)], variants=((1, "same"), (2, "same"))), D).frame
     assert list(got["series_id"].cat.categories) == ["1", "2"] and list(got["title"].cat.categories) == ["same"]
     assert got["series_id"].cat.codes.is_monotonic_increasing
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_panel_of_grids_is_the_one_built_from_their_frame(data):
+    """Whatever is missing, beaten or refused: dense and long say the same, to the last bit."""
+    n = data.draw(st.integers(1, 40))
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    ids, colours = np.array(["b", "a", "c", "10", "9"], dtype=object), np.array(["red", "", "red", "blue"], dtype=object)
+    codes, day = rng.integers(0, len(ids), n).astype(np.int32), rng.integers(19_000, 19_009, n).astype(np.int32)
+    ok = rng.random(n) < 0.8
+    ok[0] = True
+    made = cells.Cells(ids, codes, day, ok)
+    made.resolve()
+    y, price = np.where(rng.random(n) < 0.3, np.nan, rng.random(n)), pa.chunked_array([rng.random(n)])
+    columns = {"y": y, "available": rng.random(n) < 0.5, "title": (None, ids), "colour": (rng.integers(0, 4, n), colours)}
+    grids = made.grids(columns | {"price": price, "cost": y * 2})
+    as_of = np.datetime64(int(day[ok].max()) + data.draw(st.integers(0, 3)), "D")
+    past = data.draw(st.sampled_from([(), ("price",), ("cost", "price")]))
+    intake = Intake(grids, pd.DataFrame(), {})
+    dense = intake.panel("D", as_of, past=past, static=("colour",))
+    assert "frame" not in vars(intake), "nothing long was made"
+    same(dense, build(intake.frame, "D", as_of, past=past, static=("colour",)))
+    assert grids.used() == (intake.frame["series_id"].nunique(), intake.frame["ts"].nunique())

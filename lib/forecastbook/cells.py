@@ -1,16 +1,20 @@
 """Millions of rows laid out as cells, one a series and day, without sorting or hashing them.
 
-Symbols: n rows, N series, M cells that have a row.
+Symbols: n rows, N series, D days from the first row to the last, M cells that have a row, K past covariates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from forecastbook.panel import Panel, occurring, periods
 
 
 class Cells:
@@ -66,21 +70,143 @@ class Cells:
         self.kept -= len(beaten)
         return beaten, stays
 
-    def column(self, values: np.ndarray) -> np.ndarray:
-        """What the rows hold (n,), in the order of the cells: (M,), one row a filled cell. Only after ``resolve``."""
-        grid = np.empty(self.size + 1, dtype=values.dtype)
-        grid[self.cell] = values
-        return grid[:-1] if self.kept == self.size else grid[self.filled]
+    def grid(self, values: np.ndarray | pa.ChunkedArray) -> np.ndarray:
+        """What the rows hold (n,), thrown into the cells: (size,), NaN or zero where there is no row. After ``resolve``."""
+        kind = values.dtype if isinstance(values, np.ndarray) else np.dtype(values.type.to_pandas_dtype())
+        out = np.full(self.size + 1, np.nan if kind.kind == "f" else 0, dtype=kind)
+        for rows, part in [(slice(None), values)] if isinstance(values, np.ndarray) else chunks(values):
+            out[self.cell[rows]] = part
+        return out[:-1]
+
+    def grids(self, columns: dict) -> Grids:
+        """All columns thrown.
+
+        columns: name -> (n,) values, or for text (codes (n,), texts (M,)), or (None, texts (N,)): one a series, in the order
+        of the codes that the cells were made from.
+        """
+
+        def thrown(column):
+            if not isinstance(column, tuple):
+                return self.grid(column)
+            codes, values = column
+            return (None, values[self.by_id]) if codes is None else (self.grid(codes), values)
+
+        columns = dict(zip(columns, side_by_side(thrown, columns.values()), strict=True))
+        return Grids(self.ids, self.first, self.days, self.filled[:-1], self.numbers, columns)
+
+
+@dataclass(frozen=True)
+class Grids:
+    """What a source read, one cell a series and day: long or dense, whichever is asked for.
+
+    ids: (N,) text, in order. first: days since 1970. filled: (size,) bool, the cells that have a row; a cell is
+    series * D + day, or the number of that in ``numbers`` (M,), where most would be empty. columns: name -> (size,), or of
+    text (codes (size,), texts), or (None, texts (N,)).
+    """
+
+    ids: np.ndarray
+    first: int
+    days: int
+    filled: np.ndarray
+    numbers: np.ndarray | None
+    columns: dict
 
     def axes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The series (a number of ``self.ids``) and the day (counted from ``self.first``) of each filled cell: (M,) each."""
+        """The series (a number of ``ids``) and the day (counted from the first) of each filled cell: (M,) each."""
         if self.numbers is not None:
-            at = self.numbers[np.flatnonzero(self.filled)]
+            at = self.numbers[self.filled]
             return at // self.days, at % self.days
-        filled = self.filled[:-1].reshape(len(self.ids), self.days)
+        filled = self.filled.reshape(len(self.ids), self.days)
         series = np.repeat(np.arange(len(self.ids), dtype=np.int32), np.count_nonzero(filled, axis=1))
-        day = np.tile(np.arange(self.days, dtype=np.int32), len(self.ids))
-        return series, day if self.kept == self.size else day[filled.ravel()]
+        return series, self._of_rows(np.tile(np.arange(self.days, dtype=np.int32), len(self.ids)))
+
+    def used(self) -> tuple[int, int]:
+        """How many series and how many days have a row."""
+        if self.numbers is not None:
+            return tuple(len(np.unique(axis)) for axis in self.axes())
+        filled = self.filled.reshape(len(self.ids), self.days)
+        return int(filled.any(axis=1).sum()), int(filled.any(axis=0).sum())
+
+    def frame(self) -> pd.DataFrame:
+        """One row a filled cell, by series and day: series_id, ts, then the columns; text is categorical."""
+        series, day = self.axes()
+        calendar = (self.first + np.arange(self.days)).astype("datetime64[D]").astype("datetime64[ns]")
+        data = {"series_id": texts(series, self.ids), "ts": calendar[day]}
+        del day
+        for name, column in self.columns.items():
+            if isinstance(column, tuple):
+                codes, values = column
+                data[name] = texts(series if codes is None else self._of_rows(codes), values)
+            else:
+                data[name] = self._of_rows(column)
+        return pd.DataFrame(data, copy=False)
+
+    def panel(self, as_of: np.datetime64, past=(), static=()) -> Panel | None:
+        """The daily panel that ``panel.build`` would make of the frame, without making one; None where it cannot be cut so.
+
+        That is where most cells are empty, or where there are rows after the as-of date.
+        """
+        ahead = int(as_of.astype("datetime64[D]").astype(int)) - (self.first + self.days - 1)
+        if self.numbers is not None or ahead < 0:
+            return None
+        filled = self.filled.reshape(len(self.ids), self.days)
+        there = filled.any(axis=1)
+        rows = slice(None) if there.all() else there
+        newest = self.days - 1 - filled[rows, ::-1].argmax(axis=1)  # (N,) each series' last row: its texts count
+
+        def dense(name: str) -> np.ndarray:  # (N, T)
+            column = self.columns[name]
+            grid = column.reshape(filled.shape)[rows]
+            return (
+                np.pad(grid, ((0, 0), (0, ahead)), constant_values=np.nan if grid.dtype.kind == "f" else 0) if ahead else grid
+            )
+
+        def said(name: str) -> np.ndarray:  # (N,)
+            codes, values = self.columns[name]
+            if codes is None:
+                return values[rows]
+            return values[np.take_along_axis(codes.reshape(filled.shape)[rows], newest[:, None], axis=1)[:, 0]]
+
+        N, T = len(newest), self.days + ahead
+        covariates = [dense(name) for name in past]  # as a rule one, then nothing is copied
+        return Panel(
+            ids=self.ids[rows],
+            titles=said("title") if "title" in self.columns else self.ids[rows],
+            dates=periods(np.datetime64(self.first, "D"), T, "D"),
+            freq="D",
+            y=dense("y"),
+            available=dense("available"),
+            past=covariates[0][..., None]
+            if len(covariates) == 1
+            else np.stack(covariates, axis=2)
+            if past
+            else np.empty((N, T, 0)),
+            future=np.empty((N, T, 0)),
+            static=np.column_stack([said(name).astype(str).astype(object) for name in static])
+            if len(static)
+            else np.empty((N, 0), dtype=object),
+            past_names=tuple(past),
+            static_names=tuple(static),
+        )
+
+    def _of_rows(self, grid: np.ndarray) -> np.ndarray:
+        """What the filled cells hold, a copy: (M,)."""
+        return grid.copy() if self.filled.all() else grid[self.filled]
+
+
+def texts(codes: np.ndarray, values: np.ndarray) -> pd.Categorical:
+    """Text (n,) as codes into values (N,), which may repeat: a category for each that occurs, in the order of the alphabet.
+
+    Millions of rows then cost a small number each, nobody hashes them again, and a parquet file still holds plain text.
+    """
+    codes, categories = occurring(codes, values)
+    return pd.Categorical.from_codes(codes, categories=categories, validate=False)
+
+
+def side_by_side(work, things) -> list:
+    """What ``work`` makes of each thing, two at a time: numpy does most of it outside of Python's lock."""
+    with ThreadPoolExecutor(2) as hands:
+        return list(hands.map(work, things))
 
 
 def chunks(column: pa.ChunkedArray) -> Iterator[tuple[slice, np.ndarray]]:

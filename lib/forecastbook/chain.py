@@ -198,7 +198,7 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
         store.migrate()  # a warehouse of an earlier version may lack columns
         intake = runs.complete(source.read(params.source, store, date), params, date)
         try:
-            panel = runs.build(intake.frame, params, date)
+            panel = runs.build(intake, params, date)
         except ValueError as error:
             raise ScoreError(f"{name} cannot be scored as of {date}: {error}") from error
         fresh = trackrecord.score(store, name, params, panel)["as_of"]

@@ -39,6 +39,7 @@ class DuckDB(Warehouse):
     def __init__(self, url: str, path: Path, lock_wait: float = 60.0):
         super().__init__(url)
         self.path, self.lock_wait, self.beside = path, lock_wait, path.parent
+        self._reading = threading.local()  # the connection that this thread's queries share
 
     def exists(self) -> bool:
         return self.path.is_file()
@@ -136,7 +137,21 @@ class DuckDB(Warehouse):
 
     # -- primitives -------------------------------------------------------------------------------------------------------
 
+    def queries(self, asked: dict[str, dict]) -> dict[str, pa.Table]:
+        """As for any warehouse; the file is opened once for all of them."""
+        if not self.path.exists():
+            return super().queries(asked)
+        with self._open(read_only=True) as connection:
+            self._reading.connection = connection
+            try:
+                return super().queries(asked)
+            finally:
+                self._reading.connection = None
+
     def _table(self, name: str, params: dict) -> pa.Table | None:
+        connection = getattr(self._reading, "connection", None)
+        if connection is not None:
+            return self._run(connection, name, params)
         if not self.path.exists():
             return None
         with self._open(read_only=True) as connection:

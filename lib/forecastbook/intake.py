@@ -7,15 +7,17 @@ and its counts, and the hundredfold slips of the unit that only the rest of a se
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from forecastbook.cells import Cells, taken
-from forecastbook.panel import occurring
+from forecastbook.cells import Cells, Grids, taken
+from forecastbook.panel import Panel, build
 
 UNIT_FACTOR = 100.0  # a price this many times the series' median, or 1/this, is a slip of the unit
 UNIT_EVIDENCE = 3  # ... when there are at least so many prices to tell by
@@ -31,17 +33,31 @@ class SourceError(Exception):
 class Intake:
     """What a source read: the long frame, the rows it refused, and how many rows each rule took.
 
-    quarantine: file, sheet, row (1-based data row, or price_fact_id), column, value (text), reason. facts: tables for the
-    warehouse, keyed by the text series_id, of a source that reads a shop's own files; none where the facts are there already.
+    rows: the long frame, or the grids of which it is made when it is asked for. quarantine: file, sheet, row (1-based data row,
+    or price_fact_id), column, value (text), reason. facts: tables for the warehouse, keyed by the text series_id, of a source
+    that reads a shop's own files; none where the facts are there already.
     lost: the series of which every row was refused, as ``Sieve.lost`` has them. remarks: what else is to be said.
     """
 
-    frame: pd.DataFrame
+    rows: pd.DataFrame | Grids
     quarantine: pd.DataFrame
     counts: dict[str, int]
     facts: dict[str, pa.Table] = field(default_factory=dict)
     lost: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LOST))
     remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The long frame: one row a series and period."""
+        return self.rows.frame() if isinstance(self.rows, Grids) else self.rows
+
+    def panel(self, freq: str, as_of, *, past=(), future=(), static=(), horizon: int = 0) -> Panel:
+        """``panel.build`` of the frame, with the same arguments; daily values are taken from the grids as they are."""
+        if isinstance(self.rows, Grids) and freq == "D" and not len(future):
+            dense = self.rows.panel(np.datetime64(as_of, "D"), past, static)
+            if dense is not None:
+                return dense
+        return build(self.frame, freq, as_of, past=past, future=future, static=static, horizon=horizon)
 
     def refusal(self) -> str:
         """Where more than ``REFUSED`` of the rows were refused: how many, and the commonest reason with an example; else ''."""
@@ -119,11 +135,11 @@ class Sieve:
         """All that was noted so far, as one quarantine frame."""
         return quarantine(*self.parts)
 
-    def lost(self, ids: np.ndarray, codes: np.ndarray, titles: tuple, kept: np.ndarray, among: np.ndarray) -> pd.DataFrame:
+    def lost(self, ids: np.ndarray, codes: np.ndarray, titles: tuple, kept: np.ndarray, among: Callable) -> pd.DataFrame:
         """The series that were seen and have no row left, a row each: series_id, title, rows (refused), why (what took most).
 
-        ids: (N,) text. codes: (n,) into ids, -1 for none. titles: as ``long_frame`` takes text. kept: (n,) bool, the rows that
-        are left. among: (n,) bool, the rows that a run may know of.
+        ids: (N,) text. codes: (n,) into ids, -1 for none. titles: as ``Cells.grids`` takes text. kept: (n,) bool, the rows that
+        are left. among: row numbers (k,) -> (k,) bool, those that a run may know of.
         """
         if not self.refused:
             return pd.DataFrame(columns=LOST)
@@ -132,7 +148,7 @@ class Sieve:
         left = np.zeros(len(ids) + 1, dtype=bool)  # the last one answers for code -1
         left[-1] = True
         left[codes[kept]] = True
-        of_lost = among[at] & ~left[codes[at]]
+        of_lost = among(at) & ~left[codes[at]]
         if not of_lost.any():
             return pd.DataFrame(columns=LOST)
         found = pd.DataFrame({"code": codes[at], "row": at, "why": why})[of_lost]
@@ -208,50 +224,27 @@ def unit_errors(codes: np.ndarray, y: np.ndarray) -> np.ndarray:
     return out
 
 
-def texts(codes: np.ndarray, values: np.ndarray) -> pd.Categorical:
-    """Text (n,) as codes into values (N,), which may repeat: a category for each that occurs, in the order of the alphabet.
-
-    Millions of rows then cost a small number each, nobody hashes them again, and a parquet file still holds plain text.
-    """
-    codes, categories = occurring(codes, values)
-    return pd.Categorical.from_codes(codes, categories=categories, validate=False)
-
-
 def disagreeing(values: np.ndarray, beaten: np.ndarray, stays: np.ndarray) -> dict[str, int]:
     """For the counts: how many of the duplicates resolved (k,) held another value than the row that stays. values: (n,)."""
     one, other = values[beaten], values[stays]
     return {"duplicates with another value": int(((one != other) & ~(np.isnan(one) & np.isnan(other))).sum())}
 
 
-def long_frame(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict[str, int], lost: pd.DataFrame) -> Intake:
-    """The long frame of the cells and the counts. lost: as ``Sieve.lost`` returns it.
-
-    columns: name -> (n,), or for text (codes (n,), texts (M,)), or (None, texts (N,)): one a series, in the order of its codes.
-    """
-    series, day = cells.axes()
-    calendar = (cells.first + np.arange(cells.days)).astype("datetime64[D]").astype("datetime64[ns]")
-    data = {"series_id": texts(series, cells.ids), "ts": calendar[day]}
-    seen = np.zeros(cells.days, dtype=bool)
-    seen[day] = True
-    del day
-    for name in list(columns):
-        column = columns.pop(name)  # one at a time: a source can be large
-        if isinstance(column, tuple):
-            codes, values = column
-            data[name] = texts(series, values[cells.by_id]) if codes is None else texts(cells.column(codes), values)
-        else:
-            data[name] = cells.column(column)
+def of_cells(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict[str, int], lost: pd.DataFrame) -> Intake:
+    """The rows that were kept and the counts. columns: as ``Cells.grids`` takes them. lost: as ``Sieve.lost`` returns it."""
+    grids = cells.grids(columns)
+    series, days = grids.used()
     counts = {
         "rows read": read,
         **sieve.counts,
         "rows kept": cells.kept,
         **notes,
-        "observed": int(np.isfinite(data["y"]).sum()),
-        "series": len(data["series_id"].categories),
+        "observed": int(np.isfinite(grids.columns["y"]).sum()),
+        "series": series,
         "series without a usable row": len(lost),
-        "days": int(seen.sum()),
+        "days": days,
     }
-    return Intake(pd.DataFrame(data, copy=False), sieve.quarantine(), counts, lost=lost)
+    return Intake(grids, sieve.quarantine(), counts, lost=lost)
 
 
 def quiet(intake: Intake, freq: str, as_of) -> Intake:
@@ -288,7 +281,7 @@ def quiet(intake: Intake, freq: str, as_of) -> Intake:
             added[name] = np.nan
     whole = pd.concat([frame, added], ignore_index=True).sort_values(["series_id", "ts"], kind="stable", ignore_index=True)
     counts = intake.counts | {"periods without a sale, added as 0": len(added), "observed": int(np.isfinite(whole["y"]).sum())}
-    return replace(intake, frame=whole, counts=counts)
+    return replace(intake, rows=whole, counts=counts)
 
 
 def reasons(counts: dict[str, int]) -> str:

@@ -135,9 +135,9 @@ class Run:
         """``complete`` as of this run."""
         return complete(intake, self.params, self.as_of)
 
-    def build(self, frame: pd.DataFrame) -> panels.Panel:
+    def build(self, intake) -> panels.Panel:
         """``build`` as of this run."""
-        return build(frame, self.params, self.as_of)
+        return build(intake, self.params, self.as_of)
 
     def panel(self) -> panels.Panel:
         """The panel of this run, from the files that ingest wrote: what was known at the as-of date."""
@@ -152,7 +152,7 @@ class Run:
         del table
         for name in ("title", *source.static):
             frame[name] = frame["series_id"].map(series[name])
-        panel = self.build(frame)
+        panel = panels.build(frame, self.params.freq, self.as_of, **_covariates(self.params))
         del frame
         pa.default_memory_pool().release_unused()
         return panel
@@ -214,15 +214,19 @@ def complete(intake, params: Params, as_of: dt.date):
     return quiet(intake, params.freq, as_of) if params.trade is SALES else intake
 
 
-def build(frame: pd.DataFrame, params: Params, as_of: dt.date) -> panels.Panel:
-    """The panel of a long frame with the covariates of its source; at most ``max_series`` series. Raises as ``panel.build``."""
+def build(intake, params: Params, as_of: dt.date) -> panels.Panel:
+    """The panel of what a source read, with its covariates; at most ``max_series`` series. Raises as ``panel.build``."""
+    if params.max_series is None:
+        return intake.panel(params.freq, as_of, **_covariates(params))
+    frame = intake.frame
+    first = sorted(frame["series_id"].unique())[: params.max_series]
+    return panels.build(frame[frame["series_id"].isin(first)], params.freq, as_of, **_covariates(params))
+
+
+def _covariates(params: Params) -> dict:
+    """What a panel of the job holds beside its values, and how far ahead."""
     source = params.source
-    if params.max_series is not None:
-        first = sorted(frame["series_id"].unique())[: params.max_series]
-        frame = frame[frame["series_id"].isin(first)]
-    return panels.build(
-        frame, params.freq, as_of, past=source.past, future=source.future, static=source.static, horizon=params.horizon
-    )
+    return {"past": source.past, "future": source.future, "static": source.static, "horizon": params.horizon}
 
 
 def _in_order(frame: pd.DataFrame) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from forecastbook import longfile, sample
 from forecastbook.cells import Cells, mask, numbered, taken
-from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, long_frame, reasons, today
+from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, of_cells, reasons, today
 from forecastbook.params import digest
 
 FIRST = date(1900, 1, 1)
@@ -104,8 +104,8 @@ class WarehouseSales:
         }
         for name in source.static:
             data[name] = None, np.array([_attribute(about[p] if p >= 0 else None, name) for p in place], dtype=object)
-        lost = sieve.lost(ids, codes, data["title"], sieve.ok, (place >= 0)[codes])
-        return long_frame(cells, data, sieve, n, disagreeing(units, beaten, stays), lost)
+        lost = sieve.lost(ids, codes, data["title"], sieve.ok, lambda at: place[codes[at]] >= 0)
+        return of_cells(cells, data, sieve, n, disagreeing(units, beaten, stays), lost)
 
     @staticmethod
     def _ready(source, warehouse) -> None:

@@ -25,7 +25,8 @@ import pandas as pd
 import pyarrow as pa
 
 from forecastbook import records, stock
-from forecastbook.intake import Intake, SourceError, as_day, inside, reasons, texts, unit_errors
+from forecastbook.cells import texts
+from forecastbook.intake import Intake, SourceError, as_day, inside, reasons, unit_errors
 from forecastbook.params import digest
 from forecastbook.shoprows import RowSieve, Shop, documents, parsed
 

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecastbook import longfile, sample
-from forecastbook.cells import Cells, chunks, mask, numbered, taken
-from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, long_frame, reasons, today, unit_errors
+from forecastbook.cells import Cells, chunks, mask, numbered, side_by_side, taken
+from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, of_cells, reasons, today, unit_errors
 from forecastbook.panel import periods
 from forecastbook.params import digest
 from forecastbook.publication import variant_ids
@@ -99,19 +99,19 @@ class WarehousePrices:
         facts, variants, calendar, strays, later = warehouse.queries({name: asked[name] for name in wanted}).values()
         n, sieve = facts.num_rows, Sieve("FactProductPrice", facts["price_fact_id"])
 
-        codes, variant = numbered(facts["variant_id"])
+        (codes, variant), (date_codes, date_id) = side_by_side(numbered, [facts["variant_id"], facts["date_id"]])
         at = _found(variant, variants["variant_id"].to_numpy())  # -1 takes the last of what is appended below: nothing
         titles, known = np.append(variants["variant_title"].to_numpy(zero_copy_only=False), None)[at], at >= 0
         if not known.all():
             sieve.reject(~known[codes], "variant_id", facts["variant_id"], "missing variant: not in DimVariant")
-        date_codes, date_id = numbered(facts["date_id"])
         at = _found(date_id, calendar["date_id"].to_numpy())
         day = np.append(longfile.arrow_days(calendar["full_date"]), np.datetime64("NaT"))[at]
         wrong = np.isnat(day) | (_date_ids(day) != date_id)
         if wrong.any():
             sieve.reject(wrong[date_codes], "date_id", facts["date_id"], "impossible date: no such day in DimDate")
         flag = facts["is_available"]
-        sieve.reject(flag.is_null().to_numpy(), "is_available", flag, "missing: neither available nor not")
+        if flag.null_count:
+            sieve.reject(flag.is_null().to_numpy(), "is_available", flag, "missing: neither available nor not")
         available = flag.fill_null(False).to_numpy()
 
         y = np.empty(n)
@@ -122,20 +122,18 @@ class WarehousePrices:
         wrong = unit_errors(codes, y)
         sieve.reject(wrong, "current_price", facts["current_price"], "unit error?")
         y[wrong] = np.nan
-        if as_of > today() or np.isnan(y[(day == as_of)[date_codes]]).all():  # else the day needs no further proof
+        newest = np.flatnonzero(date_codes == np.append(np.flatnonzero(day == as_of), -1)[0])  # the as-of date's facts, if any
+        if as_of > today() or np.isnan(y[newest]).all():  # else the day needs no further proof
             inside(as_of, self.span(source, warehouse), warehouse.url)
 
         ids = np.array([str(v) for v in variant.tolist()], dtype=object)
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32)[date_codes], sieve.ok)
 
-        def newest(rows, fact=facts["price_fact_id"], y=y):  # ids may repeat: then what is available, then the higher price
+        def latest(rows, fact=facts["price_fact_id"], y=y):  # ids may repeat: then what is available, then the higher price
             return taken(fact, rows), available[rows], np.nan_to_num(y[rows], nan=-1.0)
 
-        beaten, stays = cells.resolve(newest)
+        beaten, stays = cells.resolve(latest)
         sieve.drop(mask(beaten, n), "duplicates resolved")
-        listed = np.full(n, np.nan)
-        for rows, price in chunks(facts["original_price"]):
-            np.copyto(listed[rows], price, where=(price > 0) & (price < np.inf))
         titles = np.array([i if t is None else t for i, t in zip(ids, titles, strict=True)], dtype=object)
         n += self._strays(sieve, strays)
         if not (np.isfinite(y) & sieve.ok).any():
@@ -144,15 +142,21 @@ class WarehousePrices:
                 f"{n} facts, {reasons(sieve.counts)}; give an AS_OF within the data, or mend the rows"
             )
         notes = {"unavailable": int((~available & sieve.ok).sum())} | disagreeing(y, beaten, stays)
-        data = {"y": y, "available": available, "title": (None, titles), "list_price": listed}
-        lost = sieve.lost(ids, codes, (None, titles), sieve.ok, known[codes])
-        del y, listed, facts, newest
-        return replace(long_frame(cells, data, sieve, n, notes, lost), remarks=self._too_late(later, as_of))
+        data = {"y": y, "available": available, "title": (None, titles), "list_price": facts["original_price"]}
+        lost = sieve.lost(ids, codes, (None, titles), sieve.ok, lambda at: known[codes[at]])
+        del y, facts, latest
+        found = of_cells(cells, data, sieve, n, notes, lost)
+        listed = found.rows.columns["list_price"]
+        listed[~((listed > 0) & (listed < np.inf))] = np.nan
+        return replace(found, remarks=self._too_late(later, as_of))
 
     @staticmethod
     def _price_rules(sieve: Sieve, price: np.ndarray, available: np.ndarray, shown: pa.ChunkedArray) -> None:
         """What a price must be. Of an item that is not available, a missing or zero price claims nothing."""
         odd = np.flatnonzero(~((price > 0) & (price < np.inf)))  # few: no rule need look at the ordinary ones
+        odd = odd[available[odd] | (price[odd] < 0) | np.isinf(price[odd])]
+        if not len(odd):
+            return
         price, offered, n = price[odd], available[odd], len(price)
         sieve.reject(mask(odd[np.isnan(price) & offered], n), "current_price", shown, "not a number")
         sieve.reject(mask(odd[np.isinf(price)], n), "current_price", shown, "not finite")
@@ -311,8 +315,8 @@ class LongFile:
             **disagreeing(y, beaten, stays),
         }
         ahead = later if source.future else later & (day <= np.datetime64(today(), "D"))  # what is not known yet; 2999 is wrong
-        lost = sieve.lost(ids, codes, data["title"], now, ~(ahead | past))
-        return long_frame(cells, data, sieve, len(codes) + parsed["torn"], notes, lost)
+        lost = sieve.lost(ids, codes, data["title"], now, lambda at: ~(ahead | past)[at])
+        return of_cells(cells, data, sieve, len(codes) + parsed["torn"], notes, lost)
 
     @staticmethod
     def _parse(source) -> tuple[pa.Table, Sieve, dict]:
@@ -375,7 +379,7 @@ class LongFile:
 
     @staticmethod
     def _titles(table: pa.Table, columns: dict[str, str], ids: np.ndarray, codes: np.ndarray) -> tuple:
-        """Titles as ``long_frame`` takes text; the id where there is none."""
+        """Titles as ``Cells.grids`` takes text; the id where there is none."""
         if "title" not in columns:
             return None, ids
         title_codes, titles = longfile.as_text(table[columns["title"]])
