@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 
-from forecastbook import backtest, experts, gate, gbm, grid, models, points, scoreboard, spells
+from forecastbook import backtest, experts, forking, gate, gbm, grid, models, points, scoreboard, spells
 from forecastbook import panel as panels
 from forecastbook import run as runs
 from forecastbook.intake import SourceError
@@ -85,7 +85,8 @@ IDEAS = {  # what is changed: params, and what is taken out of the code
     "no recurrence (feature network)": ({"model": {"num_layers": 0}}, ()),
     "2 layers of 128": ({"model": {"num_layers": 2, "hidden_size": 128}}, ()),
     "network from nothing": ({"finetune": {"base": "none"}}, ()),
-    "fine-tuned at 1.5e-3": ({"finetune": {"learning_rate": 1.5e-3}}, ()),
+    "fine-tuned on 60 days": ({"finetune": {"days": 60}}, ()),
+    "recurrence always at hand": ({}, ("forgetting",)),
 }
 
 
@@ -216,6 +217,8 @@ def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
                 stack.enter_context(mock.patch.object(grid, "of", lambda panel: None))
             if "side" in without:
                 stack.enter_context(mock.patch.object(gbm.Trees, "upward", lambda *given: None))
+            if "forgetting" in without:
+                stack.enter_context(mock.patch.multiple(forking, FORGET=0.0, HAZE=0.0))
             if "levels" in without:
                 stack.enter_context(mock.patch.object(spells, "read", no_levels))
             value = values(replayed(one, other, changed), changed)

@@ -88,7 +88,7 @@ def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
     np.testing.assert_array_equal(p["lstm"], lstm.forecast(speaker.network, seen, H, LEVELS).p_change)
     np.testing.assert_array_equal(p["gbm"], speaker.trees.hazard(seen, H))
     np.testing.assert_allclose(odds(p["lstm_table"]), (odds(p["lstm"]) + odds(counted)) / 2)
-    np.testing.assert_allclose(odds(p["blend"]), (odds(p["lstm"]) + odds(counted) + odds(p["gbm"])) / 3)
+    np.testing.assert_allclose(odds(p["blend"]), (odds(p["lstm"]) + odds(counted) + 2 * odds(p["gbm"])) / 4)
     assert len({round(float(each.sum()), 9) for each in p.values()}) == 4, "the experts differ, else this proves little"
 
 

@@ -15,7 +15,7 @@ from forecastbook.backtest import Origin
 from forecastbook.run import Run, RunError
 from forecastbook.trades import PRICES
 
-SAFE = PRICES.safe
+SAFE, FAVOURITE = PRICES.safe, PRICES.favourite
 nan = np.nan
 H, STEPS = 2, np.array([-2.0, -1, 0, 1, 2])
 PARAMS = tiny(horizon=H)
@@ -135,10 +135,10 @@ def test_a_credit_is_met_with_the_gains_that_were_seen(n, seed, doubt):
     assert expected == sorted(expected, reverse=True)
     proven = [row["model"] for row in decided.standings if row["expected"] > row["doubt"] and row["skill"] > 0]
     use = proven[0] if proven else SAFE
-    if "gbm" in proven and use != "gbm":  # the favourite: it gives way only to what has gained on it beyond doubt
-        ahead = np.array([(w["gbm"] - w[use]) / base for w in widths])
-        mean, deviation = posterior(ahead, PRICES.credit.get(use, PRICES.others) - PRICES.credit["gbm"])
-        use = use if mean > doubt * deviation else "gbm"
+    if FAVOURITE in proven and use != FAVOURITE:  # it gives way only to what has gained on it beyond doubt
+        ahead = np.array([(w[FAVOURITE] - w[use]) / base for w in widths])
+        mean, deviation = posterior(ahead, PRICES.credit.get(use, PRICES.others) - PRICES.credit[FAVOURITE])
+        use = use if mean > doubt * deviation else FAVOURITE
     assert decided.use == use
 
 
@@ -167,19 +167,19 @@ def test_a_gain_must_be_clear_of_the_doubt(n, use):
 
 
 @pytest.mark.parametrize(
-    ("blend", "use"), [([0.79] * 8, "gbm"), ([0.7] * 8, "blend"), ([0.3, 1.2] * 4, "gbm"), ([0.79] * 60, "blend")]
+    ("gbm", "use"), [([0.79] * 8, FAVOURITE), ([0.7] * 8, "gbm"), ([0.3, 1.2] * 4, FAVOURITE), ([0.79] * 60, "gbm")]
 )
-def test_candidates_that_are_about_as_good_do_not_take_turns(blend, use):
+def test_candidates_that_are_about_as_good_do_not_take_turns(gbm, use):
     """The favourite loses a fifth: one that loses a little less takes its place when that is sure, not before."""
-    decided = gate.decide([origin(i, {SAFE: 1.0, "gbm": 0.8, "blend": w}) for i, w in enumerate(blend)], PARAMS)
+    decided = gate.decide([origin(i, {SAFE: 1.0, FAVOURITE: 0.8, "gbm": w}) for i, w in enumerate(gbm)], PARAMS)
     rows = {row["model"]: row for row in decided.standings}
-    assert rows["blend"]["skill"] > rows["gbm"]["skill"] - 1e-9 and decided.use == use
+    assert rows["gbm"]["skill"] > rows[FAVOURITE]["skill"] - 1e-9 and decided.use == use
     assert decided.skill == rows[use]["skill"]
 
 
 def test_a_favourite_that_has_not_beaten_the_last_value_is_none():
-    assert gate.decide(record(6, {SAFE: 1.0, "gbm": 1.2, "lstm": 0.9}), PARAMS).use == "lstm"
-    assert gate.decide(record(6, {SAFE: 1.0, "gbm": nan, "lstm": 0.9}), PARAMS).use == "lstm"
+    assert gate.decide(record(6, {SAFE: 1.0, FAVOURITE: 1.2, "lstm": 0.9}), PARAMS).use == "lstm"
+    assert gate.decide(record(6, {SAFE: 1.0, FAVOURITE: nan, "lstm": 0.9}), PARAMS).use == "lstm"
 
 
 def test_gains_that_scatter_count_for_less():

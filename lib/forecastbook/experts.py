@@ -4,7 +4,8 @@ All of them say how likely it is that a price differs by then, and that it is hi
 on either side. The ways to combine them are the candidates of the gate:
 
 - ``lstm``: the network. ``lstm_table``: mean of the log odds of network and table, the cheapest insurance.
-- ``gbm``: the trees' hazard. ``blend``: mean of the log odds of all three. The side of both is such a mean of all three too.
+- ``gbm``: the trees' hazard. ``blend``: mean of the log odds of all three, in which the trees count twice. The side of both is
+  a mean of all three.
 
 Symbols: N series, H days ahead, Q quantiles.
 """
@@ -48,7 +49,7 @@ class Experts:
             goes = dict.fromkeys(names, said)
             if self.trees is not None:
                 ways["gbm"] = [self.trees.hazard(part, horizon, today)]
-                ways["blend"] = ways["lstm_table"] + ways["gbm"]
+                ways["blend"] = ways["lstm_table"] + 2 * ways["gbm"]
                 side = self.trees.upward(part, horizon, today)
                 if side is not None:
                     goes["gbm"] = goes["blend"] = said.leaning(sticky.mean_odds([said.upward, tabled.upward, side]))

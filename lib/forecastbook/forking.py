@@ -32,6 +32,9 @@ WIDTH = 64  # of the layer before the output
 EVERY, ASKED = 3, 3
 MAX_DAYS = 1_000_000  # series-days held as features (110 MB); above it a seeded sample of the series is trained on
 READS = 8  # days that a forecast reads: features have summed up what came before, and from 16 it is no better (measured)
+# A shop has tens of campaigns: a recurrence that is always at hand learns them by heart. So half of the crops are learnt from
+# without it, the others with half of its state, and a forecast is the mean of the log odds with it and without.
+FORGET, HAZE = 0.5, 0.5
 JUDGES = 256  # series that the validation loss is taken over, evenly spaced, on every third day, at three horizons
 
 
@@ -65,30 +68,45 @@ class Forking(nn.Module):
     def forward(self, x, origins, calendar, horizon):
         """x: (B, C, K). origins: slice of the S days of the crop to forecast from. calendar: (B, S, P, CALENDAR) of P horizons
         each. horizon: (B, S, P) counted from 0. In both, 1 stands for a B or S whose rows are all alike. Returns hazard logits
-        (B, S, P), class logits (B, S, P, A), attention (B, S, P, C).
+        (B, S, P), class logits (B, S, P, A), attention (B, S, P, C); the logits are means with and without the recurrence, but
+        in training some crops have it and others do not.
         """
-        mixed, weights = self.from_features(x[:, origins]), None  # (B, S, D)
-        if self.encoder is not None:
-            with autocast(x.device):
-                states, _ = self.encoder(x)  # (B, C, D)
-            states = states.to(mixed.dtype)
-            state = states[:, origins]  # (B, S, D)
-            mixed = mixed + self.from_state(state)
-        mixed = mixed[:, :, None] + self.from_calendar(calendar)  # (B, S, P, D)
-        if self.attends:
-            ask = (self.query(state)[:, :, None] + self.ask(calendar)) / math.sqrt(self.query.out_features)
-            score = ask.flatten(1, 2) @ self.key(states).transpose(1, 2)  # (B, S * P, C)
-            days = torch.arange(x.shape[1], device=x.device)
-            back = days[origins, None] - days  # (S, C) days before the origin
-            outside = torch.zeros(back.shape, device=x.device).masked_fill((back < 0) | (back >= self.length), -torch.inf)
-            weights = (score.unflatten(1, ask.shape[1:3]) + outside[:, None]).softmax(dim=-1)  # (B, S, P, C)
-            seen = weights.to(states.dtype).flatten(1, 2) @ self.value(states)  # (B, S * P, D)
-            mixed = mixed + seen.unflatten(1, ask.shape[1:3])
+        known = self.from_features(x[:, origins])[:, :, None] + self.from_calendar(calendar)  # (B, S, P, D)
+        if self.encoder is None:
+            hazard, kinds = self.said(known, horizon)
+            return hazard, kinds, None
+        memory, weights = self.recalled(x, origins, calendar)  # (B, S, P, D)
+        if self.training:
+            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= FORGET
+            return *self.said(known + memory * kept, horizon), weights
+        with_it, without = self.said(known + memory, horizon), self.said(known, horizon)
+        return *((a + b) / 2 for a, b in zip(with_it, without, strict=True)), weights
+
+    def recalled(self, x, origins, calendar):
+        """What the recurrence adds to the features of the day, (B, S, 1 or P, D), and attention (B, S, P, C), None without."""
+        with autocast(x.device):
+            states, _ = self.encoder(x)  # (B, C, D)
+        states = states.float()
+        state = states[:, origins]  # (B, S, D)
+        memory = self.from_state(F.dropout(state, HAZE, self.training))[:, :, None]
+        if not self.attends:
+            return memory, None
+        ask = (self.query(state)[:, :, None] + self.ask(calendar)) / math.sqrt(self.query.out_features)
+        score = ask.flatten(1, 2) @ self.key(states).transpose(1, 2)  # (B, S * P, C)
+        days = torch.arange(x.shape[1], device=x.device)
+        back = days[origins, None] - days  # (S, C) days before the origin
+        outside = torch.zeros(back.shape, device=x.device).masked_fill((back < 0) | (back >= self.length), -torch.inf)
+        weights = (score.unflatten(1, ask.shape[1:3]) + outside[:, None]).softmax(dim=-1)  # (B, S, P, C)
+        seen = weights.to(states.dtype).flatten(1, 2) @ self.value(states)  # (B, S * P, D)
+        return memory + seen.unflatten(1, ask.shape[1:3]), weights
+
+    def said(self, mixed, horizon):
+        """Hazard logits (B, S, P) and class logits (B, S, P, A) of what is known (B, S, P, D)."""
         mixed = F.gelu(mixed)
         if self.training:
             mixed = mixed * self.dropout(torch.ones_like(mixed[:, :, :1]))  # (B, S, 1, D): an origin's horizons drop the same
         out = self.out(F.gelu(self.hidden(mixed))).float()  # (B, S, P, A + 1)
-        return out[..., 0] + self.hazard[horizon], out[..., 1:], weights
+        return out[..., 0] + self.hazard[horizon], out[..., 1:]
 
 
 def warm_up(length: int) -> int:

@@ -41,7 +41,7 @@ DEFAULTS = dict(
     hidden_size=64,
     num_layers=1,  # of the encoder; 0: no recurrence, a network on the features of the day alone
     batch_size=64,  # crops a step: oneDNN is fastest at 64 to 256
-    learning_rate=1e-3,  # peak of the one-cycle schedule
+    learning_rate=3e-3,  # peak of the one-cycle schedule
     epochs=10,
     attention=False,  # of the decoder on the encoder's states: half as much again in time, no gain measured
     window="all",
@@ -56,8 +56,8 @@ DEFAULTS = dict(
 )
 BASE = Path(__file__).parent / "base"  # the directory of the network that the package carries
 SHAPE = ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")  # fixed once trained
-PLAIN = dict(hidden_size=128, num_layers=2)  # the plain network (window="single"), as its checkpoints have it
-FINETUNE = dict(learning_rate=5e-4, train_days=60, validation_days=14, max_steps=200)
+PLAIN = dict(hidden_size=128, num_layers=2, learning_rate=1e-3)  # the plain network, as its checkpoints have it
+FINETUNE = dict(learning_rate=1e-3, train_days=400, validation_days=14, max_steps=200)
 
 
 class LSTMError(ValueError):
@@ -143,7 +143,7 @@ def fit(panel: Panel, *, progress: bool = False, on_epoch=None, **hyper) -> Mode
 
 @one_thread()
 def finetune(model: Model, panel: Panel, *, parent: str | None = None, progress: bool = False, **hyper) -> Model:
-    """A new model that starts from ``model`` and is trained on the origins of the last ``train_days`` (default 60).
+    """A new model that starts from ``model`` and is trained on the origins of the last ``train_days`` (default 400).
 
     The epoch with the best loss on the held-out last ``validation_days`` (default 14) is kept; when none is better than the
     start, the start's weights are. Scaling stays as it was. ``model`` is left as it is. Shape settings cannot be changed here.

@@ -150,7 +150,7 @@ class Lstm(Section):
     hidden_size: int = Field(64, ge=2, le=1024)  # the plain network's default is 128, in 2 layers, as its checkpoints have
     num_layers: int = Field(1, ge=0, le=6)  # of the recurrence; 0: none, a network on the features of the day alone
     batch_size: int = Field(64, ge=1, le=4096)  # series in a step, of a network trained anew; a fine-tune keeps its champion's
-    learning_rate: float = Field(1e-3, gt=0, lt=1)
+    learning_rate: float = Field(3e-3, gt=0, lt=1)  # of a training that does not go on from a champion, peak of its cycle
     epochs: int = Field(10, ge=1, le=1000)  # of a first training (no checkpoint to start from)
     max_steps: int = Field(300, ge=1)  # of all epochs together: bounds a training anew; a fine-tune of a champion takes 200
     dropout: float = Field(0.1, ge=0, lt=1)  # of a network trained anew; a fine-tune keeps its champion's
@@ -231,9 +231,9 @@ class Tide(Section):
 
 class Finetune(Section):
     base: str = "champion"  # champion (else the shipped base) | none | path of a checkpoint | anew: from nothing, each time
-    days: int = Field(60, ge=10)  # origins of the last so many periods are trained on
+    days: int = Field(400, ge=10)  # origins of the last so many periods are trained on; few of them, and a network forgets
     epochs: int = Field(10, ge=1, le=1000)
-    learning_rate: float = Field(5e-4, gt=0, lt=1)
+    learning_rate: float = Field(1e-3, gt=0, lt=1)
     patience: int = Field(5, ge=1)  # epochs without progress on held-out origins before it stops
     validation_days: int = Field(14, ge=1)  # last periods kept from training, for early stopping and the gate
 
