@@ -49,6 +49,17 @@ def test_a_repeat_changes_no_byte(house):
     assert house.path.read_bytes() == before
 
 
+def test_several_queries_share_one_opening_of_the_file(house, monkeypatch):
+    put(house)
+    opened, connect_ = [], house._connect
+    monkeypatch.setattr(house, "_connect", lambda read_only: opened.append(read_only) or connect_(read_only))
+    found = house.queries({"ledger": {}, "price_variants": {}})
+    assert opened == [True] and found["ledger"].num_rows == 1
+    with pytest.raises(WarehouseError, match="no query"):
+        house.queries({"ledger": {}, "nonsense": {}})
+    assert house.query("ledger").num_rows == 1 and opened == [True] * 3, "and closed it, after an error too"
+
+
 def test_threads_of_one_process_take_turns(house):
     with ThreadPoolExecutor(8) as pool:
         done = list(pool.map(lambda k: put(house, run_id=f"run{k % 2}")["status"], range(8)))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from forecastbook import grid, lstm, spells
+from forecastbook import forking, grid, lstm, spells
 from forecastbook.panel import build
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -297,6 +297,25 @@ def test_without_layers_there_is_no_recurrence_and_a_forecast_needs_the_last_day
         for network, alike in ((net, True), (other, False)):
             hazards = [network.net.eval()(each, origins, calendar, ahead)[0] for each in (x, before)]
             assert torch.equal(*hazards) is alike
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_forecast_is_the_mean_of_what_is_said_with_the_recurrence_and_without(panel, attention, monkeypatch):
+    """And a crop of a training has it or has it not."""
+    net = lstm.fit(panel, **{**TINY, "attention": attention, "dropout": 0.0}).net
+    net.dropout.p = 0.0
+    x, origins = torch.randn(3, 10, len(spells.FEATURES)), slice(9, 10)
+    calendar, ahead = torch.randn(3, 1, 7, len(spells.CALENDAR)), torch.arange(7).expand(3, 1, 7)
+    monkeypatch.setattr(forking, "HAZE", 0.0)
+    said = {}
+    with torch.no_grad():
+        for forget in (0.0, 1.0):
+            monkeypatch.setattr(forking, "FORGET", forget)
+            said[forget] = net.train()(x, origins, calendar, ahead)[:2]
+        mean = net.eval()(x, origins, calendar, ahead)[:2]
+    for one, other, both in zip(said[0.0], said[1.0], mean, strict=True):
+        assert not torch.allclose(one, other, atol=1e-4), "the recurrence says something"
+        torch.testing.assert_close(both, (one + other) / 2)
 
 
 @pytest.mark.parametrize(
