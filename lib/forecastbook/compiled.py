@@ -267,3 +267,26 @@ def quantiles(values, order, masked, hazard, kinds, at, out):
                     elif not masked[n, k - 1]:
                         reached += share * kinds[n, h, k - 1]
                 out[n, h, q] = values[n, max(place, 0)]
+
+
+@compiled
+def upward(order, masked, kinds, out):
+    """Write into out (N, H) the share of the kinds of change that go up, of those that a ladder has.
+
+    order (N, M), masked (N, J): of a ``sticky.Ladder``. kinds: (N, H, A): levels, bins down, as many up.
+    """
+    N, J = masked.shape
+    bins = (kinds.shape[2] - J) // 2
+    place = np.empty(order.shape[1], np.int64)
+    for n in range(N):
+        for i in range(len(place)):
+            place[order[n, i]] = i
+        for h in range(out.shape[1]):
+            up, known = 0.0, 0.0
+            for a in range(kinds.shape[2]):
+                if a < J and masked[n, a]:
+                    continue
+                known += kinds[n, h, a]
+                if (place[1 + a] > place[0]) if a < J else a >= J + bins:
+                    up += kinds[n, h, a]
+            out[n, h] = up / max(known, 1e-300)

@@ -73,14 +73,12 @@ class Forking(nn.Module):
         """
         known = self.from_features(x[:, origins])[:, :, None] + self.from_calendar(calendar)  # (B, S, P, D)
         if self.encoder is None:
-            hazard, kinds = self.said(known, horizon)
-            return hazard, kinds, None
+            return *self.said([known], horizon), None
         memory, weights = self.recalled(x, origins, calendar)  # (B, S, P, D)
         if self.training:
             kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= FORGET
-            return *self.said(known + memory * kept, horizon), weights
-        with_it, without = self.said(known + memory, horizon), self.said(known, horizon)
-        return *((a + b) / 2 for a, b in zip(with_it, without, strict=True)), weights
+            return *self.said([known + memory * kept], horizon), weights
+        return *self.said([known + memory, known], horizon), weights
 
     def recalled(self, x, origins, calendar):
         """What the recurrence adds to the features of the day, (B, S, 1 or P, D), and attention (B, S, P, C), None without."""
@@ -100,12 +98,12 @@ class Forking(nn.Module):
         seen = weights.to(states.dtype).flatten(1, 2) @ self.value(states)  # (B, S * P, D)
         return memory + seen.unflatten(1, ask.shape[1:3]), weights
 
-    def said(self, mixed, horizon):
-        """Hazard logits (B, S, P) and class logits (B, S, P, A) of what is known (B, S, P, D)."""
-        mixed = F.gelu(mixed)
+    def said(self, ways, horizon):
+        """Hazard logits (B, S, P) and class logits (B, S, P, A), means over ways of knowing, each (B, S, P, D)."""
+        mixed = F.gelu(torch.stack(ways))
         if self.training:
-            mixed = mixed * self.dropout(torch.ones_like(mixed[:, :, :1]))  # (B, S, 1, D): an origin's horizons drop the same
-        out = self.out(F.gelu(self.hidden(mixed))).float()  # (B, S, P, A + 1)
+            mixed = mixed * self.dropout(torch.ones_like(mixed[..., :1, :]))  # an origin's horizons drop the same
+        out = self.out(F.gelu(self.hidden(mixed)).mean(dim=0)).float()  # (B, S, P, A + 1); what follows the mean is linear
         return out[..., 0] + self.hazard[horizon], out[..., 1:]
 
 

@@ -9,7 +9,8 @@ POOL = 200  # points from which a group is calibrated on its own
 
 def tidy(q: np.ndarray, floor: float | None = 0.0) -> np.ndarray:
     """Quantiles that never cross and never fall below ``floor``: sorted along the last axis. Same shape as ``q``."""
-    q = np.sort(q, axis=-1)
+    if not (q[..., 1:] >= q[..., :-1]).all():  # as a rule they are in order; NaN is not
+        q = np.sort(q, axis=-1)
     return q if floor is None else np.maximum(q, floor)
 
 

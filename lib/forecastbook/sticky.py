@@ -126,9 +126,16 @@ class Mixture:
     @cached_property
     def upward(self) -> np.ndarray:
         """(N, H) probability that the price, if it differs, is above the present one; its log odds are finite."""
-        kinds, up = np.array(self.kinds, dtype=np.float64), self.ladder.rising
-        kinds[..., :J] *= ~self.ladder.masked[:, None]
-        return np.clip((kinds * up[:, None]).sum(axis=2) / np.maximum(kinds.sum(axis=2), 1e-300), 1e-4, 1 - 1e-4)
+        from . import compiled  # loaded where it runs
+
+        out = np.empty(self.hazard.shape)
+        compiled.upward(self.ladder.order, self.ladder.masked, self._dense, out)
+        return np.clip(out, 1e-4, 1 - 1e-4)
+
+    @cached_property
+    def _dense(self) -> np.ndarray:
+        """(N, H, A) kinds in the one layout that compiled code takes."""
+        return np.array(np.broadcast_to(self.kinds, (*self.hazard.shape, CLASSES)), dtype=np.float64, order="C")
 
     def leaning(self, upward: np.ndarray) -> Mixture:
         """The same with that probability (N, H) above the present price, as far as a side has any; nothing else changes."""
@@ -148,9 +155,8 @@ class Mixture:
         from . import compiled  # loaded where it runs
 
         out, at = np.empty((*self.hazard.shape, len(at))), np.asarray(at, dtype=np.float64)
-        kinds = np.broadcast_to(self.kinds, (*self.hazard.shape, CLASSES))
-        given = (np.array(a, dtype=np.float64, order="C") for a in (self.hazard, kinds))  # in one layout
-        compiled.quantiles(self.ladder.values, self.ladder.order, self.ladder.masked, *given, np.sort(at), out)
+        hazard, places = np.array(self.hazard, dtype=np.float64, order="C"), (self.ladder.order, self.ladder.masked)
+        compiled.quantiles(self.ladder.values, *places, hazard, self._dense, np.sort(at), out)
         return out[..., at.argsort().argsort()]
 
 
