@@ -256,7 +256,7 @@ def test_an_unfinished_run_takes_up_new_params_from_the_first_step(tmp_path, lin
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"params": tiny(model={"learning_rate": 0.01}, seed=8)}, ["seed: 7 -> 8", "model.learning_rate: 0.001 -> 0.01"]),
+        ({"params": tiny(model={"learning_rate": 0.01}, seed=8)}, ["seed: 7 -> 8", "model.learning_rate: 0.003 -> 0.01"]),
         ({"params": tiny(source={"kind": "file", "path": "a.csv"})}, ["source.kind: 'warehouse_prices' -> 'file'"]),
         ({"fingerprint": "other"}, ["the data up to the as-of date"]),
         ({"warehouse": "duckdb:other.duckdb"}, ["warehouse: 'duckdb:w.duckdb' -> 'duckdb:other.duckdb'"]),
