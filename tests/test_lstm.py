@@ -340,7 +340,7 @@ def test_fine_tuning_leaves_the_given_model_alone_and_keeps_the_best_epoch(panel
     kept = [h for h in tuned.history if h["kept"]]
     losses = [h["validation_loss"] for h in tuned.history]
     assert len(kept) == 1 and kept[0]["validation_loss"] == min(losses) and tuned.info["parent"] == "run-1"
-    assert tuned.info["trained_until"] <= str(panel.dates[-15]) and tuned.hyper["train_days"] == lstm.FINETUNE["train_days"]
+    assert tuned.info["trained_until"] <= str(panel.dates[-15]) and tuned.hyper["train_days"] == 400
     assert all(np.array_equal(tuned.scaling[k], base.scaling[k]) for k in base.scaling)
 
 

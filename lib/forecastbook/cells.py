@@ -1,6 +1,6 @@
 """Millions of rows laid out as cells, one a series and day, without sorting or hashing them.
 
-Symbols: n rows, N series, D days from the first row to the last, M cells that have a row, K past covariates.
+Symbols: n rows, N series, D days from the first row to the last, M cells that have a row.
 """
 
 from __future__ import annotations
@@ -155,11 +155,10 @@ class Grids:
         newest = self.days - 1 - filled[rows, ::-1].argmax(axis=1)  # (N,) each series' last row: its texts count
 
         def dense(name: str) -> np.ndarray:  # (N, T)
-            column = self.columns[name]
-            grid = column.reshape(filled.shape)[rows]
-            return (
-                np.pad(grid, ((0, 0), (0, ahead)), constant_values=np.nan if grid.dtype.kind == "f" else 0) if ahead else grid
-            )
+            grid = self.columns[name].reshape(filled.shape)[rows]
+            if not ahead:
+                return grid
+            return np.pad(grid, ((0, 0), (0, ahead)), constant_values=np.nan if grid.dtype.kind == "f" else 0)
 
         def said(name: str) -> np.ndarray:  # (N,)
             codes, values = self.columns[name]
@@ -168,7 +167,8 @@ class Grids:
             return values[np.take_along_axis(codes.reshape(filled.shape)[rows], newest[:, None], axis=1)[:, 0]]
 
         N, T = len(newest), self.days + ahead
-        covariates = [dense(name) for name in past]  # as a rule one, then nothing is copied
+        covariates = [dense(name)[..., None] for name in past]
+        labels = [said(name).astype(str).astype(object)[:, None] for name in static]
         return Panel(
             ids=self.ids[rows],
             titles=said("title") if "title" in self.columns else self.ids[rows],
@@ -176,15 +176,9 @@ class Grids:
             freq="D",
             y=dense("y"),
             available=dense("available"),
-            past=covariates[0][..., None]
-            if len(covariates) == 1
-            else np.stack(covariates, axis=2)
-            if past
-            else np.empty((N, T, 0)),
+            past=covariates[0] if len(covariates) == 1 else np.concatenate([np.empty((N, T, 0)), *covariates], axis=2),
             future=np.empty((N, T, 0)),
-            static=np.column_stack([said(name).astype(str).astype(object) for name in static])
-            if len(static)
-            else np.empty((N, 0), dtype=object),
+            static=np.concatenate([np.empty((N, 0), dtype=object), *labels], axis=1),
             past_names=tuple(past),
             static_names=tuple(static),
         )

@@ -270,23 +270,17 @@ def quantiles(values, order, masked, hazard, kinds, at, out):
 
 
 @compiled
-def upward(order, masked, kinds, out):
+def upward(rising, masked, kinds, out):
     """Write into out (N, H) the share of the kinds of change that go up, of those that a ladder has.
 
-    order (N, M), masked (N, J): of a ``sticky.Ladder``. kinds: (N, H, A): levels, bins down, as many up.
+    rising (N, A), masked (N, J): of a ``sticky.Ladder``. kinds: (N, H, A).
     """
-    N, J = masked.shape
-    bins = (kinds.shape[2] - J) // 2
-    place = np.empty(order.shape[1], np.int64)
-    for n in range(N):
-        for i in range(len(place)):
-            place[order[n, i]] = i
+    J = masked.shape[1]
+    for n in range(len(out)):
         for h in range(out.shape[1]):
             up, known = 0.0, 0.0
             for a in range(kinds.shape[2]):
-                if a < J and masked[n, a]:
-                    continue
-                known += kinds[n, h, a]
-                if (place[1 + a] > place[0]) if a < J else a >= J + bins:
-                    up += kinds[n, h, a]
+                if a >= J or not masked[n, a]:
+                    known += kinds[n, h, a]
+                    up += kinds[n, h, a] * rising[n, a]
             out[n, h] = up / max(known, 1e-300)

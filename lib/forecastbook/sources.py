@@ -122,17 +122,17 @@ class WarehousePrices:
         wrong = unit_errors(codes, y)
         sieve.reject(wrong, "current_price", facts["current_price"], "unit error?")
         y[wrong] = np.nan
-        newest = np.flatnonzero(date_codes == np.append(np.flatnonzero(day == as_of), -1)[0])  # the as-of date's facts, if any
-        if as_of > today() or np.isnan(y[newest]).all():  # else the day needs no further proof
+        on = np.flatnonzero(day == as_of)  # the code of the as-of date, if a fact has it
+        if as_of > today() or not len(on) or np.isnan(y[date_codes == on[0]]).all():  # else the day needs no further proof
             inside(as_of, self.span(source, warehouse), warehouse.url)
 
         ids = np.array([str(v) for v in variant.tolist()], dtype=object)
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32)[date_codes], sieve.ok)
 
-        def latest(rows, fact=facts["price_fact_id"], y=y):  # ids may repeat: then what is available, then the higher price
+        def newest(rows, fact=facts["price_fact_id"], y=y):  # ids may repeat: then what is available, then the higher price
             return taken(fact, rows), available[rows], np.nan_to_num(y[rows], nan=-1.0)
 
-        beaten, stays = cells.resolve(latest)
+        beaten, stays = cells.resolve(newest)
         sieve.drop(mask(beaten, n), "duplicates resolved")
         titles = np.array([i if t is None else t for i, t in zip(ids, titles, strict=True)], dtype=object)
         n += self._strays(sieve, strays)
@@ -144,7 +144,7 @@ class WarehousePrices:
         notes = {"unavailable": int((~available & sieve.ok).sum())} | disagreeing(y, beaten, stays)
         data = {"y": y, "available": available, "title": (None, titles), "list_price": facts["original_price"]}
         lost = sieve.lost(ids, codes, (None, titles), sieve.ok, lambda at: known[codes[at]])
-        del y, facts, latest
+        del y, facts, newest
         found = of_cells(cells, data, sieve, n, notes, lost)
         listed = found.rows.columns["list_price"]
         listed[~((listed > 0) & (listed < np.inf))] = np.nan

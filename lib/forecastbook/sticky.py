@@ -129,7 +129,7 @@ class Mixture:
         from . import compiled  # loaded where it runs
 
         out = np.empty(self.hazard.shape)
-        compiled.upward(self.ladder.order, self.ladder.masked, self._dense, out)
+        compiled.upward(self.ladder.rising, self.ladder.masked, self._dense, out)
         return np.clip(out, 1e-4, 1 - 1e-4)
 
     @cached_property
