@@ -17,6 +17,11 @@ PYTHON    ?= python3
 PY        := .venv/bin/python
 export OMP_NUM_THREADS ?= 2
 export PYTHONHASHSEED := 0
+KNOWN     := JOB AS_OF OUT WAREHOUSE PARAMS FORCE DRY_RUN JOBS PYTHON PY OMP_NUM_THREADS SHELL
+GIVEN     := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
+ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
+$(error unknown variable $(filter-out $(KNOWN),$(GIVEN)): it would have no effect; known are $(wordlist 1,7,$(KNOWN)))
+endif
 
 # --- the environment: .venv from the lock, made anew when the lock is newer. Make reads ready.mk, so it is built before anything else.
 ALONE := help clean setup lock

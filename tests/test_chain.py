@@ -334,6 +334,7 @@ def test_two_dates_at_once_are_two_runs_and_the_newer_one_is_served(tmp_path):
         ("AS_OF=1999-01-01", "lies outside the data"),
         ("JOB=../x", "wanted the name of a file"),
         ("JOB=price", "did you mean prices.yaml"),
+        ("ASOF=2017-12-24", "unknown variable ASOF: it would have no effect; known are JOB AS_OF"),
         ("WAREHOUSE=mysql:x", "duckdb:"),
         ("WAREHOUSE=bigquery:a`; DROP", "bigquery"),
     ],
