@@ -43,7 +43,9 @@ def outcome(**errors):
 def crowned(run, seed=0):
     """A run whose tiny network has become the champion."""
     model = models.fit("lstm", run.panel(), **{**backtest.hyper(run.params), "seed": seed})
-    challenger.settle(run, challenger.Start("cold", None, "Cold start."), model, outcome(challenger=0.1, last_value=0.2))
+    challenger.settle(
+        run, run.panel(), challenger.Start("cold", None, "Cold start."), model, outcome(challenger=0.1, last_value=0.2)
+    )
     return model
 
 
@@ -119,7 +121,7 @@ def test_too_little_history_trains_nothing_and_the_last_value_is_the_model(runs_
     model = challenger.train(start, run.panel(), run.params)
     assert model is None
     said = challenger.settle(
-        run, start, model, challenger.duel(run.panel(), run.params, {"challenger": None, "champion": None})
+        run, run.panel(), start, model, challenger.duel(run.panel(), run.params, {"challenger": None, "champion": None})
     )
     assert said == start.said and models.load(run.dir / "model") == models.fit("last_value", None) and run.champion() is None
     assert not (run.home / "champion.json").exists()
@@ -145,7 +147,7 @@ def test_a_first_network_that_does_not_better_the_base_is_rolled_back_to_it_and_
     run = runs_at("2024-03-10", **BASE)
     start = challenger.start(run, run.panel())
     child = challenger.train(start, run.panel(), run.params)
-    said = challenger.settle(run, start, child, outcome(challenger=0.2, champion=0.2, last_value=0.3))
+    said = challenger.settle(run, run.panel(), start, child, outcome(challenger=0.2, champion=0.2, last_value=0.3))
     assert said.startswith("Rolled back") and "of the base network), so the base network's weights forecast again" in said
     kept = files(run.dir / "model")
     assert kept["weights.safetensors"] == (lstm.BASE / "weights.safetensors").read_bytes()
@@ -177,7 +179,7 @@ def test_a_winner_of_a_search_that_loses_its_duel_is_not_trained_again(runs_at, 
     start = challenger.start(run, run.panel())
     assert start.kind == "cold" and start.rival is not None
     child = challenger.train(start, run.panel(), run.params)
-    said = challenger.settle(run, start, child, outcome(challenger=0.3, champion=0.2, last_value=0.4))
+    said = challenger.settle(run, run.panel(), start, child, outcome(challenger=0.3, champion=0.2, last_value=0.4))
     assert "Rolled back" in said and run.champion()["as_of"] == "2024-03-10", "a run never starts from its own date"
     later = runs_at("2024-03-18", model=chosen)
     assert challenger.start(later, later.panel()).kind == ("champion" if "dropout" in chosen else "cold"), "nothing was tuned"
@@ -189,7 +191,9 @@ def test_a_winner_of_a_search_that_loses_its_duel_is_not_trained_again(runs_at, 
     anew.note(tuned=chosen)
     start = challenger.start(anew, anew.panel())
     child = challenger.train(start, anew.panel(), anew.params)
-    assert "Rolled back" in challenger.settle(anew, start, child, outcome(challenger=0.3, champion=0.2, last_value=0.4))
+    assert "Rolled back" in challenger.settle(
+        anew, anew.panel(), start, child, outcome(challenger=0.3, champion=0.2, last_value=0.4)
+    )
     assert runs_at("2024-03-20").champion() == entry, "it has lost once, and that is told once"
     later.note(tuned={"dropout": 0.1})
     assert challenger.start(later, later.panel()).kind == "cold", "another winner has its turn"
@@ -199,7 +203,7 @@ def test_a_first_network_that_betters_the_base_is_the_champion(runs_at):
     run = runs_at("2024-03-10", **BASE)
     start = challenger.start(run, run.panel())
     child = challenger.train(start, run.panel(), run.params)
-    said = challenger.settle(run, start, child, outcome(challenger=0.15, champion=0.2, last_value=0.3))
+    said = challenger.settle(run, run.panel(), start, child, outcome(challenger=0.15, champion=0.2, last_value=0.3))
     assert "becomes the champion" in said and "25.0 % lower than the base network's" in said
     later = challenger.start(runs_at("2024-03-15", **BASE), run.panel())
     assert later.kind == "champion" and later.path == run.dir / "model"
@@ -212,7 +216,7 @@ def test_a_champion_of_another_shape_is_the_rival_of_a_network_that_starts_from_
     assert start.kind == "shipped" and start.model.info["id"] == models.SHIPPED and start.path == first.dir / "model"
     assert start.rival.hyper == champion.hyper and "has another architecture" in start.said
     child = challenger.train(start, run.panel(), run.params)
-    said = challenger.settle(run, start, child, outcome(challenger=0.2, champion=0.1, last_value=0.3))
+    said = challenger.settle(run, run.panel(), start, child, outcome(challenger=0.2, champion=0.1, last_value=0.3))
     assert "of the champion), so the champion's weights forecast again" in said
     assert files(run.dir / "model")["weights.safetensors"] == files(first.dir / "model")["weights.safetensors"]
 
@@ -223,7 +227,7 @@ def test_with_too_little_history_the_base_speaks_as_it_is(runs_at):
     start = challenger.start(run, panel)
     assert start.kind == "none" and "speaks as it is" in start.said and challenger.train(start, panel, run.params) is None
     said = challenger.settle(
-        run, start, None, challenger.duel(panel, run.params, {"challenger": None, "champion": start.rival})
+        run, panel, start, None, challenger.duel(panel, run.params, {"challenger": None, "champion": start.rival})
     )
     assert said == start.said and not (run.home / "champion.json").exists()
     kept = experts.load(run.dir / "model")
@@ -250,7 +254,7 @@ def test_trees_are_grown_beside_whatever_network_is_kept(runs_at):
     start = challenger.start(run, run.panel())
     child = challenger.train(start, run.panel(), run.params)
     for mine, rolled_back in ((0.05, False), (0.3, True)):
-        said = challenger.settle(run, start, child, outcome(challenger=mine, champion=0.1, last_value=0.2))
+        said = challenger.settle(run, run.panel(), start, child, outcome(challenger=mine, champion=0.1, last_value=0.2))
         assert said.startswith("Rolled back") is rolled_back
         kept, own = experts.load(run.dir / "model"), gbm.fit(run.panel(), 7, run.params.seed)
         assert kept.trees.booster.model_to_string() == own.booster.model_to_string(), "of this run's day, not of the champion's"
@@ -265,14 +269,16 @@ def test_where_nothing_changed_no_old_trees_are_left(runs_at, tmp_path):
     start = challenger.start(run, run.panel())
     child = challenger.train(start, run.panel(), run.params)
     assert (start.path / gbm.FILE).is_file()
-    challenger.settle(run, start, child, outcome(challenger=0.3, champion=0.1, last_value=0.2))
+    challenger.settle(run, run.panel(), start, child, outcome(challenger=0.3, champion=0.1, last_value=0.2))
     assert not (run.dir / "model" / gbm.FILE).exists() and experts.load(run.dir / "model").trees is None
 
 
 def test_no_trees_are_grown_beside_a_baseline(runs_at):
     run = runs_at("2024-03-10")
     start = challenger.start(run, run.panel())
-    challenger.settle(run, start, challenger.train(start, run.panel(), run.params), outcome(challenger=np.nan, last_value=0.2))
+    challenger.settle(
+        run, run.panel(), start, challenger.train(start, run.panel(), run.params), outcome(challenger=np.nan, last_value=0.2)
+    )
     assert not (run.dir / "model" / gbm.FILE).exists() and experts.load(run.dir / "model") is None
 
 
@@ -304,7 +310,9 @@ def test_a_checkpoint_that_finetuning_made_worse_is_rolled_back(runs_at, checkpo
     run = runs_at("2024-03-10", model=PLAIN, finetune={"base": str(checkpoint)})
     panel = run.panel()
     start = challenger.start(run, panel)
-    said = challenger.settle(run, start, challenger.train(start, panel, run.params), outcome(challenger=0.3, champion=0.2))
+    said = challenger.settle(
+        run, run.panel(), start, challenger.train(start, panel, run.params), outcome(challenger=0.3, champion=0.2)
+    )
     assert "Rolled back" in said and "of the checkpoint" in said
     kept = models.load(run.dir / "model")
     np.testing.assert_array_equal(models.predict(kept, panel, 7, LEVELS), models.predict(start.model, panel, 7, LEVELS))
@@ -402,7 +410,7 @@ def test_a_better_challenger_becomes_the_champion(runs_at):
     panel = run.panel()
     start = challenger.start(run, panel)
     model = challenger.train(start, panel, run.params)
-    said = challenger.settle(run, start, model, outcome(challenger=0.09, champion=0.1, last_value=0.2))
+    said = challenger.settle(run, run.panel(), start, model, outcome(challenger=0.09, champion=0.1, last_value=0.2))
     assert (
         "becomes the champion" in said
         and "10.0 % lower than the champion's" in said
@@ -422,7 +430,7 @@ def test_a_challenger_that_is_not_better_is_rolled_back(runs_at, mine):
     start = challenger.start(run, run.panel())
     before = (run.home / "champion.json").read_bytes()
     model = challenger.train(start, run.panel(), run.params)
-    said = challenger.settle(run, start, model, outcome(challenger=mine, champion=0.1, last_value=0.2))
+    said = challenger.settle(run, run.panel(), start, model, outcome(challenger=mine, champion=0.1, last_value=0.2))
     assert said.startswith("Rolled back") and "against 0.10000 of the champion" in said
     ours, theirs = files(run.dir / "model"), files(first.dir / "model")
     assert ours["weights.safetensors"] == theirs["weights.safetensors"]
@@ -435,7 +443,7 @@ def test_a_challenger_that_nothing_could_be_compared_on_is_rolled_back(runs_at):
     first, run = runs_at("2024-03-10"), runs_at("2024-03-15")
     crowned(first)
     start = challenger.start(run, run.panel())
-    said = challenger.settle(run, start, challenger.train(start, run.panel(), run.params), outcome())
+    said = challenger.settle(run, run.panel(), start, challenger.train(start, run.panel(), run.params), outcome())
     assert said.startswith("Rolled back") and "nan" not in said
     assert files(run.dir / "model")["weights.safetensors"] == files(first.dir / "model")["weights.safetensors"]
 
@@ -444,7 +452,7 @@ def test_a_network_whose_error_is_not_a_number_is_not_kept(runs_at):
     run = runs_at("2024-03-10")
     start = challenger.start(run, run.panel())
     model = challenger.train(start, run.panel(), run.params)
-    said = challenger.settle(run, start, model, outcome(challenger=np.nan, last_value=0.2))
+    said = challenger.settle(run, run.panel(), start, model, outcome(challenger=np.nan, last_value=0.2))
     assert "not a number" in said and models.load(run.dir / "model") == models.fit("last_value", None)
     assert not (run.home / "champion.json").exists()
 
@@ -454,7 +462,7 @@ def test_a_cold_start_is_crowned_even_when_it_lost_to_the_last_value_which_is_sa
     run = runs_at("2024-03-10")
     start = challenger.start(run, run.panel())
     said = challenger.settle(
-        run, start, challenger.train(start, run.panel(), run.params), outcome(challenger=0.3, last_value=0.2)
+        run, run.panel(), start, challenger.train(start, run.panel(), run.params), outcome(challenger=0.3, last_value=0.2)
     )
     assert "−50.0 % against the last value" in said and (run.home / "champion.json").exists()
 
@@ -481,13 +489,15 @@ def test_a_champion_of_another_architecture_must_still_be_beaten(runs_at):
     old = runs_at("2024-03-05")
     panel = old.panel()
     start = challenger.start(old, panel)
-    challenger.settle(old, start, challenger.train(start, panel, old.params), outcome(challenger=0.1, last_value=0.2))
+    challenger.settle(
+        old, old.panel(), start, challenger.train(start, panel, old.params), outcome(challenger=0.1, last_value=0.2)
+    )
     run = runs_at("2024-03-10", model={"hidden_size": 5})
     panel = run.panel()
     start = challenger.start(run, panel)
     assert start.kind == "cold" and start.model is None and start.rival is not None
     worse = challenger.train(start, panel, run.params)
-    said = challenger.settle(run, start, worse, outcome(challenger=0.3, champion=0.2, last_value=0.4))
+    said = challenger.settle(run, run.panel(), start, worse, outcome(challenger=0.3, champion=0.2, last_value=0.4))
     assert (
         said.startswith("Rolled back") and models.load(run.dir / "model").hyper["hidden_size"] == old.params.model.hidden_size
     )
@@ -500,7 +510,7 @@ def test_crowning_and_settling_twice_changes_nothing(runs_at):
     model = challenger.train(start, panel, run.params)
     seen = []
     for _ in range(2):
-        said = challenger.settle(run, start, model, outcome(challenger=0.1, last_value=0.2))
+        said = challenger.settle(run, run.panel(), start, model, outcome(challenger=0.1, last_value=0.2))
         left = sorted(p.name for p in run.dir.iterdir())
         seen.append((said, files(run.dir / "model"), (run.home / "champion.json").read_bytes(), left))
     assert seen[0] == seen[1] and not [name for name in seen[0][3] if name.startswith(".")]

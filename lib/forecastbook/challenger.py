@@ -165,13 +165,13 @@ def _contests(panel: Panel, params: Params) -> np.ndarray:
     return panel.dates[max(last - count + 1, params.model.sequence_length) : last + 1]
 
 
-def settle(run: Run, origin: Start, challenger, outcome: pd.DataFrame) -> str:
+def settle(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.DataFrame) -> str:
     """Put the better of challenger and champion into ``model/``, enter a new champion; returns the verdict in a sentence.
 
     A challenger that is not better than the model it started from on held-out time is rolled back, and so is one that nothing
     could be compared on. A network whose error is not a number is never kept. Beside a network, trees are grown anew.
     """
-    home, panel = backtest.experts_of(run.params), run.panel()
+    home = backtest.experts_of(run.params)
     with ThreadPoolExecutor(1) as beside:  # as in backtest.train
         trees = beside.submit(home.grow, panel, run.params)
         said = _settled(run, panel, origin, challenger, outcome)
