@@ -301,7 +301,7 @@ def test_without_layers_there_is_no_recurrence_and_a_forecast_needs_the_last_day
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_a_forecast_is_the_mean_of_what_is_said_with_the_recurrence_and_without(panel, attention, monkeypatch):
-    """And a crop of a training has it or has it not."""
+    """And of the crops of a training step the first half has it and the others have it not."""
     net = lstm.fit(panel, **{**TINY, "attention": attention, "dropout": 0.0}).net
     net.dropout.p = 0.0
     x, origins = torch.randn(3, 10, len(spells.FEATURES)), slice(9, 10)
@@ -309,17 +309,18 @@ def test_a_forecast_is_the_mean_of_what_is_said_with_the_recurrence_and_without(
     monkeypatch.setattr(forking, "HAZE", 0.0)
     said = {}
     with torch.no_grad():
-        for forget in (0.0, 1.0):
+        for forget in (0.0, 0.5, 1.0):
             monkeypatch.setattr(forking, "FORGET", forget)
             said[forget] = net.train()(x, origins, calendar, ahead)[:2]
         mean = net.eval()(x, origins, calendar, ahead)[:2]
-    for one, other, both in zip(said[0.0], said[1.0], mean, strict=True):
+    for one, half, other, both in zip(said[0.0], said[0.5], said[1.0], mean, strict=True):
         assert not torch.allclose(one, other, atol=1e-4), "the recurrence says something"
+        torch.testing.assert_close(half, torch.cat([one[:2], other[2:]]))
         torch.testing.assert_close(both, (one + other) / 2)
 
 
 @pytest.mark.parametrize(
-    "change, days", [({}, 8), ({"sequence_length": 5}, 5), ({"attention": True}, 10), ({"num_layers": 0}, 1)]
+    "change, days", [({}, 4), ({"sequence_length": 3}, 3), ({"attention": True}, 10), ({"num_layers": 0}, 1)]
 )
 def test_a_forecast_reads_the_last_days_as_many_as_it_needs(panel, change, days, monkeypatch):
     model, read, kept = lstm.fit(panel, **{**TINY, "max_steps": 1, **change}), spells.of, []

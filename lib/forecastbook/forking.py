@@ -31,7 +31,7 @@ WIDTH = 64  # of the layer before the output
 # all of them cost half as much again for the same accuracy.
 EVERY, ASKED = 3, 3
 MAX_DAYS = 1_000_000  # series-days held as features (110 MB); above it a seeded sample of the series is trained on
-READS = 8  # days that a forecast reads: features have summed up what came before, and from 16 it is no better (measured)
+READS = 4  # days that a forecast reads: features have summed up what came before, and 8, 16 or 30 are no better (measured)
 # A shop has tens of campaigns: a recurrence that is always at hand learns them by heart. So half of the crops are learnt from
 # without it, the others with half of its state, and a forecast is the mean of the log odds with it and without.
 FORGET, HAZE = 0.5, 0.5
@@ -69,16 +69,17 @@ class Forking(nn.Module):
         """x: (B, C, K). origins: slice of the S days of the crop to forecast from. calendar: (B, S, P, CALENDAR) of P horizons
         each. horizon: (B, S, P) counted from 0. In both, 1 stands for a B or S whose rows are all alike. Returns hazard logits
         (B, S, P), class logits (B, S, P, A), attention (B, S, P, C); the logits are means with and without the recurrence, but
-        in training some crops have it and others do not.
+        in training the first crops have it, the others do not, and of attention nothing is said.
         """
         known = self.from_features(x[:, origins])[:, :, None] + self.from_calendar(calendar)  # (B, S, P, D)
         if self.encoder is None:
             return *self.said([known], horizon), None
-        memory, weights = self.recalled(x, origins, calendar)  # (B, S, P, D)
-        if self.training:
-            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= FORGET
-            return *self.said([known + memory * kept], horizon), weights
-        return *self.said([known + memory, known], horizon), weights
+        if not self.training:
+            memory, weights = self.recalled(x, origins, calendar)  # (B, S, P, D)
+            return *self.said([known + memory, known], horizon), weights
+        kept = math.ceil(len(x) * (1 - FORGET))  # crops come in random order; those that do not remember cost no encoder
+        memory, _ = self.recalled(x[:kept], origins, calendar[:kept])
+        return *self.said([torch.cat([known[:kept] + memory, known[kept:]])], horizon), None
 
     def recalled(self, x, origins, calendar):
         """What the recurrence adds to the features of the day, (B, S, 1 or P, D), and attention (B, S, P, C), None without."""
@@ -183,7 +184,7 @@ class _Forks:
         self.x, self.masked, self.calendar = torch.from_numpy(x), torch.from_numpy(masked), torch.from_numpy(calendar)
         self.any_train = (self.train >= 0).any(dim=2).numpy()  # (N, keep)
         self.n_origins = int(self.any_train.sum())
-        self.first, self.until, self.L = first, until, length
+        self.first, self.until = first, until
         self.length = min(3 * length, until + 1)  # C
         self.warm = warm_up(length)
         self.scored = max(1, self.length - self.warm)  # S
@@ -219,7 +220,7 @@ class _Forks:
     def validate(self, net, device):
         """Mean negative log probability at some held-out origins of some series; None without any."""
         net.eval()
-        H, start = self.train.shape[2], max(self.until + 1 - self.L, 0)  # at least as far as a forecast reads
+        H, start = self.train.shape[2], max(self.until + 2 - net.reads, 0)  # the first is read as a forecast reads
         judges = torch.arange(0, len(self.x), math.ceil(max(1, len(self.x)) / JUDGES))
         day = torch.arange(self.until + 1, self.x.shape[1], EVERY)
         h = torch.unique(torch.tensor([0, H // 2, H - 1]))
