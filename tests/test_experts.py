@@ -87,9 +87,24 @@ def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
     counted = table.count(seen, H).hazard(spells.of(seen, 1).features[:, -1])
     np.testing.assert_array_equal(p["lstm"], lstm.forecast(speaker.network, seen, H, LEVELS).p_change)
     np.testing.assert_array_equal(p["gbm"], speaker.trees.hazard(seen, H))
-    np.testing.assert_allclose(odds(p["lstm_table"]), (odds(p["lstm"]) + odds(counted)) / 2)
-    np.testing.assert_allclose(odds(p["blend"]), (odds(p["lstm"]) + odds(counted) + 2 * odds(p["gbm"])) / 4)
+    days = table.count(seen, H).days
+    learnt = days / (days + 30)
+    assert 0.2 < learnt < 0.9
+    np.testing.assert_allclose(odds(p["lstm_table"]), (learnt * odds(p["lstm"]) + odds(counted)) / (learnt + 1))
+    three = learnt * odds(p["lstm"]) + odds(counted) + 2 * learnt * odds(p["gbm"])
+    np.testing.assert_allclose(odds(p["blend"]), three / (3 * learnt + 1))
     assert len({round(float(each.sum()), 9) for each in p.values()}) == 4, "the experts differ, else this proves little"
+
+
+def test_what_was_learnt_from_one_campaign_hardly_counts(speaker, panel):
+    """The fewer days of change there were, the nearer are the blends to the table; with none they are the table."""
+    seen = panel.take(panel.n_obs > 0)
+    counted = table.count(seen, H)
+    usual = odds(counted.hazard(spells.of(seen, 1).features[:, -1]))
+    for name in ("lstm_table", "blend"):
+        found = [replace(speaker, counted=replace(counted, days=days)).forecasts(seen, H, LEVELS) for days in (0, 1, 30, 999)]
+        away = [np.abs(odds(said[name].p_change) - usual).mean() for said in found]
+        assert away[0] < 1e-9 < away[1] < away[2] / 5 and away[2] < away[3], name
 
 
 def test_all_of_them_go_where_the_network_says_on_the_side_that_they_say(speaker, panel):

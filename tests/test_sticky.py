@@ -153,10 +153,11 @@ def test_each_day_ahead_has_its_own_hazard_and_kinds():
 
 def test_the_mean_of_odds():
     a, b, c = np.array([0.1]), np.array([0.5]), np.array([0.9])
-    assert sticky.mean_odds([a]) is a
     np.testing.assert_allclose(sticky.mean_odds([a, c]), 0.5)
     np.testing.assert_allclose(sticky.mean_odds([a, b]), 0.25)  # odds 1/9 and 1: their geometric mean is 1/3
     np.testing.assert_allclose(sticky.mean_odds([a, b, c]), 0.5)
+    np.testing.assert_allclose(sticky.mean_odds([a, b], [0, 1]), 0.5)
+    np.testing.assert_allclose(sticky.mean_odds([a, b], [2, 2]), 0.25)
     np.testing.assert_allclose(sticky.mean_odds([np.array([1e-6]), np.array([1 - 1e-6])]), 0.5)
 
 

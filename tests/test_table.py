@@ -162,6 +162,19 @@ def test_only_so_many_days_of_so_many_series_are_counted(monkeypatch):
     assert not np.array_equal(sampled.lift, last.lift)
 
 
+@pytest.mark.parametrize(("counts", "days"), [([0, 0], 0), ([7], 1), ([3, 0, 3, 3], 3), ([9, 1], 100 / 82)])
+def test_days_of_change_count_by_how_evenly_they_share_the_changes(counts, days):
+    assert table.effective(np.array(counts)) == pytest.approx(days)
+
+
+def test_a_campaign_is_one_day_of_change_however_many_prices_move():
+    def seen(day):  # by series: the day of its one change
+        return table.count(panel_of(np.where(np.arange(80) < np.array(day)[:, None], 5.0, 4.0)), H).days
+
+    assert seen([40] * 6) == 1 and seen(range(40, 46)) == 6 and seen([40, 40, 40, 41, 42, 43]) == 36 / 12
+    assert seen([80] * 6) == 0, "nothing ever moved"
+
+
 # ---- what is said
 
 
@@ -170,7 +183,7 @@ def test_a_hazard_is_the_pooled_rate_times_the_lift_within_bounds():
     lift = np.ones(table.CELLS)
     _, (plain, low, high) = table.cells(at)
     lift[[plain, low, high]] = 1.0, 30.0, 1e-5
-    found = table.Table(np.array([0.02, 0.05]), lift, np.full((3, sticky.CLASSES), 1 / sticky.CLASSES), None)
+    found = table.Table(np.array([0.02, 0.05]), lift, np.full((3, sticky.CLASSES), 1 / sticky.CLASSES), None, 1.0)
     np.testing.assert_allclose(found.hazard(at), [[0.02, 0.05], [0.6, 0.9], [1e-4, 1e-4]])
 
 

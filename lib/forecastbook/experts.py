@@ -7,6 +7,9 @@ on either side. The ways to combine them are the candidates of the gate:
 - ``gbm``: the trees' hazard. ``blend``: mean of the log odds of all three, in which the trees count twice. The side of both is
   a mean of all three.
 
+Against the table's count of states, network and trees have credibility n / (n + ``EVIDENCE``), where n is the number of days of
+change they could learn from: of a few campaigns they have learnt the campaigns by heart.
+
 Symbols: N series, H days ahead, Q quantiles.
 """
 
@@ -24,6 +27,7 @@ from .panel import Panel
 from .params import Params
 
 NAMES = ("lstm", "lstm_table", "gbm", "blend")
+EVIDENCE = 30  # effective days of change at which what was learnt counts half of what it will
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,22 @@ class Experts:
         names = [n for n in NAMES if self.trees is not None or n in ("lstm", "lstm_table")]
         out = {name: sticky.Outlook.unknown(len(panel), horizon, len(quantiles)) for name in names}
         counted, steps = self.counted or table.count(panel, horizon), grid.of(panel)
+        learnt = counted.days / (counted.days + EVIDENCE)
         for rows, part in panel.seen():
             posted, said = lstm.mixture(self.network, part, horizon, steps)
             today = posted.features[:, -1]
             tabled = counted.on(said.ladder, today)
-            ways = {"lstm": [said.hazard], "lstm_table": [said.hazard, tabled.hazard]}
+            hazards = {"lstm": said.hazard, "lstm_table": sticky.mean_odds([said.hazard, tabled.hazard], [learnt, 1])}
             goes = dict.fromkeys(names, said)
             if self.trees is not None:
-                ways["gbm"] = [self.trees.hazard(part, horizon, today)]
-                ways["blend"] = ways["lstm_table"] + 2 * ways["gbm"]
+                hazards["gbm"] = self.trees.hazard(part, horizon, today)
+                three = [said.hazard, tabled.hazard, hazards["gbm"]]
+                hazards["blend"] = sticky.mean_odds(three, [learnt, 1, 2 * learnt])
                 side = self.trees.upward(part, horizon, today)
                 if side is not None:
                     goes["gbm"] = goes["blend"] = said.leaning(sticky.mean_odds([said.upward, tabled.upward, side]))
-            for name, hazards in ways.items():
-                out[name].put(rows, replace(goes[name], hazard=sticky.mean_odds(hazards)).outlook(quantiles))
+            for name, hazard in hazards.items():
+                out[name].put(rows, replace(goes[name], hazard=hazard).outlook(quantiles))
         return out
 
     def looks(self, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:

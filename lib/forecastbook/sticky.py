@@ -62,12 +62,14 @@ class Ladder:
     """Where the prices of N series may stand: the present one, its candidate levels and two atoms a bin, in rising order.
 
     values: (N, M) prices. order: (N, M) which place is which: 0 the present price, 1..J a level, then the atoms. A masked level
-    stands at the present price and gets no probability. M = 1 + J + 4 * BINS.
+    stands at the present price and gets no probability. rising: (N, A) bool, the kinds of change that go up. M = 1 + J +
+    4 * BINS.
     """
 
     values: np.ndarray
     order: np.ndarray
     masked: np.ndarray  # (N, J)
+    rising: np.ndarray
 
     @classmethod
     def of(cls, price, levels, atoms, grid: Grid | None = None) -> Ladder:
@@ -82,14 +84,9 @@ class Ladder:
             bins = np.where(np.where(away > 0, posted > least, posted < least), posted, bins)
         values = np.concatenate([price[:, None], np.where(masked, price[:, None], levels), bins], axis=1)
         order = np.argsort(values, axis=1, kind="stable")
-        return cls(np.take_along_axis(values, order, axis=1), order, masked)
-
-    @cached_property
-    def rising(self) -> np.ndarray:
-        """(N, A) bool: the kinds of change that go up; of masked levels it says nothing."""
-        place = self.order.argsort(axis=1)  # (N, M)
-        up = np.broadcast_to(np.arange(2 * BINS) >= BINS, (len(place), 2 * BINS))
-        return np.concatenate([place[:, 1 : 1 + J] > place[:, :1], up], axis=1)
+        up = np.broadcast_to(np.arange(2 * BINS) >= BINS, (len(price), 2 * BINS))
+        rising = np.concatenate([levels > price[:, None], up], axis=1)
+        return cls(np.take_along_axis(values, order, axis=1), order, masked, rising)
 
 
 class Outlook(NamedTuple):
@@ -160,8 +157,6 @@ class Mixture:
         return out[..., at.argsort().argsort()]
 
 
-def mean_odds(hazards: list[np.ndarray]) -> np.ndarray:
-    """The probability whose log odds are the mean of theirs; of one alone, itself."""
-    if len(hazards) == 1:
-        return hazards[0]
-    return 1 / (1 + np.exp(-sum(np.log(p) - np.log1p(-p) for p in hazards) / len(hazards)))
+def mean_odds(hazards: list[np.ndarray], weights=None) -> np.ndarray:
+    """The probability whose log odds are the mean of theirs, (N, H) each, by ``weights`` where they do not count the same."""
+    return 1 / (1 + np.exp(-np.average([np.log(p) - np.log1p(-p) for p in hazards], axis=0, weights=weights)))

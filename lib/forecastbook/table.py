@@ -32,12 +32,14 @@ _COUNTED: WeakKeyDictionary[Panel, dict[int, Table]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Table:
-    """pool: (H,) rate of change by h. lift: (45,) of each cell. kinds: (3, A) by state. atoms: (2 * BINS, 2)."""
+    """pool: (H,) rate of change by h. lift: (45,) of each cell. kinds: (3, A) by state. atoms: (2 * BINS, 2). days: how many
+    days of change were seen, by Kish's effective number, in which a campaign that moves many prices at once is one day."""
 
     pool: np.ndarray
     lift: np.ndarray
     kinds: np.ndarray
     atoms: np.ndarray
+    days: float
 
     def hazard(self, features: np.ndarray) -> np.ndarray:
         """(N, H) probability that the price differs h days on, from the features (N, K) of a day."""
@@ -87,7 +89,14 @@ def _count(panel: Panel, horizon: int) -> Table:
         lift=(hits + CELL_PRIOR * mean) / (rows + CELL_PRIOR) / mean,
         kinds=(kinds + KIND_PRIOR * share) / (kinds.sum(axis=1, keepdims=True) + KIND_PRIOR),
         atoms=sticky.atoms(ratio, classes),
+        days=effective(moved[:, :, 0].sum(axis=0)),
     )
+
+
+def effective(counts: np.ndarray) -> float:
+    """How many equal counts say as much as these: the square of their sum over their sum of squares (Kish 1965)."""
+    counts = counts.astype(float)
+    return float(counts.sum() ** 2 / max((counts**2).sum(), 1.0))
 
 
 def cells(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
