@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -95,24 +97,30 @@ def test_all_trials_failing_is_a_clear_stop(tmp_path):
     assert not ray_processes()
 
 
-def test_a_killed_search_is_resumed(tmp_path):
+def started(tmp_path, budget: int = 600):
+    """A run whose second trial takes seconds, a process that searches it, and what its trials have reported so far."""
     slow = {"model": TINY["model"] | {"epochs": 20, "max_steps": 200}, "finetune": TINY["finetune"] | {"patience": 20}}
-    params = searched({"hidden_size": [256]}, trials=2, grace=20)  # the second trial takes seconds
-    params = Params.model_validate(merge(params.model_dump(), slow))
-    run = made_run(tmp_path, params, posted_prices(10, 130, seed=2))
+    params = searched({"hidden_size": [256]}, trials=2, grace=20, budget_seconds=budget)
+    run = made_run(tmp_path, Params.model_validate(merge(params.model_dump(), slow)), posted_prices(10, 130, seed=2))
     code = (
         "from forecastbook import tuning; from forecastbook.run import Run\n"
-        f"run = Run({str(run.dir)!r}); tuning.search(run, run.panel())"
+        f"run = Run({str(run.dir)!r}); print(tuning.search(run, run.panel()).table().to_json())"
     )
     often = os.environ | {"TUNE_GLOBAL_CHECKPOINT_S": "0.2"}  # how often Ray writes down where it is
-    searching = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL, env=often)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    searching = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, env=often, **pipes)
+    return run, searching, lambda: [path.read_text() for path in sorted((run.dir / "tune").rglob("result.json"))]
 
-    def reported() -> list[str]:
-        return [path.read_text() for path in sorted((run.dir / "tune").rglob("result.json"))]
 
+def await_reports(reported, trials: int) -> None:
     deadline = time.monotonic() + 120
-    while len([text for text in reported() if text]) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while len([text for text in reported() if text]) < trials and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_a_killed_search_is_resumed(tmp_path):
+    run, searching, reported = started(tmp_path)
+    await_reports(reported, 2)
     tree = [psutil.Process(searching.pid), *psutil.Process(searching.pid).children(recursive=True)]
     for process in tree:
         process.kill()
@@ -122,3 +130,17 @@ def test_a_killed_search_is_resumed(tmp_path):
     search = tuning.search(Run(run.dir), run.panel())
     assert (search.results["state"] == "finished").all() and reported()[0] == first
     assert not ray_processes(searching.pid)
+
+
+def test_a_trial_that_hangs_is_given_up_with_the_budget(tmp_path):
+    run, searching, reported = started(tmp_path, budget=10)
+    await_reports(reported, 1)
+    below = psutil.Process(searching.pid).children(recursive=True)
+    trials = [process for process in below if process.name().startswith("ray::ImplicitFun")]
+    assert trials
+    for trial in trials:
+        trial.suspend()
+    said, _ = searching.communicate(timeout=120)
+    assert searching.returncode == 0 and not ray_processes(searching.pid)
+    table = pd.read_json(io.StringIO(said))
+    assert table["score"].notna().any() and (table["epochs"] < 20).all(), "it was to hang in the first trial"

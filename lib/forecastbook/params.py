@@ -264,7 +264,7 @@ class Tune(Section):
     space: dict[str, list[Any]] = {
         "hidden_size": [32, 64, 128],
         "num_layers": [0, 1, 2],
-        "learning_rate": [3e-4, 3e-3],
+        "learning_rate": [3e-4, 1e-2],
         "dropout": [0.0, 0.3],
         "batch_size": [32, 64, 128],
     }  # a list of choices; two floats are the ends of a log or linear range
