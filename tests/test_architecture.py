@@ -27,7 +27,7 @@ DRAWING = {
     "wording": "scores",
     "schema": "",
     "cells": "panel",
-    "intake": "cells panel",
+    "intake": "cells panel wording",
     "sample": "intake",
     "yamlfile": "",
     # what is asked for
@@ -73,7 +73,7 @@ DRAWING = {
     "blend": "counts intervals scores",
     "salesexperts": "blend counts intermittent panel params pooled tide trades",
     "models": "counts grid intermittent intervals lstm panel scores sticky table tide trades",
-    "roster": "counts intake panel params scores trades",
+    "roster": "counts intake panel params scores trades wording",
     "backtest": "blend counts experts models panel params roster salesexperts scores sticky table trades",
     "gate": "backtest intervals params run scores trades wording",
     "challenger": "backtest models panel params roster run trades wording",
@@ -81,7 +81,7 @@ DRAWING = {
     "scoreboard": "backtest panel params points scores trades wording",
     "forecasts": "backtest gate models panel params run trades",
     "trackrecord": "counts panel params publication run scores trades wording",
-    "tuning": "backtest models panel params run",
+    "tuning": "backtest models panel params run wording",
     "processes": "panel",
     "pretrain": "lstm models panel processes",
     # what a reader sees

@@ -616,7 +616,7 @@ def test_many_refused_rows_are_said_on_top_with_an_example(tmp_path):
     text = report.render_run(directory).read_text(encoding="utf-8")
     assert '<div class="banner"><strong>Look at this first</strong><ul>' in text and "<script>" not in text
     assert "Many rows could not be used. 3 of 10 rows were refused" in plain_text(text)
-    assert "3 of 10 rows were refused (30%), most often: not a number; such as price" in plain_text(text)
+    assert "3 of 10 rows were refused (30 %), most often: not a number; such as price" in plain_text(text)
 
 
 def test_items_of_which_no_row_was_used_are_left_out_on_the_cards_and_in_the_table(tmp_path):

@@ -82,7 +82,7 @@ def test_a_network_needs_history_and_a_series_to_learn_from(panel):
 
 def test_old_data_warns_or_stops_as_asked(panel, lines):
     today = dt.date(2024, 3, 10)
-    assert "is 10 days old" in roster.freshness(panel, tiny(), today) and "57%" in roster.freshness(panel, tiny(), today)
+    assert "is 10 days old" in roster.freshness(panel, tiny(), today) and "57 %" in roster.freshness(panel, tiny(), today)
     assert not lines
     limit = {"max_age_days": 9}
     assert "The limit is 9 days" in roster.freshness(panel, tiny(freshness=limit), today)
@@ -155,5 +155,5 @@ def test_examples_are_series_with_values_though_most_were_lost(panel):
 def test_many_refused_rows_are_said_with_the_commonest_reason_and_an_example():
     assert read(refused=19).refusal() == ""
     said = read(refused=20).refusal()
-    assert "21 of 100 rows were refused (21%), most often: not a number" in said
+    assert "21 of 100 rows were refused (21 %), most often: not a number" in said
     assert "price '1.445,8' in row 7 of prices.csv" in said and "2 items have no row left" in said

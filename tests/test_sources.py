@@ -586,7 +586,7 @@ def test_a_file_of_which_most_is_refused_says_so(tmp_path):
     path = text(tmp_path, "sku;day;price\n" + body)
     intake = read(bare(path))
     assert len(intake.lost) == 17
-    assert "51 of 54 rows were refused (94%), most often: not a number (wanted 1234,56" in intake.refusal()
+    assert "51 of 54 rows were refused (94 %), most often: not a number (wanted 1234,56" in intake.refusal()
     assert f"such as price '€1,5' in row 1 of {path}; 17 items have no row left" in intake.refusal()
     assert read(bare(text(tmp_path, f"sku,day,price\n{GOOD.replace(',true,tea', '')}a,{D},x\n"))).refusal() == ""
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from forecastbook.cells import Cells, Grids, taken
 from forecastbook.panel import Panel, build
+from forecastbook.wording import percent
 
 UNIT_FACTOR = 100.0  # a price this many times the series' median, or 1/this, is a slip of the unit
 UNIT_EVIDENCE = 3  # ... when there are at least so many prices to tell by
@@ -71,7 +72,7 @@ class Intake:
             for r in self.quarantine[self.quarantine["reason"] == why].head(1).to_dict("records")
         )
         gone = f"; {len(self.lost):,} items have no row left" if len(self.lost) else ""
-        return f"{refused:,} of {read:,} rows were refused ({refused / read:.0%}), most often: {why}{example}{gone}"
+        return f"{refused:,} of {read:,} rows were refused ({percent(refused / read)}), most often: {why}{example}{gone}"
 
     def tally(self) -> pd.DataFrame:
         """The counts as a table: rule, count."""

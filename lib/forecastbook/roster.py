@@ -14,6 +14,7 @@ from forecastbook.intake import today as clock
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
+from forecastbook.wording import percent
 
 LIVELY = (PRICES.rate, "total_units")  # by what the series are chosen that a look at the data should see first
 
@@ -174,8 +175,8 @@ def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str
     The clock says how old the data is; it never dates a forecast. today: the later of the local and the UTC date by default.
     """
     as_of, limit = panel.as_of.astype(dt.date), params.freshness.max_age_days
-    seen = np.isfinite(panel.y[:, -1]).mean()
-    said = f"The newest day, {as_of}, has a reading of {seen:.0%} of the series and is {_some(_age(as_of, today), 'day')} old."
+    seen = percent(np.isfinite(panel.y[:, -1]).mean())
+    said = f"The newest day, {as_of}, has a reading of {seen} of the series and is {_some(_age(as_of, today), 'day')} old."
     return said + (f" The limit is {_some(limit, 'day')} (freshness.max_age_days)." if overdue(as_of, params, today) else "")
 
 

@@ -256,7 +256,7 @@ def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[l
         return ids, ["no record yet"] * len(ids)
     places = dict.fromkeys([0, len(error) // 2, len(error) - 1])
     names = ["best", "worst"] if len(places) == 2 else ["best", "median", "worst"][: len(places)]
-    return [error.index[i] for i in places], [f"{n}: error {error.iloc[i]:.1%}" for n, i in zip(names, places, strict=True)]
+    return [error.index[i] for i in places], [f"{n}: error {share1(error.iloc[i])}" for n, i in zip(names, places, strict=True)]
 
 
 def by_series(backtest: pd.DataFrame) -> pd.Series:

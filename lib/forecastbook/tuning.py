@@ -21,6 +21,7 @@ from forecastbook import backtest, models
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.run import Run, write_text
+from forecastbook.wording import share1
 
 log = logging.getLogger("forecastbook")
 SCORE = "validation_loss"
@@ -125,7 +126,7 @@ class Search:
         write_text(run.home / "tuned.json", json.dumps(chosen, indent=1) + "\n")
         gain = 1 - score["winner"] / score["defaults"]
         values = ", ".join(f"{name} {value}" for name, value in self.best.items())
-        return f"Kept for the next forecasts ({gain:.1%} better than the defaults): {values}."
+        return f"Kept for the next forecasts ({share1(gain)} better than the defaults): {values}."
 
 
 def _train(params: Params, panel: Panel, over: dict, on_epoch=None):

@@ -13,7 +13,7 @@ from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.tables import Html, table
 from forecastbook.trades import SALES
-from forecastbook.wording import CHANGE, labels, model_name, period_name, span
+from forecastbook.wording import CHANGE, labels, model_name, percent, period_name, span
 
 
 def character(panel: Panel, series: pd.DataFrame, params: Params) -> Figure:
@@ -54,7 +54,7 @@ def agenda_table(due: pd.DataFrame, params: Params) -> Html:
     """The first rows of an ``agenda`` as a reader wants them."""
     if params.trade is SALES:
         unit, level = period_name(params.freq), service_level(params)
-        caption = f"What to reorder so that demand of the next {span(params.horizon, unit)} is met at {level:.0%}"
+        caption = f"What to reorder so that demand of the next {span(params.horizon, unit)} is met at {percent(level)}"
         return table(
             reorder.table(reorder.reorder(due, 15), units=unit), reorder.FORMATS, caption=caption, empty="Nothing to reorder."
         )
