@@ -7,6 +7,7 @@ from origins whose days to come nobody had seen. Everything goes through the sam
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -73,8 +74,9 @@ EARLIER = (
 )
 ABLATIONS = "One idea changed at a time, on one half of the items (skills against the last value; CPU seconds of the replay)."
 STARTS = (
-    "Short histories: skill against the last value of the blend whose network is the shipped base as it is (zero-shot), the "
-    "base fine-tuned, and one trained from nothing (cold), beside the counting table and what the gate would have published."
+    "Short histories, cut out of the same windows: skill against the last value of the blend whose network is the shipped base "
+    "as it is (zero-shot), the base fine-tuned, and one trained from nothing (cold), beside the counting table and what the "
+    "gate would have published."
 )
 IDEAS = {  # what is changed: params, and what is taken out of the code
     "as it ships": ({}, ()),
@@ -185,16 +187,22 @@ def directions(back: pd.DataFrame, panel: panels.Panel) -> pd.DataFrame:
     return again.drop(columns=["first", "size"])
 
 
+def windows(panel: panels.Panel, params: Params, least: int) -> Iterator[panels.Panel]:
+    """The panel as it was at the end of each window of origins, newest first, while it has so many days."""
+    for end in range(len(panel.dates) - 1, least - 2, -params.backtest.origins * params.backtest.stride):
+        view = panel.until(panel.dates[end])
+        yield view.take(view.n_obs > 0)
+
+
 def earlier(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
     """A row a window of origins before that of ``accuracy``, newest first; they follow each other without a gap."""
     rows, window = [], params.backtest.origins * params.backtest.stride
-    for end in range(len(panel.dates) - 1 - window, window + params.horizon + LEAST, -window):
-        view = panel.until(panel.dates[end])
-        found = accuracy(view.take(view.n_obs > 0), params, data)[0].set_index("model")
-        skills = {f"skill of {name}": found["skill"][name] for name in ("table", "gbm", "blend")}
+    for view in list(windows(panel, params, window + params.horizon + LEAST + 2))[1:]:
+        found = accuracy(view, params, data)[0].set_index("model")
+        alone = {f"skill of {name}": found["skill"][name] for name in ("table", "gbm", "blend")}
         kept = ["from", "to", "MAE to last value", "worst horizon", "in 90 % band, changed", "AP ratio", "Brier skill"]
         told = found.loc["published", ["skill", *kept]].to_dict()
-        rows.append({"data": data, "until": str(view.as_of), **skills, "published": told.pop("skill"), **told})
+        rows.append({"data": data, "until": str(view.as_of), **alone, "published": told.pop("skill"), **told})
     return pd.DataFrame(rows)
 
 
@@ -222,8 +230,7 @@ def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
             if "levels" in without:
                 stack.enter_context(mock.patch.object(spells, "read", no_levels))
             value = values(replayed(one, other, changed), changed)
-        score = value.xs("rel_ql", level="metric").xs("all", level="slice")
-        skill = (1 - score / score[SAFE]).to_dict()
+        skill = skills(value)
         names = ("lstm", "gbm", "blend", "published")
         rows.append({"data": data, "idea": idea, **{f"skill of {n}" if n != "published" else n: skill[n] for n in names}})
         rows[-1]["CPU s"] = time.process_time() - began
@@ -231,39 +238,37 @@ def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
 
 
 def starts(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
-    """A row a length of history: the blend from each start, the table, and what would have been published.
+    """A row a length of history and window: the blend from each start, the table, and what would have been published.
 
     Of each history the last four weeks are forecast, from weekly origins, by experts that learnt from the other half until the
     first of them; the gate has what evidence such a history gives.
     """
-    one, other = halves(panel)
-    rows = []
+    changed = Params.model_validate(merge(params.model_dump(mode="json"), {"backtest": {"origins": 4, "refits": 6}}))
+    rows, shipped = [], backtest.shipped(changed)
+    if shipped is None:
+        return pd.DataFrame(rows)
     for days in SHORT:
-        changed = Params.model_validate(merge(params.model_dump(mode="json"), {"backtest": {"origins": 4, "refits": 6}}))
-        asked, teacher = one.last(days + 28), other.last(days + 28)
-        if backtest.shipped(changed) is None:
-            continue
-        first = backtest.origins(asked, changed)[0]
-        view = teacher.until(first)
-        networks = {
-            "zero-shot": backtest.shipped(changed),
-            "fine-tuned": backtest.first(view, changed),
-            "cold": models.fit(changed.model.name, view, **backtest.hyper(changed)),
-        }
-        trees, skill = gbm.fit(view, changed.horizon, changed.seed), {}
-        for name, network in networks.items():
-            record = [
-                backtest.ask(asked, date, changed, models.baselines(asked) | {"lstm": experts.Experts(network, trees)})
-                for date in backtest.origins(asked, changed)
-            ]
-            value = values(backtest.frame(record, asked.ids, changed), changed)
-            score = value.xs("rel_ql", level="metric").xs("all", level="slice")
-            skill |= {
-                name: 1 - score["blend" if trees else "lstm_table"] / score[SAFE],
-                "table": 1 - score["table"] / score[SAFE],
+        for whole in windows(panel, params, days + 28):
+            asked, teacher = halves(whole.last(days + 28))
+            dates = backtest.origins(asked, changed)
+            view = teacher.until(dates[0])
+            networks = {
+                "zero-shot": shipped,
+                "fine-tuned": backtest.first(view, changed),
+                "cold": models.fit(changed.model.name, view, **backtest.hyper(changed)),
             }
-        value = values(replayed(asked, teacher, changed), changed)
-        score = value.xs("rel_ql", level="metric").xs("all", level="slice")
-        skill["published"] = 1 - score["published"] / score[SAFE]
-        rows.append({"data": data, "days of history": days, **skill})
+            trees, row = gbm.fit(view, changed.horizon, changed.seed), {}
+            for name, network in networks.items():
+                spoken = models.baselines(asked) | {"lstm": experts.Experts(network, trees)}
+                record = [backtest.ask(asked, date, changed, spoken) for date in dates]
+                saved = skills(values(backtest.frame(record, asked.ids, changed), changed))
+                row |= {name: saved["blend" if trees else "lstm_table"], "table": saved["table"]}
+            row["published"] = skills(values(replayed(asked, teacher, changed), changed))["published"]
+            rows.append({"data": data, "days of history": days, "until": str(whole.as_of), **row})
     return pd.DataFrame(rows)
+
+
+def skills(value: pd.Series) -> pd.Series:
+    """By model: the share of the last value's relative quantile score that it saves. value: as ``values`` returns it."""
+    score = value.xs("rel_ql", level="metric").xs("all", level="slice")
+    return 1 - score / score[SAFE]
