@@ -79,7 +79,7 @@ DRAWING = {
     "challenger": "backtest models panel params roster run trades wording",
     "points": "scores trades",
     "scoreboard": "backtest panel params points scores trades wording",
-    "forecasts": "backtest gate models panel params run trades",
+    "forecasts": "backtest gate models panel params run trades wording",
     "trackrecord": "counts panel params publication run scores trades wording",
     "tuning": "backtest models panel params run wording",
     "processes": "panel",

@@ -18,7 +18,7 @@ from forecastbook.params import Params
 from forecastbook.roster import trainable
 from forecastbook.run import Run, copy_model
 from forecastbook.trades import SALES
-from forecastbook.wording import change, share1
+from forecastbook.wording import change, model_name, share1
 
 SERIES = 2000  # that a duel is fought over, a seeded sample of a larger panel
 
@@ -241,6 +241,7 @@ def spoken(run: Run) -> set[str]:
 def means(outcome: pd.DataFrame) -> pd.DataFrame:
     """A duel's mean errors, one row a contender, best first: relative to the last price, or in units sold."""
     table = outcome.groupby("model")[["rel_ql", "rel_mae"]].mean().sort_values("rel_ql").reset_index()
+    table["model"] = table["model"].map(model_name)
     return table.rename(columns={"rel_ql": "quantile error", "rel_mae": "absolute error"})
 
 

@@ -15,11 +15,12 @@ from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.trades import PRICES, SALES
+from forecastbook.wording import percent
 
 FORMATS = {  # how the columns of these tables are shown
     "price now": ",.2f",
-    "probability of a change": ".0%",
-    "of a rise": ".0%",
+    "probability of a change": percent,
+    "of a rise": percent,
     "point": ",.2f",
     "90 % band from": ",.2f",
     "to": ",.2f",

@@ -12,28 +12,28 @@ from forecastbook.backtest import level_name
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES, Trade
-from forecastbook.wording import percent, share1
+from forecastbook.wording import change, percent, share1
 
 FORMATS = {  # how the columns of these tables are shown
     "quantile error": ".3f",
     "absolute error": ".3f",
     "WQL": ".4f",
-    "skill": "+.1%",
-    "expected gain": "+.1%",
-    "doubt": ".1%",
-    "bias of the mean": "+.1%",
-    "inside 90 % band": ".1%",
-    "inside, after a change": ".1%",
-    "side of a change right": ".1%",
-    "inside, where sold": ".1%",
+    "skill": change,
+    "expected gain": change,
+    "doubt": share1,
+    "bias of the mean": change,
+    "inside 90 % band": share1,
+    "inside, after a change": share1,
+    "side of a change right": share1,
+    "inside, where sold": share1,
     "change precision / base rate": ".2f",
     "Brier score of a sale": ".4f",
     "MIWS": ".2f",
-    "MIC": ".1%",
+    "MIC": share1,
     "RMSSE": ".3f",
-    "error": ".1%",
-    "change_rate": ".1%",
-    "sale_rate": ".1%",
+    "error": share1,
+    "change_rate": share1,
+    "sale_rate": share1,
     "last_value": ",.2f",
 }
 SLICES = (
