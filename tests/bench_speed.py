@@ -291,9 +291,9 @@ def matmul_rate(number: torch.dtype, size: int = 1024) -> float:
 def operations(net: forking.Forking, crops: int, days: int, origins: int) -> int:
     """Of a training step without attention, by the shapes of the weights: a multiply-add is two; backward is twice forward."""
     weights = {name: tensor.numel() for name, tensor in net.named_parameters() if tensor.dim() == 2}
-    asked = origins * min(forking.ASKED, len(net.hazard))
-    times = {"encoder": days, "from_features": origins, "from_state": origins}  # the others once for each horizon asked
-    return 3 * 2 * crops * sum(size * times.get(name.split(".")[0], asked) for name, size in weights.items())
+    kept, asked = forking.remembering(crops), crops * origins * min(forking.ASKED, len(net.hazard))
+    times = {"encoder": kept * days, "from_state": kept * origins, "from_features": crops * origins}  # the others once if asked
+    return 3 * 2 * sum(size * times.get(name.split(".")[0], asked) for name, size in weights.items())
 
 
 def limit(panel: panels.Panel, quick: bool) -> str:
@@ -304,7 +304,9 @@ def limit(panel: panels.Panel, quick: bool) -> str:
     data = forking.prepare(model, panel, held, cold=False)
     with lstm.one_thread():
         validation = statistics.median(timed(data.validate, model.net, torch.device("cpu"))[2] for _ in range(REPEATS))
-        rates = {str(number).split(".")[1]: matmul_rate(number) for number in (torch.bfloat16, torch.float32)}
+        with forking.autocast(torch.device("cpu")):
+            used = [torch.bfloat16] * torch.is_autocast_enabled("cpu") + [torch.float32]
+        rates = {str(number).split(".")[1]: matmul_rate(number) for number in used}
     steps, crops = model.history[-1]["step"] / EPOCHS, model.hyper["batch_size"]
     seconds = (statistics.median(np.diff(marks)) - validation) / steps
     done = operations(model.net, crops, data.length, origins=round((data.length - data.warm) / forking.EVERY))

@@ -141,7 +141,7 @@ def test_operations_are_those_that_torch_counts_and_those_of_the_recurrence():
         nets[0](torch.zeros(B, C, K), slice(S), torch.zeros(*ahead.shape, forking.CALENDAR), ahead)
     flat, deep = (bench_speed.operations(net, B, C, S) for net in nets)
     assert flat == 3 * counter.get_total_flops()
-    assert deep - flat == 3 * 2 * B * (C * 4 * D * (K + D) + S * D * D)  # its gates, and the layer that reads its states
+    assert deep - flat == 3 * 2 * 2 * (C * 4 * D * (K + D) + S * D * D)  # of two crops its gates and the layer that reads them
 
 
 def test_the_old_pipeline_is_what_it_was():

@@ -77,7 +77,7 @@ class Forking(nn.Module):
         if not self.training:
             memory, weights = self.recalled(x, origins, calendar)  # (B, S, P, D)
             return *self.said([known + memory, known], horizon), weights
-        kept = math.ceil(len(x) * (1 - FORGET))  # crops come in random order; those that do not remember cost no encoder
+        kept = remembering(len(x))  # crops come in random order; the others cost no encoder
         memory, _ = self.recalled(x[:kept], origins, calendar[:kept])
         return *self.said([torch.cat([known[:kept] + memory, known[kept:]])], horizon), None
 
@@ -106,6 +106,11 @@ class Forking(nn.Module):
             mixed = mixed * self.dropout(torch.ones_like(mixed[..., :1, :]))  # an origin's horizons drop the same
         out = self.out(F.gelu(self.hidden(mixed)).mean(dim=0)).float()  # (B, S, P, A + 1); what follows the mean is linear
         return out[..., 0] + self.hazard[horizon], out[..., 1:]
+
+
+def remembering(crops: int) -> int:
+    """How many crops of a training step have the recurrence: the first ones."""
+    return math.ceil(crops * (1 - FORGET))
 
 
 def warm_up(length: int) -> int:
