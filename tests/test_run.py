@@ -355,7 +355,7 @@ def test_a_checkout_gives_its_commit_and_says_when_it_is_dirty(tmp_path):
     code = "import sys; sys.dont_write_bytecode = True; from forecastbook import run; print(run.git_state())"
     env = {**os.environ, "PYTHONPATH": str(home / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
     (home / "params").mkdir()
-    touched = [None, home / "params" / "mine.yaml", home / "lib" / "forecastbook" / "scores.py"]  # params are in the manifest
+    touched = [None, home / "params" / "mine.yaml", home / "lib" / "forecastbook" / "figures.py"]  # params are in the manifest
     for path, dirty in zip(touched, (False, False, True), strict=True):
         if path:
             path.write_text("changed = 1")
