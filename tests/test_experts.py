@@ -87,7 +87,7 @@ def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
     counted = table.count(seen, H).hazard(spells.of(seen, 1).features[:, -1])
     np.testing.assert_array_equal(p["lstm"], lstm.forecast(speaker.network, seen, H, LEVELS).p_change)
     np.testing.assert_array_equal(p["gbm"], speaker.trees.hazard(seen, H))
-    days = table.count(seen, H).days
+    days = table.count(seen, H).change_days
     learnt = days / (days + 30)
     assert 0.2 < learnt < 0.9
     np.testing.assert_allclose(odds(p["lstm_table"]), (learnt * odds(p["lstm"]) + odds(counted)) / (learnt + 1))
@@ -102,7 +102,9 @@ def test_what_was_learnt_from_one_campaign_hardly_counts(speaker, panel):
     counted = table.count(seen, H)
     usual = odds(counted.hazard(spells.of(seen, 1).features[:, -1]))
     for name in ("lstm_table", "blend"):
-        found = [replace(speaker, counted=replace(counted, days=days)).forecasts(seen, H, LEVELS) for days in (0, 1, 30, 999)]
+        found = [
+            replace(speaker, counted=replace(counted, change_days=days)).forecasts(seen, H, LEVELS) for days in (0, 1, 30, 999)
+        ]
         away = [np.abs(odds(said[name].p_change) - usual).mean() for said in found]
         assert away[0] < 1e-9 < away[1] < away[2] / 5 and away[2] < away[3], name
 

@@ -169,7 +169,7 @@ def test_days_of_change_count_by_how_evenly_they_share_the_changes(counts, days)
 
 def test_a_campaign_is_one_day_of_change_however_many_prices_move():
     def seen(day):  # by series: the day of its one change
-        return table.count(panel_of(np.where(np.arange(80) < np.array(day)[:, None], 5.0, 4.0)), H).days
+        return table.count(panel_of(np.where(np.arange(80) < np.array(day)[:, None], 5.0, 4.0)), H).change_days
 
     assert seen([40] * 6) == 1 and seen(range(40, 46)) == 6 and seen([40, 40, 40, 41, 42, 43]) == 36 / 12
     assert seen([80] * 6) == 0, "nothing ever moved"

@@ -45,7 +45,7 @@ class Experts:
         names = [n for n in NAMES if self.trees is not None or n in ("lstm", "lstm_table")]
         out = {name: sticky.Outlook.unknown(len(panel), horizon, len(quantiles)) for name in names}
         counted, steps = self.counted or table.count(panel, horizon), grid.of(panel)
-        learnt = counted.days / (counted.days + EVIDENCE)
+        learnt = counted.change_days / (counted.change_days + EVIDENCE)
         for rows, part in panel.seen():
             posted, said = lstm.mixture(self.network, part, horizon, steps)
             today = posted.features[:, -1]

@@ -32,14 +32,16 @@ _COUNTED: WeakKeyDictionary[Panel, dict[int, Table]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Table:
-    """pool: (H,) rate of change by h. lift: (45,) of each cell. kinds: (3, A) by state. atoms: (2 * BINS, 2). days: how many
-    days of change were seen, by Kish's effective number, in which a campaign that moves many prices at once is one day."""
+    """pool: (H,) rate of change by h. lift: (45,) of each cell. kinds: (3, A) by state. atoms: (2 * BINS, 2).
+
+    change_days: how many days of change were seen, by their effective number: a campaign that moves many prices is one day.
+    """
 
     pool: np.ndarray
     lift: np.ndarray
     kinds: np.ndarray
     atoms: np.ndarray
-    days: float
+    change_days: float
 
     def hazard(self, features: np.ndarray) -> np.ndarray:
         """(N, H) probability that the price differs h days on, from the features (N, K) of a day."""
@@ -89,7 +91,7 @@ def _count(panel: Panel, horizon: int) -> Table:
         lift=(hits + CELL_PRIOR * mean) / (rows + CELL_PRIOR) / mean,
         kinds=(kinds + KIND_PRIOR * share) / (kinds.sum(axis=1, keepdims=True) + KIND_PRIOR),
         atoms=sticky.atoms(ratio, classes),
-        days=effective(moved[:, :, 0].sum(axis=0)),
+        change_days=effective(moved[:, :, 0].sum(axis=0)),
     )
 
 
