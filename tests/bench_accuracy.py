@@ -197,7 +197,7 @@ def windows(panel: panels.Panel, params: Params, least: int) -> Iterator[panels.
 def earlier(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
     """A row a window of origins before that of ``accuracy``, newest first; they follow each other without a gap."""
     rows, window = [], params.backtest.origins * params.backtest.stride
-    for view in list(windows(panel, params, window + params.horizon + LEAST + 2))[1:]:
+    for view in list(windows(panel, params, window + params.horizon + LEAST))[1:]:
         found = accuracy(view, params, data)[0].set_index("model")
         alone = {f"skill of {name}": found["skill"][name] for name in ("table", "gbm", "blend")}
         kept = ["from", "to", "MAE to last value", "worst horizon", "in 90 % band, changed", "AP ratio", "Brier skill"]

@@ -109,14 +109,21 @@ def our_training(panel: panels.Panel, quick: bool, on_epoch=None) -> lstm.Model:
     return lstm.fit(panel, patience=EPOCHS, on_epoch=on_epoch, **({"max_steps": EPOCHS} if quick else {}))
 
 
+def number() -> torch.dtype:
+    """What the encoder computes in on this processor."""
+    with forking.autocast(torch.device("cpu")):
+        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
+def named(kind: torch.dtype) -> str:
+    return str(kind).split(".")[1]
+
+
 def told(model: lstm.Model) -> str:
     """Our training in words."""
-    with forking.autocast(torch.device("cpu")):
-        number = str(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32).split(".")[1]
     steps, crops = model.history[-1]["step"], model.hyper["batch_size"]
-    return (
-        f"forking network, {number}; {model.info['n_origins']:,} origins, {steps:,} steps of {crops} crops in {EPOCHS} epochs"
-    )
+    origins = f"{model.info['n_origins']:,} origins"
+    return f"forking network, {named(number())}; {origins}, {steps:,} steps of {crops} crops in {EPOCHS} epochs"
 
 
 def training(whole: panels.Panel, quick: bool) -> tuple[dict, pd.DataFrame, lstm.Model, peers.Original]:
@@ -304,9 +311,7 @@ def limit(panel: panels.Panel, quick: bool) -> str:
     data = forking.prepare(model, panel, held, cold=False)
     with lstm.one_thread():
         validation = statistics.median(timed(data.validate, model.net, torch.device("cpu"))[2] for _ in range(REPEATS))
-        with forking.autocast(torch.device("cpu")):
-            used = [torch.bfloat16] * torch.is_autocast_enabled("cpu") + [torch.float32]
-        rates = {str(number).split(".")[1]: matmul_rate(number) for number in used}
+        rates = {named(kind): matmul_rate(kind) for kind in dict.fromkeys([number(), torch.float32])}
     steps, crops = model.history[-1]["step"] / EPOCHS, model.hyper["batch_size"]
     seconds = (statistics.median(np.diff(marks)) - validation) / steps
     done = operations(model.net, crops, data.length, origins=round((data.length - data.warm) / forking.EVERY))

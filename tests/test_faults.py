@@ -283,7 +283,7 @@ def chained(tmp_path, columns: dict[str, list], **rows) -> tuple[Run, pd.DataFra
     start = challenger.start(run, panel)
     model = challenger.train(start, panel, params)
     outcome = challenger.duel(panel, params, {"challenger": model, "champion": start.rival})
-    verdict = challenger.settle(run, run.panel(), start, model, outcome)
+    verdict = challenger.settle(run, panel, start, model, outcome)
     record = gate.replay(backtest.rolling(panel, params), params)
     run.write("backtest.parquet", backtest.parts(record, backtest.judges(panel, params).ids, params))
     run.write("scores.parquet", scoreboard.score_table(run.parts("backtest.parquet"), params))

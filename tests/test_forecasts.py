@@ -354,7 +354,7 @@ def test_the_baseline_of_a_job_without_a_network_publishes_too(tmp_path):
     run = made_run(tmp_path, tiny(), frame)
     panel, series = run.panel(), run.read("series.parquet")
     start = challenger.start(run, panel)
-    challenger.settle(run, run.panel(), start, None, challenger.duel(panel, run.params, {}))
+    challenger.settle(run, panel, start, None, challenger.duel(panel, run.params, {}))
     record = gate.replay(backtest.rolling(panel, run.params), run.params)
     run.write("scores.parquet", scoreboard.score_table(backtest.frame(record, panel.ids, run.params), run.params))
     decided = gate.decide(record, run.params)

@@ -291,7 +291,7 @@ def run(tmp_path_factory, panel, record):
     start = challenger.start(made, panel)
     model = challenger.train(start, panel, PARAMS)
     outcome = challenger.duel(panel, PARAMS, {"challenger": model, "champion": start.rival})
-    verdict = challenger.settle(made, made.panel(), start, model, outcome)
+    verdict = challenger.settle(made, panel, start, model, outcome)
     made.write("backtest.parquet", backtest.parts(record, panel.ids, PARAMS))
     made.write("scores.parquet", scoreboard.score_table(made.parts("backtest.parquet"), PARAMS, panel))
     gate.save(made, gate.decide(record, PARAMS), model=verdict)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -140,7 +141,13 @@ def test_a_trial_that_hangs_is_given_up_with_the_budget(tmp_path):
     assert trials
     for trial in trials:
         trial.suspend()
-    said, _ = searching.communicate(timeout=120)
+    try:
+        said, _ = searching.communicate(timeout=120)
+    except subprocess.TimeoutExpired:  # leave nobody behind, stopped processes least of all
+        for process in [*below, searching]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
     assert searching.returncode == 0 and not ray_processes(searching.pid)
     table = pd.read_json(io.StringIO(said))
     assert table["score"].notna().any() and (table["epochs"] < 20).all(), "it was to hang in the first trial"
