@@ -22,8 +22,8 @@ import torch
 import bench_accuracy
 import bench_speed
 from bench_accuracy import COLUMNS
+from forecastbook.files import write_text
 from forecastbook.intake import SourceError
-from forecastbook.run import write_text
 
 SALES = {"WQL": ".4f", "bias of the mean": "+.1%", "inside, where sold": ".1%", "Brier score of a sale": ".4f", "MIWS": ".2f"}
 SALES |= {"inside 90 % band": ".1%", "MIC": ".1%", "RMSSE": ".3f", "service 95": ".1%", "published saves": "+.1%"}

@@ -20,10 +20,11 @@ from forecastbook import backtest, experts, forking, gate, gbm, grid, models, po
 from forecastbook import panel as panels
 from forecastbook import run as runs
 from forecastbook.intake import SourceError
-from forecastbook.params import Params, merge, read_yaml
+from forecastbook.params import Params
 from forecastbook.sources import SOURCES
 from forecastbook.trades import PRICES
 from forecastbook.warehouse import connect
+from forecastbook.yamlfile import merge, read_yaml
 
 SAFE = PRICES.safe
 PARAMS = Path(__file__).resolve().parents[1] / "params"

@@ -20,9 +20,10 @@ import torch
 from bench import markdown
 from forecastbook import backtest, gate, scoreboard
 from forecastbook import run as runs
+from forecastbook.files import write_text
+from forecastbook.jobs import load
 from forecastbook.panel import Panel
-from forecastbook.params import Params, load
-from forecastbook.run import write_text
+from forecastbook.params import Params
 from forecastbook.sources import SOURCES
 from forecastbook.trades import SALES
 from forecastbook.warehouse import connect

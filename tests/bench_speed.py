@@ -31,9 +31,10 @@ import peers
 from conftest import LEVELS, posted_panel
 from forecastbook import backtest, forking, lstm, models, processes, scores
 from forecastbook import panel as panels
-from forecastbook.params import Params, read_yaml
+from forecastbook.params import Params
 from forecastbook.sources import SOURCES
 from forecastbook.warehouse import connect
+from forecastbook.yamlfile import read_yaml
 
 PARAMS = Path(__file__).resolve().parents[1] / "params"
 VARIANTS, MORE, DAYS, REPEATS = 1000, 5000, 60, 3

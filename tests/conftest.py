@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small only wait for each other's threads
@@ -17,12 +19,14 @@ from hypothesis import settings
 from forecastbook import run as runs
 from forecastbook.intake import Intake
 from forecastbook.panel import Panel, build
-from forecastbook.params import Params, merge
+from forecastbook.params import Params
 from forecastbook.roster import roster
+from forecastbook.yamlfile import merge
 
 settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("quick")
 
+LIB = Path(runs.__file__).parent.parent
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 TINY = {
     "title": "Tiny",
@@ -124,3 +128,30 @@ def emulator(tmp_path_factory):
         pytest.skip(f"NO PYTHON 3.13: {missing}; BigQuery is NOT tested on this machine")
     with emulated.Emulator(tmp_path_factory.mktemp("emulator"), python) as running:
         yield running
+
+
+def adds_up(intake: Intake) -> bool:
+    """Whether every row that was read is kept or named in the counts."""
+    c = intake.counts
+    taken = sum(
+        n
+        for name, n in c.items()
+        if name.startswith("quarantined")
+        or name in ("duplicates resolved", "after the as-of date", "before the history window")
+    )
+    known = sum(c.get(name, 0) for name in ("observed", "unavailable", "available without a value", "known ahead"))
+    return c["rows read"] == c["rows kept"] + taken and len(intake.frame) == c["rows kept"] == known
+
+
+def reading(intake: Intake, series, day) -> pd.Series:
+    """The one row of a series and day."""
+    frame = intake.frame
+    at = frame[(frame["series_id"] == str(series)) & (frame["ts"] == pd.Timestamp(day))]
+    assert len(at) == 1
+    return at.iloc[0]
+
+
+def python(code: str, *args, lib: Path = LIB, **more):
+    """Code in a process of its own, its output and errors on pipes."""
+    env = {**os.environ, "PYTHONPATH": str(lib)}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stdout=-1, stderr=-1, text=True, env=env, **more)

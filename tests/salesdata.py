@@ -7,7 +7,8 @@ import pandas as pd
 
 from forecastbook.intake import Intake, quiet
 from forecastbook.panel import Panel, build
-from forecastbook.params import Params, merge
+from forecastbook.params import Params
+from forecastbook.yamlfile import merge
 
 FILE = {"kind": "file", "path": "sales.csv"}
 TINY = {

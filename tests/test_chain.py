@@ -22,6 +22,7 @@ from forecastbook import chain
 from forecastbook.params import Params
 from forecastbook.roster import StaleError
 from forecastbook.sources import SourceError
+from forecastbook.step import MARK, faults
 from forecastbook.warehouse import connect
 from publishing import stored
 
@@ -77,7 +78,7 @@ class Book:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(chain.MARK, "").startswith(str(self.out)) and process.status() != psutil.STATUS_ZOMBIE:
+                if process.environ().get(MARK, "").startswith(str(self.out)) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except (psutil.Error, OSError):
                 continue
@@ -120,7 +121,7 @@ def test_the_record_is_whole(finished):
         assert manifest["files"][f"{name}.parquet"] == finished.digest(f"{name}.parquet")
     for step in STEPS:
         assert (finished.run / f"{step}.html").stat().st_size < 3_000_000
-        assert chain.faults(nbformat.read(finished.run / f"{step}.ipynb", 4)) is None
+        assert faults(nbformat.read(finished.run / f"{step}.ipynb", 4)) is None
     assert {
         "run_id",
         "params",

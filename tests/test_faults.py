@@ -19,8 +19,10 @@ import pytest
 
 from forecastbook import chain, report, sources
 from forecastbook import run as runs
+from forecastbook.files import RunError
 from forecastbook.params import Params
-from forecastbook.run import Run, RunError
+from forecastbook.run import Run
+from forecastbook.step import StepError, execute
 
 pytestmark = pytest.mark.timeout(180)
 SECRET = "hunter2-not-for-any-report"
@@ -66,12 +68,12 @@ def failed(run: Run, step: str) -> dict:
 )
 def test_a_cell_that_ends_badly_fails_the_step(run, tmp_path, cell, said):
     path = notebook(tmp_path / "01_ingest.ipynb", "x = 1", cell, "y = 2")
-    with pytest.raises(chain.StepError, match=said):
-        chain.execute(path, run, [])
+    with pytest.raises(StepError, match=said):
+        execute(path, run, [])
     assert said in failed(run, "01_ingest")["why"]
     assert (run.dir / "01_ingest.failed.ipynb").is_file() and (run.dir / "01_ingest.failed.html").is_file()
     good = notebook(tmp_path / "01_ingest.ipynb", "x = 1")
-    chain.execute(good, run, [])
+    execute(good, run, [])
     assert (run.dir / "01_ingest.ipynb").is_file() and not list(run.dir.glob("*.failed.*")), "the next success clears it"
 
 
@@ -81,21 +83,21 @@ def test_where_a_file_cannot_grow_the_step_says_so(run, tmp_path, most):
     path, limits = notebook(tmp_path / "01_ingest.ipynb", "print('x' * 200_000)"), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
     try:
-        with pytest.raises(chain.StepError, match="File too large"):
-            chain.execute(path, run, [])
+        with pytest.raises(StepError, match="File too large"):
+            execute(path, run, [])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     manifest = Run(run.dir).manifest
     assert manifest["status"] == "failed" and "File too large" in manifest["failed"]["why"]
     assert not (run.dir / "01_ingest.ipynb").exists() and not list(run.dir.glob(".*part*"))
-    chain.execute(path, run, [])
+    execute(path, run, [])
     assert Run(run.dir).manifest["steps"]["01_ingest"] == "done" and not list(run.dir.glob("*.failed.*"))
 
 
 def test_a_cell_that_takes_too_long(run, tmp_path):
     path = notebook(tmp_path / "01_ingest.ipynb", "import time; time.sleep(60)")
-    with pytest.raises(chain.StepError, match="longer than 2 s"):
-        chain.execute(path, run, [], timeout=2)
+    with pytest.raises(StepError, match="longer than 2 s"):
+        execute(path, run, [], timeout=2)
     failed(run, "01_ingest")
 
 
@@ -106,16 +108,16 @@ def test_children_of_a_kernel_end_with_it(run, tmp_path):
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))",
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     )
-    with pytest.raises(chain.StepError):
-        chain.execute(path, run, [])
+    with pytest.raises(StepError):
+        execute(path, run, [])
     pid = int((tmp_path / "pid").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_killed_runner_leaves_nothing_that_the_next_keeps(run, tmp_path):
     path = notebook(tmp_path / "01_ingest.ipynb", f"open({str(tmp_path / 'on')!r}, 'w').close()\nimport time; time.sleep(60)")
-    code = f"from pathlib import Path; from forecastbook import chain; from forecastbook.run import Run; " \
-           f"chain.execute(Path({str(path)!r}), Run(Path({str(run.dir)!r})), [])"  # fmt: skip
+    code = f"from pathlib import Path; from forecastbook.step import execute; from forecastbook.run import Run; " \
+           f"execute(Path({str(path)!r}), Run(Path({str(run.dir)!r})), [])"  # fmt: skip
     runner = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while not (tmp_path / "on").exists() and time.monotonic() < deadline:
@@ -123,29 +125,29 @@ def test_a_killed_runner_leaves_nothing_that_the_next_keeps(run, tmp_path):
     runner.kill()
     runner.wait()
     assert not (run.dir / "01_ingest.ipynb").exists()
-    chain.execute(notebook(path, "x = 1"), run, [])
+    execute(notebook(path, "x = 1"), run, [])
     assert (run.dir / "01_ingest.ipynb").is_file() and not list(run.dir.glob(".*part*"))
 
 
 def test_a_notebook_that_could_not_take_its_parameters(run, tmp_path):
-    with pytest.raises(chain.StepError, match="no cell is tagged 'parameters'"):
-        chain.execute(notebook(tmp_path / "01_ingest.ipynb", tag=False), run, [])
-    with pytest.raises(chain.StepError, match="wanted 'python3'"):
-        chain.execute(notebook(tmp_path / "01_ingest.ipynb", kernel="ir"), run, [])
+    with pytest.raises(StepError, match="no cell is tagged 'parameters'"):
+        execute(notebook(tmp_path / "01_ingest.ipynb", tag=False), run, [])
+    with pytest.raises(StepError, match="wanted 'python3'"):
+        execute(notebook(tmp_path / "01_ingest.ipynb", kernel="ir"), run, [])
     assert not list(run.dir.glob("*.ipynb"))
 
 
 def test_thirty_megabytes_printed_make_a_small_page(run, tmp_path):
     path = notebook(tmp_path / "01_ingest.ipynb", "print(('x' * 99 + '\\n') * 300_000)")
-    chain.execute(path, run, [])
+    execute(path, run, [])
     assert (run.dir / "01_ingest.html").stat().st_size < 1_000_000
 
 
 def test_a_secret_in_the_environment_is_in_no_file(run, tmp_path, monkeypatch):
     monkeypatch.setenv("FORECASTBOOK_TEST_SECRET", SECRET)
-    chain.execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
-    with pytest.raises(chain.StepError):
-        chain.execute(notebook(tmp_path / "03_finetune.ipynb", "1 / 0"), run, [])
+    execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
+    with pytest.raises(StepError):
+        execute(notebook(tmp_path / "03_finetune.ipynb", "1 / 0"), run, [])
     for path in run.home.parent.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
 
@@ -185,7 +187,7 @@ def test_nowhere_to_write_is_said_before_any_work(tmp_path):
 def test_nothing_made_is_writable_by_everyone(run, tmp_path):
     old = os.umask(0o022)
     try:
-        chain.execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
+        execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
     finally:
         os.umask(old)
     assert not [p for p in run.home.parent.rglob("*") if p.stat().st_mode & 0o002]
@@ -194,8 +196,8 @@ def test_nothing_made_is_writable_by_everyone(run, tmp_path):
 def test_two_at_once_do_not_meet(tmp_path):
     """Two runs of other dates, executed at the same moment from one directory: each has its own kernel and sockets."""
     code = (
-        "import sys; from pathlib import Path; from forecastbook import chain; from forecastbook.run import Run; "
-        "chain.execute(Path(sys.argv[1]), Run(Path(sys.argv[2])), [])"
+        "import sys; from pathlib import Path; from forecastbook.step import execute; from forecastbook.run import Run; "
+        "execute(Path(sys.argv[1]), Run(Path(sys.argv[2])), [])"
     )
     path = notebook(tmp_path / "01_ingest.ipynb", "x = 1")
     made = [
@@ -214,10 +216,10 @@ def test_two_at_once_do_not_meet(tmp_path):
 def test_a_search_neither_reopens_nor_fails_a_finished_run(run, tmp_path):
     run.note(status="done", steps={"05_evaluate": "done"})
     run = Run(run.dir)
-    chain.execute(notebook(tmp_path / "02_tune.ipynb", "x = 1"), run, [])
+    execute(notebook(tmp_path / "02_tune.ipynb", "x = 1"), run, [])
     assert Run(run.dir).manifest["status"] == "done" and Run(run.dir).manifest["steps"]["02_tune"] == "done"
-    with pytest.raises(chain.StepError):
-        chain.execute(notebook(tmp_path / "02_tune.ipynb", "1 / 0"), Run(run.dir), [])
+    with pytest.raises(StepError):
+        execute(notebook(tmp_path / "02_tune.ipynb", "1 / 0"), Run(run.dir), [])
     assert Run(run.dir).manifest["status"] == "done" and not Run(run.dir).manifest.get("failed")
 
 

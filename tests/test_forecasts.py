@@ -12,9 +12,9 @@ import pytest
 from conftest import day, made_run, posted_prices, tiny
 from forecastbook import backtest, challenger, experts, forecasts, gate, models, scoreboard
 from forecastbook.forecasts import PublishError
-from forecastbook.params import merge
 from forecastbook.trades import PRICES
 from forecastbook.warehouse import WarehouseError, connect, variant_ids
+from forecastbook.yamlfile import merge
 
 AS_OF = day("2024-03-10")
 COLUMNS = ["series_id", "ts", "horizon", "q05", "q25", "q50", "q75", "q95", "p_change", "p_up", "last_value", "source"]

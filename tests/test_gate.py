@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from conftest import LEVELS, made_run, posted_prices, tiny
 from forecastbook import gate, intervals, scores
 from forecastbook.backtest import Origin
-from forecastbook.run import Run, RunError
+from forecastbook.files import RunError
+from forecastbook.run import Run
 from forecastbook.trades import PRICES
 
 SAFE, FAVOURITE = PRICES.safe, PRICES.favourite

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from forecastbook import chain, figures, views, wording
-from forecastbook.params import load
+from forecastbook.jobs import load
+from forecastbook.run import STEPS
 from test_figures import sticky_forecast, sticky_prices, words
 
 NOTEBOOKS = sorted((chain.ROOT / "notebooks").glob("*.ipynb"))
@@ -32,7 +33,7 @@ def lines(cell) -> int:
 
 
 def test_there_are_five():
-    assert [p.stem for p in NOTEBOOKS] == list(chain.STEPS)
+    assert [p.stem for p in NOTEBOOKS] == list(STEPS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

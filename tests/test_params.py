@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import tiny
-from forecastbook.params import Columns, File, Params, ParamsError, WarehousePrices, as_of_date, digest, job_name, load, merge
+from forecastbook.jobs import as_of_date, job_name, load
+from forecastbook.params import Columns, File, Params, WarehousePrices, digest
+from forecastbook.yamlfile import ParamsError, merge
 
 SHIPPED = sorted((Path(__file__).parent.parent / "params").glob("*.yaml"))
 

@@ -21,8 +21,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from forecastbook import agenda, evidence, figures, points, provenance, record, report, scoreboard, style, tables, wording
+from forecastbook.files import RunError
 from forecastbook.intake import Intake
-from forecastbook.run import RunError
 from forecastbook.scores import CHANGED
 from forecastbook.trades import PRICES, SALES
 from forecastbook.wording import labels, share1

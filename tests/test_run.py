@@ -8,24 +8,22 @@ import logging
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import day, made_run, posted_prices, same, tiny
+from conftest import LIB, day, made_run, posted_prices, python, same, tiny
 from forecastbook import run as runs
+from forecastbook.files import RunError, copy_model, lock, sha256
 from forecastbook.panel import build
 from forecastbook.params import Params
-from forecastbook.run import Run, RunError, lock, prepare, replacing, write_text
+from forecastbook.run import Run, prepare
 
-LIB = Path(runs.__file__).parent.parent
 AS_OF = day("2024-03-10")
 
 
@@ -33,50 +31,12 @@ def make(out, params=None, as_of=AS_OF, fingerprint="data", warehouse="duckdb:w.
     return prepare(Path(out), "prices", as_of, params or tiny(), warehouse=warehouse, fingerprint=fingerprint, **more)
 
 
-def python(code: str, *args, lib: Path = LIB, **more):
-    """Code in a process of its own."""
-    env = {**os.environ, "PYTHONPATH": str(lib)}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stdout=-1, stderr=-1, text=True, env=env, **more)
-
-
 def finished(run):
     run.note(status="done")
     return run
 
 
-# ---- files that are whole or absent
-
-
-def test_a_failure_in_the_middle_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
-    path = tmp_path / "a.txt"
-    write_text(path, "old")
-
-    class Trouble(Exception):
-        pass
-
-    for trouble, wanted in (
-        (Trouble(), Trouble),
-        (OSError(28, "No space left on device"), RunError),
-        (KeyboardInterrupt(), None),
-    ):
-        with pytest.raises(wanted or KeyboardInterrupt) as error, replacing(path) as part:
-            part.write_text("half of the new")
-            raise trouble
-        assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-        if wanted is RunError:
-            assert "a.txt: cannot write (No space left on device)" in str(error.value)
-    write_text(path, "new")
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_readers_never_see_half_a_file(tmp_path):
-    path = tmp_path / "a.txt"
-    write_text(path, "old")
-    with path.open() as reader:
-        with replacing(path) as part:
-            part.write_text("new")
-            assert path.read_text() == "old" and part.parent == path.parent
-        assert path.read_text() == "new" and reader.read() == "old"
+# ---- what is in it
 
 
 def test_a_full_disk_leaves_the_run_as_it_was(tmp_path):
@@ -88,17 +48,18 @@ def test_a_full_disk_leaves_the_run_as_it_was(tmp_path):
         import resource, sys
         import numpy as np, pandas as pd
         from pathlib import Path
-        from forecastbook import run as runs
-        run = runs.Run(Path(sys.argv[1]))
+        from forecastbook.files import RunError, write_text
+        from forecastbook.run import Run
+        run = Run(Path(sys.argv[1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
         for attempt in (
             lambda: run.write("a.parquet", pd.DataFrame({"x": np.random.default_rng(0).random(100_000)})),
-            lambda: runs.write_text(run.dir / "note.txt", "x" * 100_000),
+            lambda: write_text(run.dir / "note.txt", "x" * 100_000),
             lambda: run.note(reasons=["x" * 100_000]),
         ):
             try:
                 attempt()
-            except runs.RunError as error:
+            except RunError as error:
                 print(error)
     """
     child = python(code, run.dir)
@@ -115,20 +76,11 @@ def test_a_full_disk_leaves_the_run_as_it_was(tmp_path):
     assert Run(run.dir).read("a.parquet")["x"].tolist() == [1, 2, 3]
 
 
-def test_a_model_directory_is_replaced_whole(tmp_path):
-    source, target = tmp_path / "new", tmp_path / "model"
-    for directory, name in ((source, "b"), (target, "a")):
-        directory.mkdir()
-        (directory / name).write_text(name)
-    runs.copy_model(source, target)
-    assert [p.name for p in target.iterdir()] == ["b"] and sorted(p.name for p in tmp_path.iterdir()) == ["model", "new"]
-
-
 def test_what_is_read_is_what_was_written(tmp_path):
     run, frame = make(tmp_path), pd.DataFrame({"id": ["007", "NA"], "x": [1.5, np.nan]})
     run.write("a.parquet", frame)
     pd.testing.assert_frame_equal(Run(run.dir).read("a.parquet"), frame)
-    assert run.manifest["rows"]["a"] == 2 and run.manifest["files"]["a.parquet"] == runs.sha256(run.dir / "a.parquet")
+    assert run.manifest["rows"]["a"] == 2 and run.manifest["files"]["a.parquet"] == sha256(run.dir / "a.parquet")
 
 
 @pytest.mark.parametrize("spoil", ["cut", "flipped", "gone", "foreign"])
@@ -158,7 +110,7 @@ def test_nothing_is_world_writable(tmp_path):
             pass
         (run.dir / "m").mkdir()
         (run.dir / "m" / "w").write_text("w")
-        runs.copy_model(run.dir / "m", run.dir / "model")
+        copy_model(run.dir / "m", run.dir / "model")
     finally:
         os.umask(old)
     found = [p for p in tmp_path.rglob("*")]
@@ -365,71 +317,6 @@ def test_a_checkout_gives_its_commit_and_says_when_it_is_dirty(tmp_path):
 
 # ---- one at a time
 
-HOLD = """if True:
-    import sys, time
-    from pathlib import Path
-    from forecastbook.run import lock
-    with lock(Path(sys.argv[1]), wait=5):
-        print("held", flush=True)
-        time.sleep(float(sys.argv[2]))
-"""
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """Starts a process that holds a lock for some seconds; whatever is left of it is killed afterwards."""
-    children = []
-
-    def start(seconds):
-        child = python(HOLD, tmp_path / "home" / ".x.lock", seconds)
-        children.append(child)
-        assert child.stdout.readline() == "held\n"
-        return child
-
-    yield start
-    for child in children:
-        child.kill()
-        child.communicate()
-
-
-def test_a_second_process_waits_and_then_says_who_holds_the_lock(tmp_path, holder, lines):
-    child = holder(60)
-    began = time.monotonic()
-    told = rf"pid {child.pid} since \d{{4}}-\d\d-\d\dT.* still holds the lock"
-    with pytest.raises(RunError, match=told), lock(tmp_path / "home" / ".x.lock", wait=0.5):
-        pass
-    assert 0.4 < time.monotonic() - began < 5
-    assert len(lines) == 1 and f"waiting for pid {child.pid}" in lines[0]
-
-
-def test_a_lock_that_is_given_back_is_taken(tmp_path, holder, lines):
-    holder(0.6)
-    with lock(tmp_path / "home" / ".x.lock", wait=20) as waited:
-        assert waited
-    assert not any("did not end properly" in line for line in lines)
-    with lock(tmp_path / "home" / ".x.lock", wait=0) as waited:
-        assert not waited
-
-
-def test_the_lock_of_a_killed_process_is_taken_over_with_a_line(tmp_path, holder, lines):
-    child = holder(60)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    with lock(tmp_path / "home" / ".x.lock", wait=2) as waited:
-        assert not waited
-    assert [line for line in lines if f"pid {child.pid}" in line and "did not end properly" in line]
-    lines.clear()
-    with lock(tmp_path / "home" / ".x.lock", wait=0):
-        pass
-    assert not lines
-
-
-def test_an_error_under_the_lock_gives_it_back(tmp_path):
-    with pytest.raises(KeyError), lock(tmp_path / ".x.lock", wait=0):
-        raise KeyError
-    with lock(tmp_path / ".x.lock", wait=0):
-        pass
-
 
 def test_many_runs_are_crowned_at_once_and_none_is_lost(tmp_path):
     dates = [day(f"2024-03-{d:02d}") for d in range(1, 5)]
@@ -506,7 +393,7 @@ def test_a_table_written_in_parts_reads_as_one_and_part_by_part(tmp_path):
     assert run.read("x.parquet", where=[("model", "==", "b")])["y"].tolist() == [0, 1]
     (run.dir / "x.parquet").write_bytes(b"torn")
     for reader in (lambda: run.read("x.parquet"), lambda: next(run.parts("x.parquet"))):
-        with pytest.raises(runs.RunError, match="hash mismatch"):
+        with pytest.raises(RunError, match="hash mismatch"):
             reader()
 
 

@@ -18,8 +18,9 @@ import pytest
 
 from conftest import TINY, made_run, posted_panel, posted_prices, tiny
 from forecastbook import tuning
-from forecastbook.params import Params, merge
+from forecastbook.params import Params
 from forecastbook.run import Run
+from forecastbook.yamlfile import merge
 
 pytestmark = pytest.mark.timeout(280)
 

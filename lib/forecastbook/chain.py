@@ -2,37 +2,27 @@
 
 ``plan`` finds the as-of date and prepares the run directory, ``step`` executes a notebook into it, ``open`` is how a notebook
 finds its run, under Make and by hand alike; ``score`` needs no run: it brings the accuracy record up to date.
-
-A step is finished when papermill did not raise, every code cell was executed and no output is an error: the executed notebook's
-own metadata cannot be trusted on that. Only then is it moved to its final name.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime as dt
 import json
 import logging
 import os
-import re
 import signal
 import sys
-import tempfile
-import threading
-import time
 from pathlib import Path
 
-from forecastbook import params as jobs
-from forecastbook import roster
+from forecastbook import jobs, roster
 from forecastbook import run as runs
-from forecastbook.run import STEPS, Run, RunError
+from forecastbook.files import RunError, lock, lock_of
+from forecastbook.run import Run
+from forecastbook.step import CELL_TIMEOUT, MARK, StepError, Stopped, execute
 
 log = logging.getLogger("forecastbook")
 ROOT = Path(__file__).resolve().parents[2]
-LESS = "fewer series (max_series) or a smaller model.batch_size need less memory"
-MARK = "FORECASTBOOK_RUN"  # in the environment of a kernel and of all it starts
-CELL_TIMEOUT = 3600  # seconds a cell may take
 SHOWN = 10  # vintages that make score shows where none is new
 MADE = {
     "01_ingest": "series.parquet",
@@ -41,16 +31,8 @@ MADE = {
 }  # what later steps need
 
 
-class StepError(RuntimeError):
-    """A notebook that did not finish."""
-
-
 class ScoreError(RuntimeError):
     """Forecasts that cannot be scored as asked."""
-
-
-class Stopped(SystemExit):
-    """The process was asked to end (SIGTERM)."""
 
 
 # --- the as-of date and the run -------------------------------------------------------------------------------------
@@ -212,210 +194,6 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
     return f"{words}\n{table}\n{trackrecord.summary(known)}"
 
 
-# --- executing a notebook -------------------------------------------------------------------------------------------
-
-
-def check(notebook: Path) -> None:
-    """Raise StepError when a notebook could not take its parameters: no cell tagged so, or another kernel."""
-    import nbformat
-
-    nb = nbformat.read(notebook, as_version=4)
-    if nb.metadata.get("kernelspec", {}).get("name") != "python3":
-        raise StepError(f"{notebook}: kernelspec is {nb.metadata.get('kernelspec', {}).get('name')!r}, wanted 'python3'")
-    if not any("parameters" in cell.metadata.get("tags", []) for cell in nb.cells):
-        raise StepError(
-            f"{notebook}: no cell is tagged 'parameters', so the run's own values would be ignored; tag the second cell"
-        )
-
-
-def faults(nb) -> str | None:
-    """Why an executed notebook is not finished; None when it is. Outputs decide, the metadata of papermill says too much."""
-    for index, cell in enumerate(nb.cells):
-        if cell.cell_type != "code":
-            continue
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                return f"cell {index} raised {output.ename}: {' '.join(str(output.evalue).split())[:600]}"
-        if cell.source.strip() and cell.execution_count is None:
-            return f"cell {index} was never executed"
-    return None
-
-
-def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None = None) -> Path:
-    """Execute one notebook into the run: ``<run>/<step>.ipynb``, moved there only when every cell finished.
-
-    A failed notebook stays beside it as ``<step>.failed.ipynb`` (and .html). Raises StepError that names cell and cause.
-    """
-    from forecastbook import report
-
-    step = notebook.stem
-    check(notebook)
-    part, final, failed = run.dir / f".{step}.part.ipynb", run.dir / f"{step}.ipynb", run.dir / f"{step}.failed.ipynb"
-    for stale in (part, failed, failed.with_suffix(".html")):
-        stale.unlink(missing_ok=True)
-    values = {
-        "job": run.job,
-        "as_of": run.as_of.isoformat(),
-        "out": str(run.home.parent),
-        "warehouse": run.warehouse,
-        "overlays": [str(o) for o in overlays],
-    }
-    log.info("%s starts (run %s)", step, run.id)
-    started, reason = time.monotonic(), None
-    # a search is a step aside: it neither reopens a finished run nor fails one
-    aside = step == "02_tune" and run.manifest["status"] == "done"
-    run.note(steps={step: "running"}, **({} if aside else {"status": "running"}))
-    try:
-        nb, reason = _papermill(notebook, part, values, run, timeout or CELL_TIMEOUT)
-        seconds = round(time.monotonic() - started, 1)
-        if reason is None:
-            _keep(nb, part)
-            html = report.render_notebook(part)
-            os.replace(html, final.with_suffix(".html"))
-            state = {} if aside else {"status": "done" if step == STEPS[-1] else "running", "failed": None}
-            run.note(steps={step: "done"}, seconds={step: seconds}, **state)
-            _reports(run, step == STEPS[-1])
-            os.replace(part, final)
-            log.info(
-                "%s finished in %.1f s%s", step, seconds, f"; report: {run.dir / 'report.html'}" if step == STEPS[-1] else ""
-            )
-            return final
-    except (KeyboardInterrupt, Stopped):
-        reason = "was stopped"
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        if reason is not None:
-            run.note(steps={step: "failed"}, **({} if aside else {"status": "failed", "failed": {"step": step, "why": reason}}))
-            try:
-                if part.is_file():
-                    os.replace(part, failed)
-                    report.render_notebook(failed)
-                _reports(run, True)
-            except (OSError, ValueError) as error:  # a full disk, say: what failed first is what must be told
-                log.error("no page was made of the failed step: %s", error)
-    raise StepError(f"{step} failed: {reason}; see {failed.with_suffix('.html')} and {run.dir / 'run.log'}")
-
-
-def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int):
-    """Run papermill; returns (executed notebook, None or why it did not finish). No process of the kernel's is left behind."""
-    import nbformat
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillException
-    from traitlets.config import Config
-
-    reason = None
-    _sweep(run)  # of a runner that was killed
-    # The kernel's sockets lie in a directory of their own, which no other user may enter and no other run shares. Not under the
-    # run: a socket's path may have 107 characters.
-    with _console(run.dir / "run.log"), _marked(run), tempfile.TemporaryDirectory(prefix="fb-") as private:
-        try:
-            papermill.execute_notebook(
-                str(notebook),
-                str(part),
-                values,
-                kernel_name="python3",
-                progress_bar=False,
-                cwd=os.getcwd(),
-                execution_timeout=timeout,
-                start_timeout=120,
-                extra_arguments=["--log-level=CRITICAL"],  # a kernel that is told to end complains of its sockets
-                config=Config({"KernelManager": {"transport": "ipc", "connection_file": f"{private}/kernel.json"}}),
-            )
-        except CellTimeoutError as error:
-            reason = f"a cell took longer than {timeout} s: {' '.join(str(error).split())[:300]}"
-        except DeadKernelError:
-            reason = f"the kernel died (killed, or out of memory): {LESS}"
-        except PapermillException as error:
-            said = " ".join(str(getattr(error, "evalue", error)).split())[:600]
-            reason = f"{getattr(error, 'ename', type(error).__name__)}: {said}"
-            if re.search(r"MemoryError|allocate memory|out of memory", reason) and "model.device" not in reason:
-                reason += f": {LESS}"
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:600] or type(error).__name__
-        except OSError as error:
-            reason = f"cannot write {part.parent} ({error.strerror or error})"
-        finally:
-            _sweep(run)
-    try:
-        nb = nbformat.read(part, as_version=4)
-    except (OSError, ValueError) as error:
-        return None, reason or f"{part}: cannot be read ({error})"
-    return nb, reason or faults(nb)
-
-
-@contextlib.contextmanager
-def _marked(run: Run):
-    """What is started inside carries the run's mark in its environment."""
-    os.environ[MARK] = str(run.dir.resolve())
-    try:
-        yield
-    finally:
-        del os.environ[MARK]
-
-
-def _keep(nb, part: Path) -> None:
-    """Write the executed notebook with its machine-bound traces (absolute paths of this process) left out."""
-    import nbformat
-
-    for key in ("input_path", "output_path"):
-        nb.metadata.get("papermill", {}).pop(key, None)
-    runs.write_text(part, nbformat.writes(nb))
-
-
-def _reports(run: Run, whole: bool) -> None:
-    from forecastbook import report
-
-    if whole:
-        report.render_run(run.dir)
-        for made in sorted(run.dir.glob("[0-9][0-9]_*.ipynb")):
-            report.render_notebook(made)  # again: now each page can link to all the others
-    report.render_index(run.home.parent)
-
-
-def _sweep(run: Run) -> None:
-    """End every process that a kernel of this run started or was: they carry the run's mark in their environment."""
-    import psutil
-
-    mark, found = str(run.dir.resolve()), []
-    spared = {os.getpid(), *(p.pid for p in psutil.Process().parents())}  # a notebook by hand may run earlier steps
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # gone, or another user's: not ours
-            if process.pid not in spared and process.environ().get(MARK) == mark:
-                process.kill()
-                found.append(process)
-    psutil.wait_procs(found, timeout=10)
-
-
-@contextlib.contextmanager
-def _console(path: Path):
-    """While a kernel writes ``run.log``, show its new lines here: the console says what the log says."""
-    path.touch()
-    done = threading.Event()
-
-    def follow():
-        with path.open(encoding="utf-8") as stream:
-            stream.seek(0, os.SEEK_END)
-            while True:
-                ended = done.is_set()
-                if text := stream.read():
-                    sys.stderr.write(text)
-                elif ended:
-                    return
-                done.wait(0.2)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=5)
-
-
 # --- the command line, called by the Makefile -----------------------------------------------------------------------
 
 
@@ -475,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
 def _step(args) -> None:
     run = Run(Path(args.out) / jobs.job_name(args.job) / jobs.as_of_date(args.as_of).isoformat())
     final = run.dir / f"{args.notebook.stem}.ipynb"
-    with runs.lock(runs.lock_of(run.dir), runs.WAIT) as waited:
+    with lock(lock_of(run.dir), runs.WAIT) as waited:
         if waited and final.is_file() and final.stat().st_mtime > args.notebook.stat().st_mtime:
             log.info("%s was made meanwhile by the process that was waited for", final)
             return

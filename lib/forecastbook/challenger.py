@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import backtest, models
+from forecastbook.files import copy_model
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import trainable
-from forecastbook.run import Run, copy_model
+from forecastbook.run import Run
 from forecastbook.trades import SALES
 from forecastbook.wording import change, model_name, share1
 

@@ -21,13 +21,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from forecastbook import params as jobs
+from forecastbook import jobs, schema, warehouse
 from forecastbook import run as runs
-from forecastbook import schema, warehouse
 from forecastbook.intake import SourceError, inside, today
+from forecastbook.params import Params
 from forecastbook.schema import WarehouseError
 from forecastbook.sources import SOURCES, newest
 from forecastbook.wording import size
+from forecastbook.yamlfile import ParamsError
 
 log = logging.getLogger("forecastbook")
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +107,7 @@ class Patient:
     as_of: str = ""
 
     @cached_property
-    def params(self) -> jobs.Params:
+    def params(self) -> Params:
         return jobs.load(ROOT / "params" / f"{jobs.job_name(self.job)}.yaml", self.overlays)
 
     @cached_property
@@ -405,7 +406,7 @@ def check(p: Patient, checks: Checks | None = None):
             continue
         try:
             level, found = look(p)
-        except (Wrong, WarehouseError, SourceError, jobs.ParamsError) as error:
+        except (Wrong, WarehouseError, SourceError, ParamsError) as error:
             level, found = "FAIL", " | ".join(str(error).splitlines())
         except OSError as error:
             level, found = "FAIL", f"{error.filename or p.url}: {error.strerror or error}: it must be readable to this user"
@@ -449,7 +450,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(worst)
     except KeyboardInterrupt:
         return 130
-    except (WarehouseError, SourceError, jobs.ParamsError) as error:
+    except (WarehouseError, SourceError, ParamsError) as error:
         for line in str(error).splitlines():
             log.error("%s", line)
         return 2

@@ -19,8 +19,8 @@ import pandas as pd
 
 from forecastbook import intervals, scores
 from forecastbook.backtest import Origin, experts_of, point_error, quantile_error
+from forecastbook.files import sha256, write_text
 from forecastbook.params import Params
-from forecastbook.run import sha256, write_text
 from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import model_name, share1
 

@@ -15,7 +15,7 @@ import nh3
 from markupsafe import Markup
 
 from forecastbook import style
-from forecastbook.run import replacing
+from forecastbook.files import replacing
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 TAGS = set(

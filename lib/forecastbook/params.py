@@ -1,26 +1,22 @@
-"""A job is a params file: pydantic models with a type, a range and a reason for every key.
+"""What a job may ask: pydantic models of a params file, with a type, a range and a reason for every key.
 
-``load`` reads ``params/<job>.yaml``, lays overlays over it in order and validates the whole. An unknown key is refused by
-name with the nearest known one; a key written twice, a tag such as ``!!python/object`` or a number that YAML reads as text
-(``1e-3``) is refused with its place.
+``jobs.load`` reads ``params/<job>.yaml`` into them.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 import hashlib
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from .trades import TRADES, Trade
-from .yamlfile import ParamsError, merge, read_yaml
+from .yamlfile import merge
 
 
 class Section(BaseModel):
@@ -85,31 +81,11 @@ class Columns(Section):
     title: str | None = None
 
 
-RESERVED = set(
-    [
-        "series_id",
-        "ts",
-        "y",
-        "available",
-        "title",
-        "last_value",
-        "last_ts",
-        "n_obs",
-        "gap",
-        "change_rate",
-        "sale_rate",
-        "total_units",
-        "mean_units",
-        "interval",
-        "cv2",
-        "stock",
-        "lost_units",
-        "demand_class",
-        "source",
-        "why",
-        "refused",
-    ]
-)
+RESERVED = {  # columns of our own tables
+    *("series_id", "ts", "y", "available", "title", "source", "why", "refused"),
+    *("last_value", "last_ts", "n_obs", "gap", "change_rate", "sale_rate", "stock", "lost_units"),
+    *("total_units", "mean_units", "interval", "cv2", "demand_class"),
+}
 
 
 class File(Section):
@@ -417,86 +393,3 @@ class Params(Section):
 def digest(value) -> str:
     """SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def load(path: str | Path, overlays: list[str | Path] = (), tuned: dict | None = None) -> Params:
-    """The params of a job: its yaml, each overlay over it in order, then the last tuning's winner unless ``tune.use`` is false.
-
-    Raises ParamsError that lists every fault: file, key, what was given, what is wanted.
-    """
-    path = Path(path)
-    data = read_yaml(path)
-    for overlay in overlays:
-        data = merge(data, read_yaml(Path(overlay)))
-    asked = data.get("tune")
-    if tuned and not (isinstance(asked, dict) and asked.get("use") is False):
-        known = _section("model", data).model_fields
-        data = merge(data, {"model": {k: v for k, v in tuned.items() if k in known}})
-    where = " + ".join(str(p) for p in [path, *overlays])
-    try:
-        return Params.model_validate(data)
-    except ValidationError as error:
-        raise ParamsError("\n".join(_explain(where, data, e) for e in error.errors())) from None
-
-
-def _explain(where: str, data: dict, error: dict) -> str:
-    loc = list(error["loc"])
-    if loc[:1] in (["source"], ["model"]):
-        del loc[1:2]  # pydantic's tag of the kind of source, of the model's name
-    key = ".".join(str(part) for part in loc) or "(whole file)"
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(loc[-1]), _known(loc[:-1], data), n=1, cutoff=0.5)
-        return f"{where}: unknown key {key}" + (
-            f"; did you mean {near[0]}?" if near else f"; known: {', '.join(_known(loc[:-1], data))}"
-        )
-    if error["type"] == "union_tag_not_found":
-        return f"{where}: {key}: kind is missing; wanted {', '.join(KINDS['source'])}"
-    given = error.get("input")
-    if given is None and error["type"].endswith("_type"):
-        return f"{where}: {key} is empty: give its {'keys' if error['type'].startswith('model') else 'value'} or leave it out"
-    hint = " (YAML reads yes, no, on and off as true and false: quote text)" if isinstance(given, bool) else ""
-    if isinstance(given, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", given):
-        hint = f" (YAML reads {given} as text: write {float(given)})"
-    message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(given, dict) and error["type"] != "union_tag_invalid" else f", got {given!r}"
-    return f"{where}: {key}: {message}{shown}{hint}"
-
-
-KINDS: dict[str, dict[str, type[Section]]] = {  # the sections that come in kinds
-    "source": {"warehouse_prices": WarehousePrices, "warehouse_sales": WarehouseSales, "shop_files": ShopFiles, "file": File},
-    "model": {"lstm": Lstm, "tide": Tide},
-}
-
-
-def _section(part: str, data: dict) -> type[Section]:
-    """The class of ``source`` or ``model`` that the data asks for; the first one where it does not say."""
-    given = data.get(part) if isinstance(data.get(part), dict) else {}
-    kinds = KINDS[part]
-    return kinds.get(given.get("kind") or given.get("name"), next(iter(kinds.values())))
-
-
-def _known(loc: list, data: dict) -> list[str]:
-    section: Any = Params
-    for part in loc:
-        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
-        if field is None:
-            return []
-        section = _section(part, data) if part in KINDS else field.annotation
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
-
-
-def as_of_date(text: str) -> dt.date:
-    """An as-of date in the one accepted form, YYYY-MM-DD. Raises ParamsError for anything else: it names a directory."""
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-        raise ParamsError(f"AS_OF {text!r}: wanted YYYY-MM-DD, such as 2026-01-05")
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError as error:
-        raise ParamsError(f"AS_OF {text!r}: {error}; wanted a real date as YYYY-MM-DD") from error
-
-
-def job_name(text: str) -> str:
-    """A job's name: letters, digits, dash and underscore, so that it can name a file and a directory."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):
-        raise ParamsError(f"JOB {text!r}: wanted the name of a file in params/, such as prices (letters, digits, - and _)")
-    return text

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from forecastbook import pages
 from forecastbook.executed import render_notebook
+from forecastbook.files import RunError
 from forecastbook.record import manifest_of, scores_of, state_of
-from forecastbook.run import RunError
 from forecastbook.runpage import render_run
 from forecastbook.wording import bare_percent, counted, model_name, shorten
 

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import backtest, models
+from forecastbook.files import write_text
 from forecastbook.panel import Panel
 from forecastbook.params import Params
-from forecastbook.run import Run, write_text
+from forecastbook.run import Run
 from forecastbook.wording import share1
 
 log = logging.getLogger("forecastbook")

@@ -1,0 +1,108 @@
+"""Files that are whole or absent, and locks: what a run directory relies on when its processes are killed.
+
+A file is written under a temporary name, synced and moved. Locks are the kernel's, so none outlives its holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+log = logging.getLogger("forecastbook")
+
+
+class RunError(RuntimeError):
+    """A run directory, or a file in it, that cannot be used as it is."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Give a temporary path beside ``path``; on success sync and move it there, on failure leave the old file as it was."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot write ({error.strerror or error}); the old file is untouched") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text, whole or not at all."""
+    with replacing(Path(path)) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a model directory; a kill in between leaves no half of one, and the step that copies runs again."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(part, target)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def lock_of(directory: Path) -> Path:
+    """The lock file of a run: beside its directory, which may be renamed."""
+    return directory.with_name(f".{directory.name}.lock")
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: float):
+    """Hold an advisory lock on ``path``; yields whether it had to be waited for.
+
+    The kernel drops the lock with its holder, however that ended: nothing stale is left behind. Raises RunError that names the
+    holder's pid and since when, after ``wait`` seconds.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    except OSError as error:
+        raise RunError(f"{path.parent}: cannot write there ({error.strerror}); give a writable OUT=") from error
+    with opened as stream:
+        waited, deadline = False, time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"{path.parent}: {holder} still holds the lock after {wait:.0f} s; "
+                        "wait for it to end, or stop that process"
+                    ) from None
+                if not waited:
+                    log.warning("waiting for %s, which holds %s", holder, path)
+                waited = True
+                time.sleep(0.2)
+        stream.seek(0)
+        if left := stream.read().strip():
+            log.warning("%s did not end properly; its lock is taken over", left)
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"pid {os.getpid()} since {dt.datetime.now().astimezone().isoformat(timespec='seconds')}")
+        stream.flush()
+        try:
+            yield waited
+        finally:
+            stream.seek(0)
+            stream.truncate()
