@@ -14,7 +14,6 @@ import jinja2
 import nh3
 from markupsafe import Markup
 
-from forecastbook import style
 from forecastbook.files import replacing
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -42,15 +41,13 @@ INLINE_IMAGE = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=\s]*")
 
 @cache
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["embed"] = lambda figure: Markup(style.embed(figure))
-    return made
 
 
 def render(template: str, **context) -> str:

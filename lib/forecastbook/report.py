@@ -16,10 +16,16 @@ from forecastbook import pages
 from forecastbook.executed import render_notebook
 from forecastbook.files import RunError
 from forecastbook.record import manifest_of, scores_of, state_of
-from forecastbook.runpage import render_run
 from forecastbook.wording import bare_percent, counted, model_name, shorten
 
 __all__ = ["main", "render_index", "render_notebook", "render_run"]
+
+
+def render_run(directory: str | Path) -> Path:
+    """Write a run's ``report.html`` and return its path."""
+    from forecastbook import runpage  # with all that draws: most steps render a notebook and the index
+
+    return runpage.render_run(directory)
 
 
 def render_index(out: str | Path) -> Path:

@@ -83,6 +83,10 @@ class Figure(_Figure):
     def _repr_png_(self) -> str:
         return base64.b64encode(self.png()).decode()
 
+    def uri(self) -> str:
+        """The same as a `data:` URI for an HTML page."""
+        return f"data:image/png;base64,{self._repr_png_()}"
+
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         data = {"image/png": self._repr_png_(), "text/plain": self.alt or "figure"}
         width, height = (int(x * 100) for x in self.get_size_inches())
@@ -191,8 +195,3 @@ def whole_ticks(ax, x) -> None:
 def top_of(highest: float, room: float) -> float:
     """Where an axis of errors ends: with room above the highest; at 100 % where that is nothing, or the dust of a sum."""
     return highest * room if highest > 1e-9 else 1.0
-
-
-def embed(fig: Figure) -> str:
-    """The figure as a `data:` URI for an HTML page."""
-    return "data:image/png;base64," + base64.b64encode(fig.png()).decode()
