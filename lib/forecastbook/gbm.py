@@ -13,11 +13,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 import pandas as pd
 
 from . import spells, sticky
+from .boosting import lightgbm
 from .panel import Panel
 
 DAYS = 500  # the last days that are learnt from

@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from . import counts, scores
 from .counts import Demand
@@ -228,7 +227,8 @@ def _auto_ets(y: np.ndarray, freq: str, horizon: int, levels: np.ndarray) -> Dem
     seconds a series at 52 weeks; so it takes about a millisecond. Its normal quantiles are cut at zero. Where it cannot be
     fitted (a handful of periods, or constant ones) the mean of the item stands, without spread.
     """
-    from statsforecast.models import AutoETS  # lazily: a second to import
+    from scipy.special import ndtr, ndtri  # lazily, these too: jobs of prices do without
+    from statsforecast.models import AutoETS  # a second to import
 
     mean, sd = np.repeat(np.nanmean(y, axis=1)[:, None], horizon, 1), np.zeros((len(y), horizon))
     model = AutoETS(season_length=1, model="ZNN")

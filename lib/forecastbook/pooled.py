@@ -15,12 +15,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
 from . import counts, demand, gbm, intervals
+from .boosting import lightgbm
 from .counts import Demand
 from .panel import SEASON, Panel
 
