@@ -27,6 +27,7 @@ settings.register_profile("quick", max_examples=25, deadline=None, derandomize=T
 settings.load_profile("quick")
 
 LIB = Path(runs.__file__).parent.parent
+SLOW = ("test_chain", "test_tuning", "test_bigquery", "test_warehouse", "test_report", "test_faults", "test_doctor")
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 TINY = {
     "title": "Tiny",
@@ -34,6 +35,11 @@ TINY = {
     "finetune": {"epochs": 1, "days": 30, "validation_days": 14},
     "backtest": {"origins": 5, "stride": 7, "refits": 2},
 }
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Files that take minutes come first: two of them that mostly wait share the machine well, and none is left for the end."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
 def posted_prices(n: int = 12, days: int = 110, seed: int = 0, gaps: float = 0.1, start: str = "2024-01-01") -> pd.DataFrame:

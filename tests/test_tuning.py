@@ -114,15 +114,15 @@ def started(tmp_path, budget: int = 600):
     return run, searching, lambda: [path.read_text() for path in sorted((run.dir / "tune").rglob("result.json"))]
 
 
-def await_reports(reported, trials: int) -> None:
+def await_reports(searching, reported, trials: int) -> None:
     deadline = time.monotonic() + 120
-    while len([text for text in reported() if text]) < trials and time.monotonic() < deadline:
+    while len([text for text in reported() if text]) < trials and time.monotonic() < deadline and searching.poll() is None:
         time.sleep(0.05)
 
 
 def test_a_killed_search_is_resumed(tmp_path):
     run, searching, reported = started(tmp_path)
-    await_reports(reported, 2)
+    await_reports(searching, reported, 2)
     tree = [psutil.Process(searching.pid), *psutil.Process(searching.pid).children(recursive=True)]
     for process in tree:
         process.kill()
@@ -135,8 +135,8 @@ def test_a_killed_search_is_resumed(tmp_path):
 
 
 def test_a_trial_that_hangs_is_given_up_with_the_budget(tmp_path):
-    run, searching, reported = started(tmp_path, budget=10)
-    await_reports(reported, 1)
+    run, searching, reported = started(tmp_path, budget=30)  # which a slow machine needs to start a trial
+    await_reports(searching, reported, 1)
     below = psutil.Process(searching.pid).children(recursive=True)
     trials = [process for process in below if process.name().startswith("ray::ImplicitFun")]
     assert trials
