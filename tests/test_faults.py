@@ -17,11 +17,12 @@ import pandas as pd
 import psutil
 import pytest
 
-from forecastbook import chain, report, sources
+from forecastbook import chain, provenance, report, sources
 from forecastbook import run as runs
 from forecastbook.files import RunError
 from forecastbook.params import Params
-from forecastbook.run import Run
+from forecastbook.record import Record
+from forecastbook.run import Run, git_state
 from forecastbook.step import StepError, execute
 
 pytestmark = pytest.mark.timeout(180)
@@ -211,6 +212,38 @@ def test_two_at_once_do_not_meet(tmp_path):
     assert [p.returncode for p in both] == [0, 0], errors
     assert all((run.dir / "01_ingest.ipynb").is_file() for run in made)
     assert not list(tmp_path.glob("kernel*")), "nothing is left where make runs"
+
+
+def test_a_search_that_waited_leaves_a_run_that_was_finished_meanwhile_as_it_is(run, tmp_path):
+    waiting = Run(run.dir)
+    run.note(status="done")
+    execute(notebook(tmp_path / "02_tune.ipynb", "x = 1"), waiting, [])
+    assert Run(run.dir).manifest["status"] == "done"
+
+
+def test_a_failure_is_told_where_its_page_cannot_be_written(run, tmp_path, lines):
+    """The page is larger than the notebook: what failed first is still what is said, in the manifest and in the index too."""
+    path, limits = (
+        notebook(tmp_path / "01_ingest.ipynb", "print('x' * 30_000)", "1 / 0"),
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+    )
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        with pytest.raises(StepError, match="ZeroDivisionError"):
+            execute(path, run, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [line for line in lines if "01_ingest.failed.html: cannot write (File too large)" in line]
+    assert "ZeroDivisionError" in Run(run.dir).manifest["failed"]["why"]
+    assert "failed at 01_ingest" in (run.dir.parents[1] / "index.html").read_text()
+
+
+def test_a_step_made_by_other_code_than_the_run_says_so(run, tmp_path, lines):
+    run.note(commit="0123456", dirty=False)
+    execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
+    assert [line for line in lines if "01_ingest is made by other code than the run was begun with" in line]
+    facts = dict(provenance.making(Record(run.dir))["facts"])
+    assert facts["code"] == "0123456 (clean)" and facts["code of 01 ingest"].startswith(git_state()[0])
 
 
 def test_a_search_neither_reopens_nor_fails_a_finished_run(run, tmp_path):

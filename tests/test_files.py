@@ -1,6 +1,7 @@
 """Files are whole or absent, and locks end with their holder."""
 
 import os
+import resource
 import signal
 import time
 
@@ -47,6 +48,9 @@ def test_a_model_directory_is_replaced_whole(tmp_path):
     for directory, name in ((source, "b"), (target, "a")):
         directory.mkdir()
         (directory / name).write_text(name)
+    copy_model(source, target)
+    for left in (".model.1.part", ".model.1.old"):  # by a process that was killed
+        (tmp_path / left).mkdir()
     copy_model(source, target)
     assert [p.name for p in target.iterdir()] == ["b"] and sorted(p.name for p in tmp_path.iterdir()) == ["model", "new"]
 
@@ -110,6 +114,16 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_a_line(tmp_path, holder
     with lock(tmp_path / "home" / ".x.lock", wait=0):
         pass
     assert not lines
+
+
+def test_a_lock_on_a_full_disk_is_one_clear_error(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"x\.lock: cannot write .*another OUT="), lock(tmp_path / ".x.lock", wait=0):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_an_error_under_the_lock_gives_it_back(tmp_path):

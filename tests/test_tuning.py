@@ -50,6 +50,14 @@ def test_rays_servers_are_known_while_they_run():
     assert not ray_processes()
 
 
+def test_a_search_is_taken_up_again_on_the_same_data_only(tmp_path):
+    run = made_run(tmp_path, searched({"hidden_size": [4]}), posted_prices(4, 40))
+    before = tuning.asked(run)
+    assert tuning.asked(Run(run.dir)) == before
+    run.note(fingerprint="of other data")
+    assert tuning.asked(run) != before
+
+
 def test_the_spans_follow_each_other():
     panel = posted_panel(6, 120, seed=1)
     spans = tuning.splits(panel, searched({"hidden_size": [4]}))

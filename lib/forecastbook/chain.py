@@ -31,10 +31,6 @@ MADE = {
 }  # what later steps need
 
 
-class ScoreError(RuntimeError):
-    """Forecasts that cannot be scored as asked."""
-
-
 # --- the as-of date and the run -------------------------------------------------------------------------------------
 
 
@@ -119,9 +115,10 @@ def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: li
     if not as_of:
         runs.log_to(None, step)
         run = plan(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays)
-        for earlier, made in MADE.items():
-            if earlier < step and made not in Run(run.dir).manifest["files"]:
-                execute(ROOT / "notebooks" / f"{earlier}.ipynb", run, overlays)
+        with lock(lock_of(run.dir), runs.WAIT):  # of two notebooks opened at once the second waits
+            for earlier, made in MADE.items():
+                if earlier < step and made not in Run(run.dir).manifest["files"]:
+                    execute(ROOT / "notebooks" / f"{earlier}.ipynb", run, overlays)
         as_of = run.as_of.isoformat()
     run = Run(Path(out) / job / as_of)
     runs.log_to(run.dir / "run.log", step)
@@ -155,7 +152,7 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
 
     ForecastScore is written, and tables that lack are made, and nothing else: no run, no directory, no sample. The words are a
     table of the vintages that have something new, and what the whole record says. Raises the error of whatever part says no,
-    ScoreError for a date that is none of the job's periods.
+    trackrecord.ScoreError for a date that is none of the job's periods.
     """
     from forecastbook import trackrecord
     from forecastbook.sources import SOURCES, inside, newest
@@ -169,7 +166,7 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
     store.looks_only = True  # the source only answers
     source = SOURCES[params.source.kind]
     if not source.there(params.source, store):
-        raise ScoreError(
+        raise trackrecord.ScoreError(
             f"{name}: the source {params.source.kind} holds no data, so there is nothing to score its forecasts by"
         )
     span = source.span(params.source, store)
@@ -182,7 +179,7 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
         try:
             panel = runs.build(intake, params, date)
         except ValueError as error:
-            raise ScoreError(f"{name} cannot be scored as of {date}: {error}") from error
+            raise trackrecord.ScoreError(f"{name} cannot be scored as of {date}: {error}") from error
         fresh = trackrecord.score(store, name, params, panel)["as_of"]
     known = trackrecord.record(store, name, params, date)
     if known.empty:
@@ -251,16 +248,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _step(args) -> None:
-    run = Run(Path(args.out) / jobs.job_name(args.job) / jobs.as_of_date(args.as_of).isoformat())
-    final = run.dir / f"{args.notebook.stem}.ipynb"
-    with lock(lock_of(run.dir), runs.WAIT) as waited:
+    directory = Path(args.out) / jobs.job_name(args.job) / jobs.as_of_date(args.as_of).isoformat()
+    final = directory / f"{args.notebook.stem}.ipynb"
+    with lock(lock_of(directory), runs.WAIT) as waited:
         if waited and final.is_file() and final.stat().st_mtime > args.notebook.stat().st_mtime:
             log.info("%s was made meanwhile by the process that was waited for", final)
             return
-        handler = logging.FileHandler(run.dir / "run.log", encoding="utf-8")
+        handler = logging.FileHandler(directory / "run.log", encoding="utf-8")
         handler.setFormatter(log.handlers[0].formatter)
         log.addHandler(handler)
-        execute(args.notebook, run, args.params.split(), args.timeout)
+        execute(args.notebook, Run(directory), args.params.split(), args.timeout)
 
 
 def _stop(signum, frame) -> None:

@@ -44,13 +44,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Copy a model directory; a kill in between leaves no half of one, and the step that copies runs again."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    """Copy a model directory: ``target`` is the old one, then the whole new one; between two renames it is neither.
+
+    A kill leaves no half of one, and the step that copies runs again and clears away what was left.
+    """
+    for left in (left for end in ("part", "old") for left in target.parent.glob(f".{target.name}.*.{end}")):
+        shutil.rmtree(left)
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     shutil.copytree(source, part)
     if target.exists():
-        shutil.rmtree(target)
+        os.replace(target, old)
     os.replace(part, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:
@@ -99,8 +104,11 @@ def lock(path: Path, wait: float):
             log.warning("%s did not end properly; its lock is taken over", left)
         stream.seek(0)
         stream.truncate()
-        stream.write(f"pid {os.getpid()} since {dt.datetime.now().astimezone().isoformat(timespec='seconds')}")
-        stream.flush()
+        mine = f"pid {os.getpid()} since {dt.datetime.now().astimezone().isoformat(timespec='seconds')}"
+        try:
+            os.write(stream.fileno(), mine.encode())
+        except OSError as error:
+            raise RunError(f"{path}: cannot write ({error.strerror}); make room there, or give another OUT=") from error
         try:
             yield waited
         finally:

@@ -343,8 +343,9 @@ def save(run, decided: Gate, **said) -> None:
         "rounds": decided.rounds,
     }
     write_text(run.dir / "model" / "calibration.json", json.dumps(text, indent=1) + "\n")
+    before = {name: None for name in run.manifest["files"] if name.startswith("model/")}  # of a model that was there
     run.note(
-        files={f"model/{path.name}": sha256(path) for path in sorted((run.dir / "model").iterdir())},
+        files=before | {f"model/{path.name}": sha256(path) for path in sorted((run.dir / "model").iterdir())},
         gate={
             "use": decided.use,
             "verdict": decided.verdict(),
@@ -359,8 +360,8 @@ def save(run, decided: Gate, **said) -> None:
 
 def load(run) -> Gate:
     """The decision that ``save`` kept. Raises RunError when a file of the model changed."""
-    for name in run.manifest["files"]:
-        if name.startswith("model/"):
+    for name, noted in run.manifest["files"].items():
+        if name.startswith("model/") and noted:
             run.verify(name)
     text = json.loads((run.dir / "model" / "calibration.json").read_text(encoding="utf-8"))
     skill = float("nan") if text["skill"] is None else text["skill"]

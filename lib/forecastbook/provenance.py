@@ -199,11 +199,17 @@ def _what_came(before: Record, panel: pd.DataFrame | None) -> pd.DataFrame | Non
     return points.errors(forecast.drop(columns=["y"], errors="ignore").merge(actual, on=["series_id", "ts"]))
 
 
+def _code(said: dict) -> str:
+    """The commit of a manifest, or of a step in it, and whether all was committed."""
+    commit, dirty = str(said.get("commit") or "no git"), said.get("dirty")
+    return commit if commit == "no git" or dirty is None else f"{commit} ({'with uncommitted changes' if dirty else 'clean'})"
+
+
 def making(run: Record) -> dict:
     """Run, data, parameters, code, seed, hardware, versions and seconds."""
     m = run.manifest
-    commit, dirty = str(m.get("commit") or "no git"), m.get("dirty")
-    code = commit if commit == "no git" or dirty is None else f"{commit} ({'with uncommitted changes' if dirty else 'clean'})"
+    code = _code(m)
+    later = {step: said for step, made in (m.get("code") or {}).items() if (said := _code(made)) != code}
     gate, receipt = m.get("gate") or {}, m.get("receipt") or {}
     published = (
         f"{counted(receipt['rows'], 'row')} to {receipt.get('table')}, {moment(receipt.get('published_at', ''))}"
@@ -216,6 +222,7 @@ def making(run: Record) -> dict:
         ("data", m.get("data_hash")),
         ("parameters", m.get("params_hash")),
         ("code", code),
+        *((f"code of {step.replace('_', ' ', 1)}", said) for step, said in later.items()),
         ("seed", m.get("seed")),
         ("published by", gate.get("use")),
         ("published", published),

@@ -7,6 +7,7 @@ own metadata cannot be trusted on that. Only then is it moved to its final name.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -16,8 +17,8 @@ import threading
 import time
 from pathlib import Path
 
-from forecastbook.files import write_text
-from forecastbook.run import STEPS, Run
+from forecastbook.files import RunError, write_text
+from forecastbook.run import STEPS, Run, git_state
 
 log = logging.getLogger("forecastbook")
 LESS = "fewer series (max_series) or a smaller model.batch_size need less memory"
@@ -66,7 +67,7 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
     """
     from forecastbook import report
 
-    step = notebook.stem
+    step, run = notebook.stem, Run(run.dir)  # read anew: another process may have finished the run while this one waited
     check(notebook)
     part, final, failed = run.dir / f".{step}.part.ipynb", run.dir / f"{step}.ipynb", run.dir / f"{step}.failed.ipynb"
     for stale in (part, failed, failed.with_suffix(".html")):
@@ -82,7 +83,13 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
     started, reason = time.monotonic(), None
     # a search is a step aside: it neither reopens a finished run nor fails one
     aside = step == "02_tune" and run.manifest["status"] == "done"
-    run.note(steps={step: "running"}, **({} if aside else {"status": "running"}))
+    commit, dirty = git_state()
+    if (commit, dirty) != (run.manifest["commit"], run.manifest["dirty"]):
+        log.warning(
+            "%s is made by other code than the run was begun with: commit %s now, %s then", step, commit, run.manifest["commit"]
+        )
+    code = {step: {"commit": commit, "dirty": dirty}}
+    run.note(steps={step: "running"}, code=code, **({} if aside else {"status": "running"}))
     try:
         nb, reason = _papermill(notebook, part, values, run, timeout or CELL_TIMEOUT)
         seconds = round(time.monotonic() - started, 1)
@@ -92,7 +99,9 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
             os.replace(html, final.with_suffix(".html"))
             state = {} if aside else {"status": "done" if step == STEPS[-1] else "running", "failed": None}
             run.note(steps={step: "done"}, seconds={step: seconds}, **state)
-            _reports(run, step == STEPS[-1])
+            if step == STEPS[-1]:
+                _pages(run)
+            report.render_index(run.home.parent)
             os.replace(part, final)
             log.info(
                 "%s finished in %.1f s%s", step, seconds, f"; report: {run.dir / 'report.html'}" if step == STEPS[-1] else ""
@@ -106,15 +115,30 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
         raise
     finally:
         if reason is not None:
-            run.note(steps={step: "failed"}, **({} if aside else {"status": "failed", "failed": {"step": step, "why": reason}}))
-            try:
-                if part.is_file():
-                    os.replace(part, failed)
-                    report.render_notebook(failed)
-                _reports(run, True)
-            except (OSError, ValueError) as error:  # a full disk, say: what failed first is what must be told
-                log.error("no page was made of the failed step: %s", error)
+            _tell_of_failure(run, part, failed, {} if aside else {"status": "failed", "failed": {"step": step, "why": reason}})
     raise StepError(f"{step} failed: {reason}; see {failed.with_suffix('.html')} and {run.dir / 'run.log'}")
+
+
+def _tell_of_failure(run: Run, part: Path, failed: Path, state: dict) -> None:
+    """Say in manifest, page, report and index that a step failed; what cannot be written is logged, and hides nothing else.
+
+    On a full disk, say, what failed first is what must be told.
+    """
+    from forecastbook import report
+
+    def page():
+        if part.is_file():
+            os.replace(part, failed)
+            report.render_notebook(failed)
+
+    told = {"steps": {failed.name.partition(".")[0]: "failed"}, **state}
+    index = run.home.parent
+    for tell in (lambda: run.note(**told), page, lambda: _pages(run), lambda: report.render_index(index)):
+        try:
+            tell()
+        except (OSError, ValueError, RunError) as error:
+            log.error("not all that is to be said of the failed step could be written: %s", error)
+    part.unlink(missing_ok=True)
 
 
 def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int):
@@ -155,7 +179,8 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:600] or type(error).__name__
         except OSError as error:
-            reason = f"cannot write {part.parent} ({error.strerror or error})"
+            unwritable = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
+            reason = f"cannot write {part.parent} ({error.strerror})" if unwritable else f"{type(error).__name__}: {error}"
         finally:
             _sweep(run)
     try:
@@ -184,14 +209,13 @@ def _keep(nb, part: Path) -> None:
     write_text(part, nbformat.writes(nb))
 
 
-def _reports(run: Run, whole: bool) -> None:
+def _pages(run: Run) -> None:
+    """The run's report, and its notebooks again: now each page can link to all the others."""
     from forecastbook import report
 
-    if whole:
-        report.render_run(run.dir)
-        for made in sorted(run.dir.glob("[0-9][0-9]_*.ipynb")):
-            report.render_notebook(made)  # again: now each page can link to all the others
-    report.render_index(run.home.parent)
+    report.render_run(run.dir)
+    for made in sorted(run.dir.glob("[0-9][0-9]_*.ipynb")):
+        report.render_notebook(made)
 
 
 def _sweep(run: Run) -> None:

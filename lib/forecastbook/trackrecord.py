@@ -46,6 +46,10 @@ FORMATS = {  # how the columns of ``by_vintage`` and ``by_horizon`` are shown
 }
 
 
+class ScoreError(RuntimeError):
+    """Forecasts that cannot be scored as asked."""
+
+
 def update(run: Run, store, panel: Panel) -> pd.DataFrame:
     """Score for a run what is due, write ForecastScore and the run's own ``track_record.parquet``; returns the ``record``."""
     enabled = run.params.publish.enabled

@@ -20,7 +20,7 @@ import pandas as pd
 from forecastbook import backtest, models
 from forecastbook.files import write_text
 from forecastbook.panel import Panel
-from forecastbook.params import Params
+from forecastbook.params import Params, digest
 from forecastbook.run import Run
 from forecastbook.wording import share1
 
@@ -135,6 +135,11 @@ def _train(params: Params, panel: Panel, over: dict, on_epoch=None):
     return models.fit(params.model.name, panel, on_epoch=on_epoch, **hyper)
 
 
+def asked(run: Run) -> str:
+    """The name under which a search is kept, and taken up again: of the same params on the same data."""
+    return digest([run.params.hash(), run.manifest["fingerprint"]])[:12]
+
+
 def _trial(config: dict, panel: Panel, params: Params) -> None:
     """One trial, in a process of Ray's: reports the validation loss after each epoch."""
     import torch
@@ -152,8 +157,7 @@ def search(run: Run, panel: Panel) -> Search:
     """
     params = run.params
     spans = splits(panel, params)
-    seen = panel.take(np.arange(len(panel)) % max(1, len(panel) // params.tune.series) == 0) if len(panel) else panel
-    view = seen.until(spans["validation"][1])
+    view = panel.sample(params.tune.series, params.seed).until(spans["validation"][1])
     rng = np.random.default_rng(params.seed)
     defaults = {name: getattr(params.model, name) for name in params.tune.space}
     drawn = [defaults]
@@ -174,7 +178,7 @@ def search(run: Run, panel: Panel) -> Search:
             trainable = functools.partial(_trial, panel=view, params=params)
             share = max(1, int((os.cpu_count() or 1) / params.tune.concurrent))
             trainable = tune.with_resources(trainable, {"cpu": share})
-            storage, name = str((run.dir / "tune").resolve()), params.hash()
+            storage, name = str((run.dir / "tune").resolve()), asked(run)
             path = f"{storage}/{name}"
             if tune.Tuner.can_restore(path):
                 log.info("tuning resumes from %s", path)
