@@ -1,4 +1,4 @@
-"""What several test files share: seeded posted prices, panels, params and run directories, all small."""
+"""What several test files share: small prices, panels, params, run directories, an emulator, code in a process of its own."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from conftest import posted_prices, python
 from forecastbook import chain
 from forecastbook.params import Params
 from forecastbook.roster import StaleError
@@ -519,3 +520,17 @@ def test_a_dry_run_of_a_job_that_has_no_data_yet_writes_nothing(tmp_path, job):
     book = Book(tmp_path / "out")
     dry = book.make("-n", "forecast", f"JOB={job}")
     assert dry.returncode == 0 and "01_ingest" in dry.stdout and not list(book.out.iterdir()), dry.stderr
+
+
+def test_two_notebooks_opened_by_hand_run_the_earlier_step_once(tmp_path):
+    posted_prices(4, 120).to_parquet(tmp_path / "prices.parquet")
+    (tmp_path / "own.yaml").write_text(f"source: {{kind: file, path: {tmp_path}/prices.parquet}}\n")
+    code = (
+        "import sys; from forecastbook import chain\n"
+        "print(chain.open('03_finetune', 'prices', '', *sys.argv[1:3], sys.argv[3:]).id)"
+    )
+    given = [tmp_path / "out", f"duckdb:{tmp_path}/w.duckdb", "params/smoke.yaml", tmp_path / "own.yaml"]
+    both = [python(code, *given) for _ in range(2)]
+    (one, first), (other, second) = (opened.communicate(timeout=120) for opened in both)
+    assert one == other and one.startswith("prices-20240429-"), first + second
+    assert (first + second).count("01_ingest starts") == 1 and "waiting for pid" in first + second

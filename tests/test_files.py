@@ -55,8 +55,6 @@ def test_a_model_directory_is_replaced_whole(tmp_path):
     assert [p.name for p in target.iterdir()] == ["b"] and sorted(p.name for p in tmp_path.iterdir()) == ["model", "new"]
 
 
-# ---- one at a time
-
 HOLD = """if True:
     import sys, time
     from pathlib import Path

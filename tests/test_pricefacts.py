@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import adds_up, python, reading
-from forecastbook import sample
 from forecastbook.intake import SourceError
 from forecastbook.pricefacts import ensure_sample
 from forecastbook.sources import SOURCES
@@ -293,13 +292,6 @@ def test_the_sample_is_loaded_into_an_empty_warehouse_once(tmp_path):
     assert intake.frame.groupby("series_id", observed=True)["title"].first().is_unique
     assert (intake.frame["list_price"] >= intake.frame["y"] - 0.01).mean() > 0.99
     assert ensure_sample(house, 60) is False
-
-
-def test_the_sample_is_the_same_every_time():
-    one, two = sample.build(40), sample.build(40)
-    assert all(one[name].equals(two[name]) for name in one)
-    assert one["FactProductPrice"]["price_fact_id"].to_pylist() == list(range(1, one["FactProductPrice"].num_rows + 1))
-    assert one["DimDate"].num_rows == 365
 
 
 def test_two_processes_load_the_sample_once(tmp_path):

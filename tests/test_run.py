@@ -315,7 +315,7 @@ def test_a_checkout_gives_its_commit_and_says_when_it_is_dirty(tmp_path):
         assert said.stdout.strip() == str((commit, dirty)), said.stderr
 
 
-# ---- one at a time
+# ---- together, and from one version to the next
 
 
 def test_many_runs_are_crowned_at_once_and_none_is_lost(tmp_path):
@@ -344,9 +344,6 @@ def test_two_processes_that_prepare_one_run_make_one(tmp_path):
     said = [child.communicate(timeout=60) for child in children]
     assert len({out for out, _ in said}) == 1 and all(child.returncode == 0 for child in children), said
     assert [p.name for p in (tmp_path / "prices").iterdir() if not p.name.startswith(".")] == ["2024-03-10"]
-
-
-# ---- logging
 
 
 def test_log_lines_go_to_one_file_with_time_level_and_step(tmp_path):

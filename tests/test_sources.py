@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import adds_up, reading
 from forecastbook import panel, sources
-from forecastbook.intake import SourceError, unit_errors
+from forecastbook.intake import SourceError
 from forecastbook.sources import SOURCES
 
 FILE = SOURCES["file"]
@@ -23,10 +23,6 @@ D = dt.date(2024, 3, 10)
 
 def days(n, end=D):
     return [end - dt.timedelta(days=k) for k in range(n)][::-1]
-
-
-def date_id(day):
-    return int(day.strftime("%Y%m%d"))
 
 
 def file(path, **more):
@@ -212,9 +208,6 @@ def test_every_kept_row_is_observed_or_not_available_or_without_a_value(tmp_path
     seen = f"sku,day,price,seen,name\na,{D},4,false,x\nb,{D},1,true,x\nc,{D},,true,x\nd,{D},,false,x\ne,{D},,,x\n"
     counts = read(file(text(tmp_path, seen), positive=positive)).counts
     assert counts["available without a value"] == 1 and counts["unavailable"] == (3 if positive else 2)
-
-
-# ---- series of which no row could be used
 
 
 def lost(intake):
@@ -513,18 +506,6 @@ def test_csv_and_parquet_of_the_same_rows_read_the_same(tmp_path):
     frame.to_parquet(tmp_path / "x.parquet")
     one, two = read(bare(tmp_path / "x.csv")), read(bare(tmp_path / "x.parquet"))
     pd.testing.assert_frame_equal(one.frame, two.frame)
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1.0, 1.1, 2.0, 100.0, 150.0, 0.01, np.nan])), max_size=40))
-@settings(max_examples=200, deadline=None)
-def test_unit_errors_are_what_the_median_says(pairs):
-    codes, y = np.array([p[0] for p in pairs], dtype=int), np.array([p[1] for p in pairs], dtype=float)
-    got = unit_errors(codes, y)
-    for k in range(len(y)):
-        own = y[(codes == codes[k]) & np.isfinite(y)]
-        ratio = 1.0 if np.isnan(y[k]) else abs(np.log(y[k]) - np.median(np.log(own)))
-        wanted = np.isfinite(y[k]) and len(own) >= 3 and ratio >= np.log(100) - 1e-9
-        assert got[k] == wanted
 
 
 def test_a_thousand_series_of_800_days_are_read_in_two_seconds(tmp_path):

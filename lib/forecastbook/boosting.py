@@ -1,6 +1,7 @@
 """LightGBM without its wrappers for scikit-learn, which take a second of every process to import and serve nobody here.
 
 The copy is our own: whoever imports lightgbm beside it gets the whole of it. Where that was done before, it serves here too.
+Two things would bring the other copy in, and are not done: callbacks, which LightGBM imports when they run, and pickling.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ import datetime as dt
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from .params import File, Lstm, Params, Section, ShopFiles, Tide, WarehousePrices, WarehouseSales
+from .params import Params, Section
 from .yamlfile import ParamsError, merge, read_yaml
 
 
@@ -61,9 +61,9 @@ def _explain(where: str, data: dict, error: dict) -> str:
     return f"{where}: {key}: {message}{shown}{hint}"
 
 
-KINDS: dict[str, dict[str, type[Section]]] = {  # the sections that come in kinds
-    "source": {"warehouse_prices": WarehousePrices, "warehouse_sales": WarehouseSales, "shop_files": ShopFiles, "file": File},
-    "model": {"lstm": Lstm, "tide": Tide},
+KINDS: dict[str, dict[str, type[Section]]] = {  # the sections that come in kinds, by the name of each
+    part: {get_args(kind.model_fields[tag].annotation)[0]: kind for kind in get_args(Params.model_fields[part].annotation)}
+    for part, tag in (("source", "kind"), ("model", "name"))
 }
 
 

@@ -278,7 +278,7 @@ QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
 
 
 class Params(Section):
-    """One job, whole. Read from yaml by ``load``; ``hash`` says whether two runs asked for the same thing."""
+    """One job, whole. Read from yaml by ``jobs.load``; ``hash`` says whether two runs asked for the same thing."""
 
     title: str = "Price forecast"
     source: Annotated[WarehousePrices | WarehouseSales | ShopFiles | File, Field(discriminator="kind")] = WarehousePrices()

@@ -375,19 +375,7 @@ def hardware() -> dict[str, object]:
     }
 
 
-# --- logging --------------------------------------------------------------------------------------------------------
-
-
-def log_to(path: Path | None, label: str) -> None:
-    """Send the package's log lines to a file (a kernel's way) or to stderr (``path`` None)."""
-    for old in list(log.handlers):
-        log.removeHandler(old)
-        old.close()
-    handler = logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {label} %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+# --- what JSON can hold --------------------------------------------------------------------------------------------
 
 
 def _finite(value):
@@ -409,3 +397,18 @@ def _plain(value):
     if isinstance(value, (dt.date, np.datetime64, Path)):
         return str(value)
     raise TypeError(f"{type(value).__name__} does not go into a manifest")
+
+
+# --- logging --------------------------------------------------------------------------------------------------------
+
+
+def log_to(path: Path | None, label: str) -> None:
+    """Send the package's log lines to a file (a kernel's way) or to stderr (``path`` None)."""
+    for old in list(log.handlers):
+        log.removeHandler(old)
+        old.close()
+    handler = logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {label} %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
