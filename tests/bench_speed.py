@@ -33,6 +33,7 @@ from forecastbook import backtest, forking, lstm, models, processes, scores
 from forecastbook import panel as panels
 from forecastbook.params import Params
 from forecastbook.sources import SOURCES
+from forecastbook.threads import one_thread
 from forecastbook.warehouse import connect
 from forecastbook.yamlfile import read_yaml
 
@@ -310,7 +311,7 @@ def limit(panel: panels.Panel, quick: bool) -> str:
     model = our_training(panel, quick, on_epoch=lambda _: marks.append(time.process_time()))
     held = int((panel.as_of - np.datetime64(model.info["trained_until"])).astype(int))
     data = forking.prepare(model, panel, held, cold=False)
-    with lstm.one_thread():
+    with one_thread():
         validation = statistics.median(timed(data.validate, model.net, torch.device("cpu"))[2] for _ in range(REPEATS))
         rates = {named(kind): matmul_rate(kind) for kind in dict.fromkeys([number(), torch.float32])}
     steps, crops = model.history[-1]["step"] / EPOCHS, model.hyper["batch_size"]

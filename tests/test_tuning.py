@@ -88,20 +88,18 @@ def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path):
     assert states.pop("0") == "failed" and set(states.values()) == {"finished"}
     assert search.best["hidden_size"] in (4, 6) and not ray_processes()
     outcome = search.judge(panel)
-    assert (
-        set(outcome["contender"]) == {"winner", "defaults", "last_value"} and outcome["relative quantile score"].notna().all()
-    )
+    assert set(outcome["contender"]) == {"winner", "in use", "last_value"} and outcome["relative quantile score"].notna().all()
     outcome.loc[outcome["contender"] == "winner", "relative quantile score"] = 0.0
     assert "Kept" in search.keep(run, outcome)
     assert json.loads((run.home / "tuned.json").read_text())["hyper"] == search.best
     outcome.loc[outcome["contender"] == "winner", "relative quantile score"] = 9.0
     (run.home / "tuned.json").unlink()
-    assert "defaults stay" in search.keep(run, outcome) and not (run.home / "tuned.json").exists()
+    assert "in use stays" in search.keep(run, outcome) and not (run.home / "tuned.json").exists()
 
 
 def test_all_trials_failing_is_a_clear_stop(tmp_path):
     run = made_run(tmp_path, searched({"batch_size": [-1]}, trials=2), posted_prices(8, 130, seed=3))
-    object.__setattr__(run.params.model, "batch_size", -2)  # the first trial is the defaults: they must fail too
+    object.__setattr__(run.params.model, "batch_size", -2)  # the first trial is what is in use: it must fail too
     with pytest.raises(tuning.TuningError, match="the search gave no result"):
         tuning.search(run, run.panel())
     assert not ray_processes()

@@ -16,7 +16,6 @@ import math
 import pickle
 import time
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from .forking import Forking, autocast
 from .grid import Grid
 from .panel import Panel
 from .plain import Plain
+from .threads import one_thread
 
 log = logging.getLogger(__name__)
 
@@ -106,21 +106,6 @@ def _device(hyper: dict) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise LSTMError("device is cuda, but torch sees no CUDA device here; set device to auto or cpu")
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-@contextmanager
-def one_thread():
-    """One torch thread inside, the former number afterwards, after an error too; also to decorate a function with.
-
-    All training and forecasting runs in it. The result must not depend on the number of threads, which changes the order of
-    sums: same inputs give same bytes. Nor is much lost: measured, two threads take 65 % more CPU for 10 % less wall.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------------------------------------------------------- training

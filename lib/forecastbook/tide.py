@@ -16,8 +16,8 @@ import torch
 
 from . import tide_data, tide_heads
 from .counts import Demand
-from .lstm import one_thread
 from .panel import Panel
+from .threads import one_thread
 from .tide_darts import LOADER, built, classes, device, network, quiet
 from .tide_data import Feed
 from .tide_heads import quantile_weights

@@ -1,7 +1,7 @@
 """The search for hyperparameters: Ray Tune with ASHA, on origins that lie after everything a trial was trained on.
 
 Three spans of the panel follow each other in time. A trial trains on the first, is stopped early and compared on the second
-(the mean negative log probability of what came: a proper score), and the winner is judged on the third against the defaults
+(the mean negative log probability of what came: a proper score), and the winner is judged on the third against what is in use
 and the last value. Ray is imported only here, and only when a search runs.
 """
 
@@ -41,19 +41,17 @@ def splits(panel: Panel, params: Params) -> dict[str, tuple]:
     held = max(params.finetune.validation_days, 2 * params.horizon)
     T, first = len(panel.dates), params.model.sequence_length
     if first + 3 * held > T:
-        raise TuningError(
-            f"{T} periods of history are too few to tune on: {first + 3 * held} are needed; forecasts use the defaults"
-        )
+        raise TuningError(f"{T} periods of history are too few to tune on: {first + 3 * held} are needed; what is in use stays")
     cut = [0, T - 2 * held, T - held, T]
     names = ("train", "validation", "test")
     return {name: (panel.dates[a], panel.dates[b - 1]) for name, a, b in zip(names, cut[:-1], cut[1:], strict=True)}
 
 
 def space_table(params: Params) -> pd.DataFrame:
-    """What is searched: hyperparameter, its default, and the values or the range tried."""
-    defaults = params.model.model_dump()
-    rows = [(name, defaults.get(name), _shown(values)) for name, values in params.tune.space.items()]
-    return pd.DataFrame(rows, columns=["hyperparameter", "default", "tried"]).astype(str)
+    """What is searched: hyperparameter, the value in use, and the values or the range tried."""
+    used = params.model.model_dump()
+    rows = [(name, used.get(name), _shown(values)) for name, values in params.tune.space.items()]
+    return pd.DataFrame(rows, columns=["hyperparameter", "in use", "tried"]).astype(str)
 
 
 def _shown(values: list) -> str:
@@ -83,7 +81,7 @@ class Search:
 
     params: Params
     results: pd.DataFrame
-    defaults: dict
+    used: dict
 
     @property
     def best(self) -> dict:
@@ -100,12 +98,12 @@ class Search:
         return self.results.sort_values("score", kind="stable").reset_index(drop=True)
 
     def judge(self, panel: Panel) -> pd.DataFrame:
-        """Winner, defaults and the last value on the test span: contender, score. Winner and defaults are trained once more,
+        """Winner, what is in use and the safe baseline on the test span: contender, score. Both networks are trained once more,
         on everything before that span."""
         spans = splits(panel, self.params)
         view = panel.until(spans["validation"][1])
-        asked = {"defaults": _train(self.params, view, {})}
-        asked["winner"] = asked["defaults"] if self.best == self.defaults else _train(self.params, view, self.best)
+        asked = {"in use": _train(self.params, view, {})}
+        asked["winner"] = asked["in use"] if self.best == self.used else _train(self.params, view, self.best)
         asked[self.params.trade.safe] = models.fit(self.params.trade.safe, view, self.params.trade)
         last = len(panel.dates) - 1 - self.params.horizon
         start = int(np.flatnonzero(panel.dates == spans["validation"][1])[0])
@@ -119,15 +117,17 @@ class Search:
         return pd.DataFrame(rows, columns=["contender", "relative quantile score"]).sort_values("relative quantile score")
 
     def keep(self, run: Run, outcome: pd.DataFrame) -> str:
-        """Write the winner to ``tuned.json`` when it beat the defaults on the test span; says what was done."""
+        """Write the winner to ``tuned.json`` when it beat what is in use on the test span; says what was done."""
         score = outcome.set_index("contender")["relative quantile score"]
-        if not score["winner"] < score["defaults"]:
-            return f"The defaults stay: on the test span the winner scored {score['winner']:.5f}, they {score['defaults']:.5f}."
+        if not score["winner"] < score["in use"]:
+            return (
+                f"What is in use stays: on the test span the winner scored {score['winner']:.5f}, it {score['defaults']:.5f}."
+            )
         chosen = {"hyper": self.best, "run_id": run.id, "as_of": run.as_of.isoformat(), "scores": score.to_dict()}
         write_text(run.home / "tuned.json", json.dumps(chosen, indent=1) + "\n")
-        gain = 1 - score["winner"] / score["defaults"]
+        gain = 1 - score["winner"] / score["in use"]
         values = ", ".join(f"{name} {value}" for name, value in self.best.items())
-        return f"Kept for the next forecasts ({share1(gain)} better than the defaults): {values}."
+        return f"Kept for the next forecasts ({share1(gain)} better than what is in use): {values}."
 
 
 def _train(params: Params, panel: Panel, over: dict, on_epoch=None):
@@ -152,15 +152,15 @@ def _trial(config: dict, panel: Panel, params: Params) -> None:
 def search(run: Run, panel: Panel) -> Search:
     """Search the space of the run's params; resumes what an earlier, interrupted search of this run left in ``<run>/tune``.
 
-    The first trial is the defaults. Ends at ``tune.trials`` or ``tune.budget_seconds``, whichever is first. Uses the cluster at
+    The first trial is what is in use. Ends at ``tune.trials`` or ``tune.budget_seconds``, whichever is first. Uses the cluster at
     ``RAY_ADDRESS`` when that is set, else starts and ends its own. Raises TuningError when no trial finished an epoch.
     """
     params = run.params
     spans = splits(panel, params)
     view = panel.sample(params.tune.series, params.seed).until(spans["validation"][1])
     rng = np.random.default_rng(params.seed)
-    defaults = {name: getattr(params.model, name) for name in params.tune.space}
-    drawn = [defaults]
+    used = {name: getattr(params.model, name) for name in params.tune.space}
+    drawn = [used]
     for _ in range(20 * params.tune.trials):  # a small space runs out of new draws
         if len(drawn) < params.tune.trials and (new := _draw(params.tune.space, rng)) not in drawn:
             drawn.append(new)
@@ -204,7 +204,7 @@ def search(run: Run, panel: Panel) -> Search:
             results = tuner.fit()
         finally:
             ray.shutdown()
-    return Search(params, _table(results, params), defaults)
+    return Search(params, _table(results, params), used)
 
 
 def _table(results, params: Params) -> pd.DataFrame:
