@@ -2,7 +2,7 @@
 
 Three spans of the panel follow each other in time. A trial trains on the first, is stopped early and compared on the second
 (the mean negative log probability of what came: a proper score), and the winner is judged on the third against what is in use
-and the last value. Ray is imported only here, and only when a search runs.
+and the safe baseline. Ray is imported only here, and only when a search runs.
 """
 
 from __future__ import annotations
@@ -120,9 +120,8 @@ class Search:
         """Write the winner to ``tuned.json`` when it beat what is in use on the test span; says what was done."""
         score = outcome.set_index("contender")["relative quantile score"]
         if not score["winner"] < score["in use"]:
-            return (
-                f"What is in use stays: on the test span the winner scored {score['winner']:.5f}, it {score['defaults']:.5f}."
-            )
+            scores = f"{score['winner']:.5f}, it {score['in use']:.5f}"
+            return f"What is in use stays: on the test span the winner scored {scores}."
         chosen = {"hyper": self.best, "run_id": run.id, "as_of": run.as_of.isoformat(), "scores": score.to_dict()}
         write_text(run.home / "tuned.json", json.dumps(chosen, indent=1) + "\n")
         gain = 1 - score["winner"] / score["in use"]
@@ -152,8 +151,8 @@ def _trial(config: dict, panel: Panel, params: Params) -> None:
 def search(run: Run, panel: Panel) -> Search:
     """Search the space of the run's params; resumes what an earlier, interrupted search of this run left in ``<run>/tune``.
 
-    The first trial is what is in use. Ends at ``tune.trials`` or ``tune.budget_seconds``, whichever is first. Uses the cluster at
-    ``RAY_ADDRESS`` when that is set, else starts and ends its own. Raises TuningError when no trial finished an epoch.
+    The first trial is what is in use. Ends at ``tune.trials`` or ``tune.budget_seconds``, whichever is first. Uses the cluster
+    at ``RAY_ADDRESS`` when that is set, else starts and ends its own. Raises TuningError when no trial finished an epoch.
     """
     params = run.params
     spans = splits(panel, params)
