@@ -39,17 +39,6 @@ def ray_processes(*drivers: int) -> list[str]:
     return found
 
 
-def test_rays_servers_are_known_while_they_run():
-    import ray
-
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        assert set(ray_processes()) == {"raylet", "gcs_server"}
-    finally:
-        ray.shutdown()
-    assert not ray_processes()
-
-
 def test_a_search_is_taken_up_again_on_the_same_data_only(tmp_path):
     run = made_run(tmp_path, searched({"hidden_size": [4]}), posted_prices(4, 40))
     before = tuning.asked(run)
@@ -98,7 +87,7 @@ def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path):
 
 
 def test_all_trials_failing_is_a_clear_stop(tmp_path):
-    run = made_run(tmp_path, searched({"batch_size": [-1]}, trials=2), posted_prices(8, 130, seed=3))
+    run = made_run(tmp_path, searched({"batch_size": [-1]}, trials=1), posted_prices(8, 130, seed=3))
     object.__setattr__(run.params.model, "batch_size", -2)  # the first trial is what is in use: it must fail too
     with pytest.raises(tuning.TuningError, match="the search gave no result"):
         tuning.search(run, run.panel())
@@ -129,6 +118,7 @@ def await_reports(searching, reported, trials: int) -> None:
 def test_a_killed_search_is_resumed(tmp_path):
     run, searching, reported = started(tmp_path)
     await_reports(searching, reported, 2)
+    assert set(ray_processes(searching.pid)) == {"raylet", "gcs_server"}, "they are known while they run"
     tree = [psutil.Process(searching.pid), *psutil.Process(searching.pid).children(recursive=True)]
     for process in tree:
         process.kill()
