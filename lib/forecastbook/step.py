@@ -83,11 +83,9 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
     started, reason = time.monotonic(), None
     # a search is a step aside: it neither reopens a finished run nor fails one
     aside = step == "02_tune" and run.manifest["status"] == "done"
-    commit, dirty = git_state()
-    if (commit, dirty) != (run.manifest["commit"], run.manifest["dirty"]):
-        log.warning(
-            "%s is made by other code than the run was begun with: commit %s now, %s then", step, commit, run.manifest["commit"]
-        )
+    (commit, dirty), begun = git_state(), run.manifest.get("commit")
+    if (commit, dirty) != (begun, run.manifest.get("dirty")):
+        log.warning("%s is made by other code than the run was begun with: commit %s now, %s then", step, commit, begun)
     code = {step: {"commit": commit, "dirty": dirty}}
     run.note(steps={step: "running"}, code=code, **({} if aside else {"status": "running"}))
     try:
