@@ -16,7 +16,7 @@ from forecastbook.intake import Intake, SourceError, quiet
 from forecastbook.panel import build
 from forecastbook.params import WarehouseSales
 from forecastbook.salesfacts import _attribute, ensure_sample
-from forecastbook.sources import SOURCES, newest, record
+from forecastbook.sources import SOURCES, keep_facts, newest
 from forecastbook.warehouse import connect
 from salesdata import complete, sold_units
 
@@ -192,14 +192,14 @@ def stored(store) -> dict[int, float]:
 
 def test_facts_from_files_are_written_once_corrected_and_never_shortened(tmp_path, lines):
     store = connect(f"duckdb:{tmp_path / 'w.duckdb'}")
-    record(Intake(pd.DataFrame(), pd.DataFrame(), {}), store)
+    keep_facts(Intake(pd.DataFrame(), pd.DataFrame(), {}), store)
     assert not store.exists(), "a source without facts writes nothing"
-    record(brought({"x1": 2, "x2": 3}), store)
-    record(brought({"x1": 2, "x2": 3}), store)
+    keep_facts(brought({"x1": 2, "x2": 3}), store)
+    keep_facts(brought({"x1": 2, "x2": 3}), store)
     assert stored(store) == {"x1": 2, "x2": 3}
-    record(brought({"x1": 5, "x2": 3}), store)
+    keep_facts(brought({"x1": 5, "x2": 3}), store)
     assert stored(store) == {"x1": 5, "x2": 3}
-    record(brought({"x1": 9}, MONDAYS[0]), store)
+    keep_facts(brought({"x1": 9}, MONDAYS[0]), store)
     assert stored(store) == {"x1": 5, "x2": 3} and any("are not written over them" in line for line in lines)
 
 

@@ -14,7 +14,7 @@ from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing,
 from forecastbook.params import digest
 
 
-class WarehousePrices:
+class PriceFacts:
     """FactProductPrice with its variants and days. Parameters: history_days, sample_series.
 
     Several facts of one variant and day: the highest price_fact_id wins, also when it says that the item is not available.

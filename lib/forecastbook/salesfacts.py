@@ -17,7 +17,7 @@ from forecastbook.params import digest
 FIRST = date(1900, 1, 1)
 
 
-class WarehouseSales:
+class SalesFacts:
     """FactSales and DimItem. Parameters: history_days (None: all), sample_series, static (keys of DimItem.attributes_json).
 
     One row an item and period in which something was sold; where several rows share both, the one with most units wins.

@@ -28,9 +28,9 @@ from forecastbook.cells import Cells, mask
 from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, of_cells, reasons, today, unit_errors
 from forecastbook.panel import periods
 from forecastbook.params import digest
-from forecastbook.pricefacts import WarehousePrices
+from forecastbook.pricefacts import PriceFacts
 from forecastbook.publication import variant_ids
-from forecastbook.salesfacts import WarehouseSales
+from forecastbook.salesfacts import SalesFacts
 from forecastbook.shop import ShopFiles
 from forecastbook.trades import SALES
 
@@ -261,7 +261,7 @@ def newest(span: tuple[date, date], params) -> date:
     return pd.date_range(end=pd.Timestamp(last), periods=2, freq=params.freq)[0].date()
 
 
-def record(intake: Intake, store) -> None:
+def keep_facts(intake: Intake, store) -> None:
     """Write the facts that a source's own files hold into the warehouse; sources whose facts are there already bring none.
 
     All rows of an item are replaced, so that reading the same files again changes nothing and a corrected file corrects. A run
@@ -290,8 +290,8 @@ def record(intake: Intake, store) -> None:
 
 
 SOURCES = {
-    "warehouse_prices": WarehousePrices(),
-    "warehouse_sales": WarehouseSales(),
+    "warehouse_prices": PriceFacts(),
+    "warehouse_sales": SalesFacts(),
     "shop_files": RecordShop(),
     "file": LongFile(),
 }
