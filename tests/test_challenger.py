@@ -203,6 +203,7 @@ def test_a_first_network_that_betters_the_base_is_the_champion(runs_at):
     run = runs_at("2024-03-10", **BASE)
     start = challenger.start(run, run.panel())
     child = challenger.train(start, run.panel(), run.params)
+    assert start.called == "base network"
     said = challenger.settle(run, run.panel(), start, child, outcome(challenger=0.15, champion=0.2, last_value=0.3))
     assert "becomes the champion" in said and "25.0 % lower than the base network's" in said
     later = challenger.start(runs_at("2024-03-15", **BASE), run.panel())
@@ -363,6 +364,8 @@ def test_a_duel_is_fought_on_the_held_out_days_only(runs_at):
     assert fought[(fought.model == "challenger") & (fought.origin == "2024-03-08")]["rel_mae"].item() == wanted
     best = challenger.means(fought)
     assert best.iloc[:, 1].is_monotonic_increasing and len(best) == 2
+    named = challenger.means(outcome(champion=0.1, last_value=0.2), "base network")
+    assert named["model"].tolist() == ["base network", "last value"]
 
 
 def test_a_duel_of_a_large_panel_is_fought_over_a_sample(runs_at, monkeypatch):

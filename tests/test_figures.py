@@ -280,6 +280,8 @@ def test_titles_state_what_the_data_say():
     assert "50.0 % below that of the last value" in scorefigures.error_by_horizon(backtest).alt
     assert "50.0 % better than the best baseline, last value" in scorefigures.accuracy(backtest).alt
     assert "beats last value at 1 of 1 origin" in scorefigures.errors_by_origin(backtest).alt
+    duel = pd.DataFrame({"model": ["challenger", "champion"], "origin": pd.Timestamp("2024-03-01"), "value": [0.1, 0.2]})
+    assert "beats base network at 1 of 1 origin" in scorefigures.errors_by_origin(duel, champion="base network").alt
     assert scorefigures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
     wide = backtest.assign(q05=9.0, q95=11.0, q25=9.5, q75=10.0).assign(q95=lambda f: f["q95"] + f["horizon"])
     wide.loc[wide["model"] == "last_value", ["q05", "q95"]] = 0.0, 99.0

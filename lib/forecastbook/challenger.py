@@ -40,6 +40,13 @@ class Start:
     path: Path | None = None
     rival: object | None = None
 
+    @property
+    def called(self) -> str:
+        """What the rival is, in words."""
+        if self.kind == "shipped" and self.path is None:  # else the champion of another shape is the rival
+            return "base network"
+        return "checkpoint" if self.kind == "checkpoint" else "champion"
+
 
 def start(run: Run, panel: Panel) -> Start:
     """The champion before this as-of date, the checkpoint that ``finetune.base`` names, the shipped base, or nothing.
@@ -188,8 +195,6 @@ def _settled(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.Data
         return origin.said
     mine, safe, before = (means.get(name, np.nan) for name in ("challenger", trade.safe, "champion"))
     against = f"{change(1 - mine / safe)} against {trade.safe_words}" if safe > 0 else "no error to compare with"
-    base = origin.kind == "shipped" and origin.path is None  # else the champion of another shape is the rival
-    rival = "base network" if base else "checkpoint" if origin.kind == "checkpoint" else "champion"
     if origin.rival is not None and not (mine < before or (np.isnan(before) and np.isfinite(mine))):
         if origin.path is not None and origin.path.is_dir():
             copy_model(origin.path, target)
@@ -197,19 +202,19 @@ def _settled(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.Data
             _put(run, origin.rival, target)
         _describe(target, rolled_back=True)
         told = (
-            f"training did not lower the held-out quantile error ({mine:.5f} against {before:.5f} of the {rival})"
+            f"training did not lower the held-out quantile error ({mine:.5f} against {before:.5f} of the {origin.called})"
             if np.isfinite(before)
             else "no held-out origin shows that training helped"
         )
         tuned, champion = run.manifest.get("tuned"), run.champion()
         if origin.kind in ("cold", "shipped") and tuned and champion and champion.get("tuned") != tuned:  # told once
             run.crown(f"kept: what make tune chose has lost to it; {told}", champion)
-        return f"Rolled back: {told}, so the {rival}'s weights forecast again."
+        return f"Rolled back: {told}, so the {origin.called}'s weights forecast again."
     if "challenger" in means and np.isnan(mine):
         models.save(safe_model, target)
         return "No network is kept: its held-out error is not a number, so its training failed. The baselines forecast."
     _put(run, _whole(panel, run.params, origin, challenger), target)
-    gained = f", {share1(1 - mine / before)} lower than the {rival}'s" if np.isfinite(before) else ""
+    gained = f", {share1(1 - mine / before)} lower than the {origin.called}'s" if np.isfinite(before) else ""
     judged = f"held-out quantile error {mine:.5f}{gained}" if np.isfinite(mine) else "no held-out origin to judge it by"
     run.crown(f"{judged}; {against}")
     return f"The challenger becomes the champion: {judged} ({against})."
@@ -239,10 +244,13 @@ def spoken(run: Run) -> set[str]:
     return {run.params.trade.trusted} - {None} if trained else set()
 
 
-def means(outcome: pd.DataFrame) -> pd.DataFrame:
-    """A duel's mean errors, one row a contender, best first: relative to the last price, or in units sold."""
+def means(outcome: pd.DataFrame, champion: str = "champion") -> pd.DataFrame:
+    """A duel's mean errors, one row a contender, best first: relative to the last price, or in units sold.
+
+    champion: what it is called (``Start.called``).
+    """
     table = outcome.groupby("model")[["rel_ql", "rel_mae"]].mean().sort_values("rel_ql").reset_index()
-    table["model"] = table["model"].map(model_name)
+    table["model"] = table["model"].map(lambda name: champion if name == "champion" else model_name(name))
     return table.rename(columns={"rel_ql": "quantile error", "rel_mae": "absolute error"})
 
 

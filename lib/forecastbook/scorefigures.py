@@ -97,8 +97,15 @@ def _colour(model: str, ours: str | None, safe: str | None) -> str:
 
 
 @drawn
-def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = PRICES) -> Figure:
-    """Quantile score at each origin. frame: a backtest, or aggregated with the columns model, origin, value."""
+def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = PRICES, champion: str = "champion") -> Figure:
+    """Quantile score at each origin. frame: a backtest, or aggregated with the columns model, origin, value.
+
+    champion: what it is called.
+    """
+
+    def named(model: str) -> str:
+        return champion if model == "champion" else model_name(model)
+
     table = _by(frame, metric, "origin")
     if table.empty:
         return nothing("No origin has met its actuals yet")
@@ -108,7 +115,7 @@ def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = P
     rivals = [m for m in ("champion", safe) if m in table and m != ours] or [m for m in models if m != ours]
     if ours and rivals:
         wins = int((table[ours] < table[rivals[-1]]).sum())
-        title = f"The {model_name(ours)} forecast beats {model_name(rivals[-1])} at {wins} of {counted(len(table), 'origin')}"
+        title = f"The {named(ours)} forecast beats {named(rivals[-1])} at {wins} of {counted(len(table), 'origin')}"
     else:
         title = f"Quantile score at {counted(len(table), 'origin')}"
     fig, axes = canvas(title, size=(8.2, 3.2))
@@ -119,7 +126,7 @@ def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = P
         ax.plot(x, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
     ax.set_ylim(0, np.nanmax(table.to_numpy()) * 1.12 or 1)
     colours = {m: GREY if _colour(m, ours, safe) == PALE else _colour(m, ours, safe) for m in models}
-    end_labels(ax, [(x[-1], table[m].dropna().iloc[-1], model_name(m), colours[m]) for m in models if table[m].notna().any()])
+    end_labels(ax, [(x[-1], table[m].dropna().iloc[-1], named(m), colours[m]) for m in models if table[m].notna().any()])
     ax.set_xlabel("forecast made on")
     ax.set_ylabel(
         "quantile score / last price\n(lower is better)" if trade is PRICES else "quantile score, units\n(lower is better)"
