@@ -203,6 +203,8 @@ def test_an_unfinished_run_takes_up_new_params_from_the_first_step(tmp_path, lin
     assert again.id != run.id and again.params.model.epochs == 3 and again.dir == run.dir
     assert [p.name for p in sorted(run.dir.glob("*.ipynb"))] == ["02_tune.ipynb"]
     assert len(lines) == 1 and "model.epochs: 1 -> 3" in lines[0] and run.id in lines[0]
+    make(tmp_path, tiny(model={"epochs": 3}), fingerprint="other data")
+    assert not list(run.dir.glob("*.ipynb")), "a search on other data is none of this one"
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def prepare(
     return Run(directory)
 
 
-NEW = ["there is no run yet"]
+NEW, DATA = ["there is no run yet"], "the data up to the as-of date"
 
 
 def _changed(directory: Path, wanted: dict) -> list[str]:
@@ -282,11 +282,14 @@ def _changed(directory: Path, wanted: dict) -> list[str]:
 
 
 def _make_room(run: Run, changed: str, force: bool) -> None:
-    """An unfinished run gives up its notebooks; a finished one refuses, or is kept under another name when forced."""
+    """An unfinished run gives up its notebooks; a finished one refuses, or is kept under another name when forced.
+
+    A search is kept unless the data changed: it takes long, and most params are not its own.
+    """
     if run.manifest["status"] != "done":
         log.warning("inputs changed (%s): the unfinished run %s starts again", changed, run.id)
         for step in STEPS:
-            if step != "02_tune":
+            if step != "02_tune" or DATA in changed:
                 (run.dir / f"{step}.ipynb").unlink(missing_ok=True)
     elif force:
         name = f"{run.dir.name}+{run.id.rsplit('-', 1)[-1]}"
@@ -334,7 +337,7 @@ def _changes(old, new, key: str = "") -> list[str]:
         return [line for k in keys for line in _changes(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
     if old == new:
         return []
-    return ["the data up to the as-of date" if key == "fingerprint" else f"{key.removeprefix('params.')}: {old!r} -> {new!r}"]
+    return [DATA if key == "fingerprint" else f"{key.removeprefix('params.')}: {old!r} -> {new!r}"]
 
 
 # --- provenance -----------------------------------------------------------------------------------------------------
