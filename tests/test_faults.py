@@ -17,6 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from conftest import python
 from forecastbook import chain, provenance, report, sources
 from forecastbook import run as runs
 from forecastbook.files import RunError
@@ -204,11 +205,8 @@ def test_two_at_once_do_not_meet(tmp_path):
     made = [
         runs.prepare(tmp_path / "out", "prices", dt.date(2024, 3, d), Params(), warehouse="w", fingerprint="f") for d in (1, 2)
     ]
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, str(path), str(run.dir)], cwd=tmp_path, stderr=subprocess.PIPE)
-        for run in made
-    ]
-    errors = [p.communicate(timeout=150)[1].decode() for p in both]
+    both = [python(code, path, run.dir, cwd=tmp_path) for run in made]
+    errors = [p.communicate(timeout=150)[1] for p in both]
     assert [p.returncode for p in both] == [0, 0], errors
     assert all((run.dir / "01_ingest.ipynb").is_file() for run in made)
     assert not list(tmp_path.glob("kernel*")), "nothing is left where make runs"

@@ -41,10 +41,10 @@ def ray_processes(*drivers: int) -> list[str]:
 
 def test_a_search_is_taken_up_again_on_the_same_data_only(tmp_path):
     run = made_run(tmp_path, searched({"hidden_size": [4]}), posted_prices(4, 40))
-    before = tuning.asked(run)
-    assert tuning.asked(Run(run.dir)) == before
+    before = tuning.kept_as(run)
+    assert tuning.kept_as(Run(run.dir)) == before
     run.note(fingerprint="of other data")
-    assert tuning.asked(run) != before
+    assert tuning.kept_as(run) != before
 
 
 def test_the_spans_follow_each_other():

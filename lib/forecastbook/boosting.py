@@ -9,21 +9,20 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-WRAPPED = "sklearn"
-
 
 def _lightgbm() -> ModuleType:
-    whole = "lightgbm" in sys.modules or WRAPPED in sys.modules
-    if not whole:
-        sys.modules[WRAPPED] = None  # "not installed": LightGBM then leaves its wrappers out
+    if {"lightgbm", "sklearn"} & set(sys.modules):
+        import lightgbm
+
+        return lightgbm
+    sys.modules["sklearn"] = None  # "not installed": LightGBM then leaves its wrappers out
     try:
-        import lightgbm as found
+        import lightgbm
     finally:
-        if not whole:
-            del sys.modules[WRAPPED]
-    for name in [] if whole else [n for n in sys.modules if n.partition(".")[0] == "lightgbm"]:
+        del sys.modules["sklearn"]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lightgbm"]:
         del sys.modules[name]
-    return found
+    return lightgbm
 
 
 lightgbm = _lightgbm()

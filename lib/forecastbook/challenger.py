@@ -250,7 +250,7 @@ def means(outcome: pd.DataFrame, champion: str = "champion") -> pd.DataFrame:
     champion: what it is called (``Start.called``).
     """
     table = outcome.groupby("model")[["rel_ql", "rel_mae"]].mean().sort_values("rel_ql").reset_index()
-    table["model"] = table["model"].map(lambda name: champion if name == "champion" else model_name(name))
+    table["model"] = table["model"].map(lambda name: model_name(name, champion))
     return table.rename(columns={"rel_ql": "quantile error", "rel_mae": "absolute error"})
 
 

@@ -265,7 +265,7 @@ def prepare(
     with lock(lock_of(directory), WAIT):
         if changed := _changed(directory, wanted):
             if changed != NEW:
-                _make_room(Run(directory), "; ".join(changed), force)
+                _make_room(Run(directory), changed, force)
             _found(directory, job, as_of, params, wanted, tuned)
     return Run(directory)
 
@@ -281,13 +281,14 @@ def _changed(directory: Path, wanted: dict) -> list[str]:
     return _changes({name: manifest.get(name) for name in wanted}, wanted)
 
 
-def _make_room(run: Run, changed: str, force: bool) -> None:
+def _make_room(run: Run, changed: list[str], force: bool) -> None:
     """An unfinished run gives up its notebooks; a finished one refuses, or is kept under another name when forced.
 
     A search is kept unless the data changed: it takes long, and most params are not its own.
     """
+    what = "; ".join(changed)
     if run.manifest["status"] != "done":
-        log.warning("inputs changed (%s): the unfinished run %s starts again", changed, run.id)
+        log.warning("inputs changed (%s): the unfinished run %s starts again", what, run.id)
         for step in STEPS:
             if step != "02_tune" or DATA in changed:
                 (run.dir / f"{step}.ipynb").unlink(missing_ok=True)
@@ -296,10 +297,10 @@ def _make_room(run: Run, changed: str, force: bool) -> None:
         taken = len(list(run.home.glob(f"{name}*")))
         kept = run.home / (f"{name}-{taken + 1}" if taken else name)
         os.replace(run.dir, kept)
-        log.warning("inputs changed (%s): the finished run is kept in %s", changed, kept)
+        log.warning("inputs changed (%s): the finished run is kept in %s", what, kept)
     else:
         raise RunError(
-            f"{run.dir} is finished and was made with other inputs: {changed}. It is kept as it is. "
+            f"{run.dir} is finished and was made with other inputs: {what}. It is kept as it is. "
             "FORCE=1 makes a new run and keeps the old one; another AS_OF or OUT leaves it alone"
         )
 

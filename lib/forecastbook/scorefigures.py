@@ -102,20 +102,17 @@ def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = P
 
     champion: what it is called.
     """
-
-    def named(model: str) -> str:
-        return champion if model == "champion" else model_name(model)
-
     table = _by(frame, metric, "origin")
     if table.empty:
         return nothing("No origin has met its actuals yet")
     if trade is PRICES and table.max(axis=None) < DUST:
         return nothing(STILL)
     ours, models, safe = _ours(table.columns), _rank(table.columns), _safe(table.columns)
+    names = {m: model_name(m, champion) for m in models}
     rivals = [m for m in ("champion", safe) if m in table and m != ours] or [m for m in models if m != ours]
     if ours and rivals:
         wins = int((table[ours] < table[rivals[-1]]).sum())
-        title = f"The {named(ours)} forecast beats {named(rivals[-1])} at {wins} of {counted(len(table), 'origin')}"
+        title = f"The {names[ours]} forecast beats {names[rivals[-1]]} at {wins} of {counted(len(table), 'origin')}"
     else:
         title = f"Quantile score at {counted(len(table), 'origin')}"
     fig, axes = canvas(title, size=(8.2, 3.2))
@@ -126,7 +123,7 @@ def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = P
         ax.plot(x, table[model], "o-", color=colour, ms=4.5 if main else 2.5, lw=2 if main else 1)
     ax.set_ylim(0, np.nanmax(table.to_numpy()) * 1.12 or 1)
     colours = {m: GREY if _colour(m, ours, safe) == PALE else _colour(m, ours, safe) for m in models}
-    end_labels(ax, [(x[-1], table[m].dropna().iloc[-1], named(m), colours[m]) for m in models if table[m].notna().any()])
+    end_labels(ax, [(x[-1], table[m].dropna().iloc[-1], names[m], colours[m]) for m in models if table[m].notna().any()])
     ax.set_xlabel("forecast made on")
     ax.set_ylabel(
         "quantile score / last price\n(lower is better)" if trade is PRICES else "quantile score, units\n(lower is better)"

@@ -134,7 +134,7 @@ def _train(params: Params, panel: Panel, over: dict, on_epoch=None):
     return models.fit(params.model.name, panel, on_epoch=on_epoch, **hyper)
 
 
-def asked(run: Run) -> str:
+def kept_as(run: Run) -> str:
     """The name under which a search is kept, and taken up again: of the same params on the same data."""
     return digest([run.params.hash(), run.manifest["fingerprint"]])[:12]
 
@@ -177,7 +177,7 @@ def search(run: Run, panel: Panel) -> Search:
             trainable = functools.partial(_trial, panel=view, params=params)
             share = max(1, int((os.cpu_count() or 1) / params.tune.concurrent))
             trainable = tune.with_resources(trainable, {"cpu": share})
-            storage, name = str((run.dir / "tune").resolve()), asked(run)
+            storage, name = str((run.dir / "tune").resolve()), kept_as(run)
             path = f"{storage}/{name}"
             if tune.Tuner.can_restore(path):
                 log.info("tuning resumes from %s", path)

@@ -113,9 +113,9 @@ def size(n: float) -> str:
     return f"{n:.1f} TB"
 
 
-def model_name(model: str) -> str:
-    """The readable name of a model."""
-    return NAMES.get(model, shorten(str(model).replace("_", " "), 38))
+def model_name(model: str, champion: str = NAMES["champion"]) -> str:
+    """The readable name of a model. champion: what that one is called, before there is one."""
+    return champion if model == "champion" else NAMES.get(model, shorten(str(model).replace("_", " "), 38))
 
 
 def the(models) -> str:
