@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import forking, grid, plain, spells, sticky
-from .forking import Forking, autocast
+from .forking import Forking
 from .grid import Grid
 from .panel import Panel
 from .plain import Plain
@@ -230,8 +230,7 @@ def _loop(model: Model, data, device, progress, on_epoch) -> dict:
 def _backward(net, data, rows, device, draw, batch):
     """Gradients of one batch, or of its first half when GPU memory does not hold it: (loss or None, batch size that fits)."""
     try:
-        with autocast(device):
-            loss = data.loss(net, rows, device, draw)
+        loss = data.loss(net, rows, device, draw)
         if loss is None:
             return None, batch
         loss.backward()
