@@ -31,12 +31,13 @@ DRAWING = {
     "sample": "intake",
     "yamlfile": "",
     "files": "",
+    "environment": "",
     # what is asked for
     "trades": "scores",
     "counts": "panel",
     "tide_data": "counts panel",
     "tide_heads": "counts",
-    "tide_model": "tide_data tide_heads",
+    "tide_model": "files tide_data tide_heads",
     "params": "tide_model trades yamlfile",
     "jobs": "params yamlfile",
     # where facts come from and forecasts go
@@ -57,7 +58,7 @@ DRAWING = {
     "salesfacts": "cells intake longfile params sample",
     "pricefacts": "cells intake longfile params sample",
     "sources": "cells intake longfile panel params pricefacts publication recordshop salesfacts shop trades",
-    "run": "files intake panel params trades",
+    "run": "environment files intake panel params trades",
     # models, and what they are worth
     "grid": "panel",
     "compiled": "",
@@ -69,7 +70,7 @@ DRAWING = {
     "threads": "",
     "forking": "panel spells sticky",
     "plain": "panel",
-    "lstm": "forking grid panel plain spells sticky threads",
+    "lstm": "files forking grid panel plain spells sticky threads",
     "experts": "gbm grid lstm panel params sticky table",
     "intermittent": "counts panel scores",
     "demand": "counts panel",
@@ -78,7 +79,7 @@ DRAWING = {
     "tide": "counts panel threads tide_darts tide_data tide_heads tide_model",
     "blend": "counts intervals scores",
     "salesexperts": "blend counts intermittent panel params pooled tide trades",
-    "models": "counts grid intermittent intervals lstm panel scores sticky table tide trades",
+    "models": "counts files grid intermittent intervals lstm panel scores sticky table tide trades",
     "roster": "counts intake panel params scores trades wording",
     "backtest": "blend counts experts models panel params roster salesexperts scores sticky table trades",
     "gate": "backtest files intervals params scores trades wording",
@@ -109,7 +110,7 @@ DRAWING = {
     "report": "executed files pages record runpage wording",
     # the runner
     "doctor": "intake jobs params run schema sources warehouse wording yamlfile",
-    "step": "files report run",
+    "step": "environment files report run",
     "chain": "files jobs roster run sources step trackrecord warehouse",
 }
 LAZY = {

@@ -1,9 +1,12 @@
-"""What is written twice is held together here: lock, environment.yml, pyproject, Makefile, README."""
+"""What is written twice is held together: lock, environment.yml, pyproject, Makefile, README. And what runs are made with."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -11,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from conftest import LIB, python
 from forecastbook.chain import ROOT
 
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
@@ -72,3 +76,28 @@ def test_make_alone_prints_help():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_code_outside_a_checkout_says_no_git(tmp_path):
+    shutil.copytree(LIB / "forecastbook", tmp_path / "lib" / "forecastbook", ignore=shutil.ignore_patterns("__pycache__"))
+    child = python("from forecastbook import environment; print(environment.git_state())", lib=tmp_path / "lib", cwd=tmp_path)
+    said, trouble = child.communicate(timeout=60)
+    assert said.strip() == "('no git', None)", trouble
+
+
+def test_a_checkout_gives_its_commit_and_says_when_it_is_dirty(tmp_path):
+    home = tmp_path / "repo"
+    shutil.copytree(LIB / "forecastbook", home / "lib" / "forecastbook", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(home), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    code = "import sys; sys.dont_write_bytecode = True; from forecastbook import environment; print(environment.git_state())"
+    env = {**os.environ, "PYTHONPATH": str(home / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    (home / "params").mkdir()
+    touched = [None, home / "params" / "mine.yaml", home / "lib" / "forecastbook" / "figures.py"]  # params are in the manifest
+    for path, dirty in zip(touched, (False, False, True), strict=True):
+        if path:
+            path.write_text("changed = 1")
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
+        assert said.stdout.strip() == str((commit, dirty)), said.stderr

@@ -20,10 +20,11 @@ import pytest
 from conftest import python
 from forecastbook import chain, provenance, report, sources
 from forecastbook import run as runs
+from forecastbook.environment import git_state
 from forecastbook.files import RunError
 from forecastbook.params import Params
 from forecastbook.record import Record
-from forecastbook.run import Run, git_state
+from forecastbook.run import Run
 from forecastbook.step import StepError, execute
 
 pytestmark = pytest.mark.timeout(180)

@@ -7,17 +7,14 @@ import json
 import logging
 import os
 import re
-import shutil
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import LIB, day, made_run, posted_prices, python, same, tiny
+from conftest import day, made_run, posted_prices, python, same, tiny
 from forecastbook import run as runs
 from forecastbook.files import RunError, copy_model, lock, sha256
 from forecastbook.panel import build
@@ -140,7 +137,7 @@ def test_the_manifest_is_json_whatever_is_noted(tmp_path):
         **{"day": "2024-01-01", "where": "a", "as_of": "2024-03-10"},
     }
     assert text["title"] == '"><script>\u2028 Ж'
-    with pytest.raises(TypeError, match="ndarray does not go into a manifest"):
+    with pytest.raises(TypeError, match="ndarray does not go into JSON"):
         run.note(x=np.ones(3))
     assert json.loads((run.dir / "manifest.json").read_text(encoding="utf-8")) == text
 
@@ -287,34 +284,6 @@ def test_values_known_ahead_are_kept_apart_and_the_panel_holds_no_later_row(tmp_
 def test_only_the_first_series_are_taken_when_asked(tmp_path):
     run = made_run(tmp_path, tiny(max_series=3), posted_prices(6, 40))
     assert list(run.panel().ids) == ["0000", "0001", "0002"] and len(run.read("series.parquet")) == 3
-
-
-# ---- provenance
-
-
-def test_code_outside_a_checkout_says_no_git(tmp_path):
-    shutil.copytree(LIB / "forecastbook", tmp_path / "lib" / "forecastbook", ignore=shutil.ignore_patterns("__pycache__"))
-    child = python("from forecastbook import run; print(run.git_state())", lib=tmp_path / "lib", cwd=tmp_path)
-    said, trouble = child.communicate(timeout=60)
-    assert said.strip() == "('no git', None)", trouble
-
-
-def test_a_checkout_gives_its_commit_and_says_when_it_is_dirty(tmp_path):
-    home = tmp_path / "repo"
-    shutil.copytree(LIB / "forecastbook", home / "lib" / "forecastbook", ignore=shutil.ignore_patterns("__pycache__"))
-    git = ["git", "-C", str(home), "-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
-        subprocess.run([*git, *command], check=True, capture_output=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    code = "import sys; sys.dont_write_bytecode = True; from forecastbook import run; print(run.git_state())"
-    env = {**os.environ, "PYTHONPATH": str(home / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
-    (home / "params").mkdir()
-    touched = [None, home / "params" / "mine.yaml", home / "lib" / "forecastbook" / "figures.py"]  # params are in the manifest
-    for path, dirty in zip(touched, (False, False, True), strict=True):
-        if path:
-            path.write_text("changed = 1")
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
-        assert said.stdout.strip() == str((commit, dirty)), said.stderr
 
 
 # ---- together, and from one version to the next

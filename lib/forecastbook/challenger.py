@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import backtest, models
-from forecastbook.files import copy_model
+from forecastbook.files import copy_model, write_json
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import trainable
@@ -235,7 +235,7 @@ def _put(run: Run, model, target: Path) -> None:
 def _describe(directory: Path, **entries) -> None:
     path = directory / "model.json"
     described = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(described | entries, indent=1) + "\n", encoding="utf-8")
+    write_json(path, described | entries)
 
 
 def spoken(run: Run) -> set[str]:

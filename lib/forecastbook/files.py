@@ -9,11 +9,14 @@ import contextlib
 import datetime as dt
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import shutil
 import time
 from pathlib import Path
+
+import numpy as np
 
 log = logging.getLogger("forecastbook")
 
@@ -41,6 +44,31 @@ def write_text(path: Path, text: str) -> None:
     """Write text, whole or not at all."""
     with replacing(Path(path)) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value) -> None:
+    """Write a value as JSON, whole or not at all: numbers of numpy too, dates and paths as text, NaN and infinity as null.
+
+    Raises TypeError for what JSON cannot hold.
+    """
+    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _finite(value):
+    """NaN and infinity as null, all the way down: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, (float, np.floating)) and not np.isfinite(value) else value
+
+
+def _plain(value):
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
+        return value.item()
+    if isinstance(value, (dt.date, np.datetime64, Path)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
 
 
 def copy_model(source: Path, target: Path) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from forecastbook import intervals, scores
 from forecastbook.backtest import Origin, experts_of, point_error, quantile_error
-from forecastbook.files import sha256, write_text
+from forecastbook.files import sha256, write_json
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import model_name, share1
@@ -332,29 +332,13 @@ def standings(decided: Gate) -> pd.DataFrame:
 
 def save(run, decided: Gate, **said) -> None:
     """Keep the decision beside the model (``calibration.json``) and, with what else is said of the model, in the manifest."""
-    text = {
-        "use": decided.use,
-        "hold_median": decided.hold_median,
-        "widening": decided.widening.tolist(),
-        "skill": decided.skill if np.isfinite(decided.skill) else None,
-        "origins": decided.origins,
-        "standings": decided.standings,
-        "mix": decided.mix,
-        "rounds": decided.rounds,
-    }
-    write_text(run.dir / "model" / "calibration.json", json.dumps(text, indent=1) + "\n")
+    told = {name: getattr(decided, name) for name in ("use", "hold_median", "skill", "origins", "standings")}
+    more = {"widening": decided.widening.tolist(), "mix": decided.mix, "rounds": decided.rounds}
+    write_json(run.dir / "model" / "calibration.json", told | more)
     before = {name: None for name in run.manifest["files"] if name.startswith("model/")}  # of a model that was there
     run.note(
         files=before | {f"model/{path.name}": sha256(path) for path in sorted((run.dir / "model").iterdir())},
-        gate={
-            "use": decided.use,
-            "verdict": decided.verdict(),
-            "skill": decided.skill,
-            "origins": decided.origins,
-            "standings": decided.standings,
-            "hold_median": decided.hold_median,
-            **said,
-        },
+        gate=told | {"verdict": decided.verdict()} | said,
     )
 
 
@@ -364,14 +348,16 @@ def load(run) -> Gate:
         if name.startswith("model/") and noted:
             run.verify(name)
     text = json.loads((run.dir / "model" / "calibration.json").read_text(encoding="utf-8"))
-    skill = float("nan") if text["skill"] is None else text["skill"]
+    nan = float("nan")  # null in the file
+    skill = nan if text["skill"] is None else text["skill"]
+    standings = [{name: nan if value is None else value for name, value in row.items()} for row in text["standings"]]
     return Gate(
         text["use"],
         text["hold_median"],
         np.array(text["widening"]),
         skill,
         text["origins"],
-        text["standings"],
+        standings,
         run.params.trade,
         text["mix"],
         text["rounds"],

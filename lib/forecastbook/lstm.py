@@ -27,6 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import forking, grid, plain, spells, sticky
+from .files import write_json
 from .forking import Forking
 from .grid import Grid
 from .panel import Panel
@@ -317,7 +318,7 @@ def save(model: Model, directory) -> None:
         info={k: v for k, v in model.info.items() if k != "seconds"},
         history=model.history,
     )
-    (directory / "model.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    write_json(directory / "model.json", text)
 
 
 def load(directory) -> Model:

@@ -18,6 +18,7 @@ import numpy as np
 
 from forecastbook import grid, intermittent, intervals, scores, table
 from forecastbook.counts import Demand
+from forecastbook.files import write_json
 from forecastbook.panel import SEASON, Panel
 from forecastbook.sticky import Outlook
 from forecastbook.trades import PRICES, SALES, Trade
@@ -82,8 +83,7 @@ def save(model, directory: Path) -> None:
     """Write a model as JSON (and safetensors, where it has weights) into ``directory``."""
     if isinstance(model, Baseline):
         Path(directory).mkdir(parents=True, exist_ok=True)
-        said = {"model": model.name, "trade": model.trade.name}
-        (Path(directory) / "model.json").write_text(json.dumps(said) + "\n", encoding="utf-8")
+        write_json(Path(directory) / "model.json", {"model": model.name, "trade": model.trade.name})
     else:
         _home(model).save(model, directory)
 

@@ -12,19 +12,16 @@ import functools
 import json
 import logging
 import os
-import platform
-import subprocess
 from collections.abc import Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forecastbook import panel as panels
-from forecastbook.files import RunError, lock, lock_of, replacing, sha256, write_text
+from forecastbook.environment import git_state, hardware, versions
+from forecastbook.files import RunError, lock, lock_of, replacing, sha256, write_json
 from forecastbook.intake import quiet
 from forecastbook.params import Params, digest
 from forecastbook.trades import SALES
@@ -32,7 +29,6 @@ from forecastbook.trades import SALES
 log = logging.getLogger("forecastbook")
 WAIT = 1800.0  # seconds to wait for another process that works on the same run
 STEPS = ("01_ingest", "02_tune", "03_finetune", "04_forecast", "05_evaluate")
-PACKAGES = ("forecastbook", "numpy", "pandas", "torch", "duckdb", "pyarrow", "papermill", "nbconvert")
 
 
 class Run:
@@ -74,7 +70,7 @@ class Run:
             old = current.get(key)
             current[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
         self.manifest = current
-        write_text(path, json.dumps(_finite(current), indent=1, ensure_ascii=False, default=_plain) + "\n")
+        write_json(path, current)
 
     def write(self, name: str, frame: pd.DataFrame | Iterable[pd.DataFrame]) -> None:
         """Write a frame as parquet, whole or not at all, and note its hash and row count.
@@ -196,7 +192,7 @@ class Run:
             entry |= {"tuned": tuned} if (tuned := self.manifest.get("tuned")) else {}
             history = [e for e in _champions(self.home)["history"] if e["as_of"] != entry["as_of"]] + [entry]
             history.sort(key=lambda e: e["as_of"])
-            write_text(path, json.dumps({"champion": history[-1], "history": history}, indent=1, ensure_ascii=False) + "\n")
+            write_json(path, {"champion": history[-1], "history": history})
 
 
 def complete(intake, params: Params, as_of: dt.date):
@@ -329,7 +325,7 @@ def _found(directory: Path, job: str, as_of: dt.date, params: Params, wanted: di
         "files": {},
     }
     directory.mkdir(exist_ok=True)
-    write_text(directory / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_json(directory / "manifest.json", manifest)
 
 
 def _changes(old, new, key: str = "") -> list[str]:
@@ -339,68 +335,6 @@ def _changes(old, new, key: str = "") -> list[str]:
     if old == new:
         return []
     return [DATA if key == "fingerprint" else f"{key.removeprefix('params.')}: {old!r} -> {new!r}"]
-
-
-# --- provenance -----------------------------------------------------------------------------------------------------
-
-
-def git_state() -> tuple[str, bool | None]:
-    """(commit, dirty) of the code; ("no git", None) where it is not a git checkout.
-
-    Params do not count, nor data that lies about: they are in the manifest.
-    """
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    code = [f":(top){path}" for path in ("lib", "notebooks", "Makefile", "requirements.lock")]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20)
-        status = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, timeout=20)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return "no git", None
-    if commit.returncode or status.returncode:
-        return "no git", None
-    return commit.stdout.strip(), bool(status.stdout.strip())
-
-
-def versions() -> dict[str, str]:
-    """Versions of python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def hardware() -> dict[str, object]:
-    """What it ran on: the machine's kind and number of usable cores; no host name."""
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    }
-
-
-# --- what JSON can hold --------------------------------------------------------------------------------------------
-
-
-def _finite(value):
-    """NaN and infinity as null, all the way down: JSON has no word for them."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, (float, np.floating)) and not np.isfinite(value) else value
-
-
-def _plain(value):
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, np.floating):
-        return float(value)
-    if isinstance(value, np.bool_):
-        return bool(value)
-    if isinstance(value, (dt.date, np.datetime64, Path)):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} does not go into a manifest")
 
 
 # --- logging --------------------------------------------------------------------------------------------------------

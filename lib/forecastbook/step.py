@@ -17,8 +17,9 @@ import threading
 import time
 from pathlib import Path
 
+from forecastbook.environment import git_state
 from forecastbook.files import RunError, write_text
-from forecastbook.run import STEPS, Run, git_state
+from forecastbook.run import STEPS, Run
 
 log = logging.getLogger("forecastbook")
 LESS = "fewer series (max_series) or a smaller model.batch_size need less memory"

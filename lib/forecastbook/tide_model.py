@@ -14,6 +14,7 @@ from typing import ClassVar
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .files import write_json
 from .tide_data import CONTEXT
 from .tide_heads import HEADS, LEVELS, quantile_weights
 
@@ -201,7 +202,7 @@ def save(model: Model, directory) -> None:
         info={k: v for k, v in model.info.items() if k != "seconds"},
         history=model.history,
     )
-    (directory / "model.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    write_json(directory / "model.json", text)
 
 
 def load(directory) -> Model:

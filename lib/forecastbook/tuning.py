@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import backtest, models
-from forecastbook.files import write_text
+from forecastbook.files import write_json
 from forecastbook.panel import Panel
 from forecastbook.params import Params, digest
 from forecastbook.run import Run
@@ -123,7 +123,7 @@ class Search:
             scores = f"{score['winner']:.5f}, it {score['in use']:.5f}"
             return f"What is in use stays: on the test span the winner scored {scores}."
         chosen = {"hyper": self.best, "run_id": run.id, "as_of": run.as_of.isoformat(), "scores": score.to_dict()}
-        write_text(run.home / "tuned.json", json.dumps(chosen, indent=1) + "\n")
+        write_json(run.home / "tuned.json", chosen)
         gain = 1 - score["winner"] / score["in use"]
         values = ", ".join(f"{name} {value}" for name, value in self.best.items())
         return f"Kept for the next forecasts ({share1(gain)} better than what is in use): {values}."
