@@ -1,9 +1,12 @@
 # The graph of forecastbook. `make` alone prints help; `make -n forecast` says what would run.
 #   JOB        a file in params/                       AS_OF  YYYY-MM-DD, default the last date the source has
 #   OUT        where runs land                         PARAMS extra yaml overlays, separated by spaces
-#   WAREHOUSE  duckdb:PATH or bigquery:PROJECT.DATASET FORCE  1: a finished run whose inputs changed is kept and made anew
-#                                                      DRY_RUN 1: make warehouse prints its statements and changes nothing
+#   WAREHOUSE  duckdb:PATH or bigquery:PROJECT.DATASET FORCE  1: a finished run whose inputs changed is made anew, the old one kept
+#   RAY_ADDRESS a running Ray cluster, for make tune   DRY_RUN 1: make warehouse prints its statements and changes nothing
 .DEFAULT_GOAL := help
+ifneq ($(shell true)$(.SHELLSTATUS),0)# that it knows since 4.2
+$(error GNU Make 4.2 or newer is needed, this is $(MAKE_VERSION))
+endif
 .DELETE_ON_ERROR:
 .SUFFIXES:
 SHELL := /bin/sh
@@ -17,10 +20,10 @@ PYTHON    ?= python3
 PY        := .venv/bin/python
 export OMP_NUM_THREADS ?= 2
 export PYTHONHASHSEED := 0
-KNOWN     := JOB AS_OF OUT WAREHOUSE PARAMS FORCE DRY_RUN JOBS PYTHON PY OMP_NUM_THREADS SHELL
+KNOWN     := JOB AS_OF OUT WAREHOUSE PARAMS FORCE DRY_RUN RAY_ADDRESS JOBS PYTHON PY OMP_NUM_THREADS SHELL
 GIVEN     := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
 ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
-$(error unknown variable $(filter-out $(KNOWN),$(GIVEN)): it would have no effect; known are $(wordlist 1,7,$(KNOWN)))
+$(error unknown variable $(filter-out $(KNOWN),$(GIVEN)): it would have no effect; known are $(wordlist 1,8,$(KNOWN)))
 endif
 
 # --- the environment: .venv from the lock, made anew when the lock is newer. Make reads ready.mk, so it is built before anything else.
@@ -126,4 +129,4 @@ clean: ## remove the environment and caches; outputs are kept
 
 help: ## this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  variables: JOB=$(JOB) AS_OF=(latest) OUT=$(OUT) WAREHOUSE=$(WAREHOUSE) PARAMS= FORCE= DRY_RUN="
+	@echo; echo "  variables: JOB=$(JOB) AS_OF=(latest) OUT=$(OUT) WAREHOUSE=$(WAREHOUSE) PARAMS= FORCE= DRY_RUN= RAY_ADDRESS="

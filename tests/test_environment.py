@@ -67,6 +67,15 @@ def test_every_make_command_of_the_readme_exists():
     )
 
 
+def test_every_target_can_be_planned():
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.M)
+    command = ["make", "--no-print-directory", "-n", "RAY_ADDRESS=ray.example:6379"]
+    for target in targets:
+        done = subprocess.run([*command, target], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and done.stdout, f"{target}: {done.stdout}{done.stderr}"
+    assert len(targets) > 15
+
+
 def test_make_alone_prints_help():
     done = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "make forecast" in done.stdout and "JOB=prices" in done.stdout

@@ -55,10 +55,7 @@ def test_prose_follows_each_figure(path):
     cells = read(path)[0].cells
     for i, cell in enumerate(cells):
         if cell.cell_type == "code" and re.search(r"(figures|views)\.", cell.source):
-            assert i > 0 and cells[i - 1].cell_type == "markdown" or cells[i - 2].cell_type == "markdown", (
-                f"no prose before {cell.source}"
-            )
-            assert cells[i + 1].cell_type == "markdown" or cells[i + 2].cell_type == "markdown", f"no prose after {cell.source}"
+            assert cells[i - 1].cell_type == cells[i + 1].cell_type == "markdown", f"no prose before or after {cell.source}"
 
 
 def test_parameters_are_the_same_everywhere():

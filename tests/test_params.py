@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from forecastbook.jobs import as_of_date, job_name, load
 from forecastbook.params import Columns, File, Params, WarehousePrices, digest
 from forecastbook.yamlfile import ParamsError, merge
 
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SHIPPED = sorted((Path(__file__).parent.parent / "params").glob("*.yaml"))
 
 
@@ -152,6 +154,35 @@ def test_overlays_are_laid_in_order_and_the_last_word_counts(write):
 def test_a_fault_in_an_overlay_names_that_file_too(write):
     over = write("horizn: 1", "over.yaml")
     refused(write(""), str(over), "horizn", overlays=[over])
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL), ids=lambda block: block.split(":")[0])
+def test_each_yaml_of_the_readme_is_a_job_of_its_own(block, write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "model_config.json").write_text(json.dumps(OLD_CONFIG))
+    source = "" if "source:" in block else "source: {kind: file, path: a.csv}\n"
+    assert load(write(block + source)).horizon
+
+
+def test_a_source_that_brings_sales_makes_a_job_of_sales(write):
+    shop = load(write("source: {kind: shop_files, stock: stock.xlsx, sales: [a.xlsx]}"))
+    vinyl = load(next(path for path in SHIPPED if path.stem == "vinyl"))
+    ours, theirs = (
+        shop.model_dump(exclude={"source", "title", "publish"}),
+        vinyl.model_dump(exclude={"source", "title", "publish"}),
+    )
+    assert ours == theirs and shop.trade.name == "sales" and shop.publish.table == "FactSalesForecast"
+    weekly = load(write("source: {kind: warehouse_sales}"))
+    assert (weekly.model.name, weekly.freq, weekly.horizon) == ("tide", "W-MON", 4)
+    own = load(write("source: {kind: shop_files}\nhorizon: 1\nfinetune: {validation_days: 5}"))
+    assert (own.horizon, own.finetune.validation_days, own.finetune.base) == (1, 5, "anew")
+
+
+def test_a_changed_network_replaces_the_whole_model(write):
+    base = write("{source: {kind: file, path: a.csv}, model: {name: lstm, attention: true, epochs: 3}}")
+    assert load(base, [write("model: {name: tide}", "own.yaml")]).model.name == "tide"
+    assert load(base, [write("model: {name: lstm, epochs: 4}", "same.yaml")]).model.attention
 
 
 def test_a_changed_kind_replaces_the_whole_source(write):
@@ -354,7 +385,7 @@ def test_the_networks_defaults_are_those_of_the_params():
     ("given", "words"),
     [
         ({"source": {"kind": "warehouse_prices"}}, "source.kind warehouse_prices brings prices"),
-        ({"model": {"name": "lstm"}}, "the lstm forecasts ratios of prices"),
+        ({"model": {"name": "lstm"}}, "model.name lstm forecasts prices, but source.kind shop_files brings sales"),
         ({"source": {"kind": "shop_files", "stock": "s.xlsx"}}, "stock and sales belong together"),
         ({"publish": {"table": "FactPriceForecast"}}, "is not where sales go"),
         ({"model": {"name": "tide", "attention": True}}, "attention"),
@@ -371,8 +402,6 @@ def test_what_does_not_fit_a_trade_is_refused(given, words):
 
 
 def test_an_old_model_config_is_read_as_keys_or_as_a_file(tmp_path):
-    import json
-
     base = {"source": {"kind": "shop_files"}}
     found = Params.model_validate(base | {"model": {"name": "tide", "config": OLD_CONFIG, "seeds": 1}}).model
     assert (found.num_encoder_layers, found.num_decoder_layers, found.temporal_width_past) == (3, 2, 2)

@@ -47,6 +47,19 @@ def test_a_search_is_taken_up_again_on_the_same_data_only(tmp_path):
     assert tuning.kept_as(run) != before
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ({"name": "lstm"}, "negative log score"),
+        ({"name": "lstm", "window": "single"}, "squared error"),
+        ({"name": "tide"}, "negative log score"),
+        ({"name": "tide", "head": "quantile"}, "quantile loss"),
+    ],
+)
+def test_the_loss_that_trials_are_compared_by_has_its_name(model, name):
+    assert tuning.loss_name(Params.model_validate({"model": model, "source": {"kind": "file", "path": "a.csv"}})) == name
+
+
 def test_the_spans_follow_each_other():
     panel = posted_panel(6, 120, seed=1)
     spans = tuning.splits(panel, searched({"hidden_size": [4]}))

@@ -272,6 +272,10 @@ DEFAULTS: dict[str, dict] = {  # of jobs that forecast something else than daily
         "publish": {"table": "FactSalesForecast", "model_id": 200},
     }
 }
+SOLD = {  # the sources that bring sales, and what their jobs have that others of sales have not
+    "warehouse_sales": {},
+    "shop_files": {"freq": "MS", "horizon": 3, "finetune": {"validation_days": 3}, "backtest": {"stride": 1}},
+}
 
 
 QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
@@ -303,13 +307,15 @@ class Params(Section):
         """Lay the defaults of the job's trade under what is given: sales are not prices by another name."""
         if not isinstance(given, dict) or not isinstance(given.get("model", {}), dict):
             return given
-        name = given.get("model", {}).get("name", "lstm")
+        source = given["source"] if isinstance(given.get("source"), dict) else {}
+        sold = SOLD.get(source["kind"]) if isinstance(source.get("kind"), str) else None
+        name = given.get("model", {}).get("name", "lstm" if sold is None else "tide")
         space = (given.get("tune") or {}).get("space") if isinstance(given.get("tune"), dict) else None
-        given = merge({"model": {"name": "lstm"}} if name == "lstm" else DEFAULTS.get(name, {}), given)
+        defaults = merge(DEFAULTS.get(name, {}), sold or {}) if name == "tide" else {}
+        given = merge(merge(defaults, {"model": {"name": name}}), given)
         if space is not None:
             given["tune"] = given["tune"] | {"space": space}  # a space is given whole
-        source = given.get("source")
-        if isinstance(source, dict) and source.get("kind") == "file" and "positive" not in source:
+        if source.get("kind") == "file" and "positive" not in source:
             given["source"] = source | {"positive": name == "lstm"}
         return given
 
@@ -346,8 +352,9 @@ class Params(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Params:
         if self.model.name == "lstm" and not self.source.positive:
-            why = "is false" if self.source.kind == "file" else f"cannot be true for {self.source.kind}, which brings sales"
-            raise ValueError(f"source.positive {why}, but the lstm forecasts ratios of prices and needs values above 0")
+            if self.source.kind in SOLD:
+                raise ValueError(f"model.name lstm forecasts prices, but source.kind {self.source.kind} brings sales")
+            raise ValueError("source.positive is false, but the lstm forecasts ratios of prices and needs values above 0")
         if self.model.name == "tide" and self.source.kind == "warehouse_prices":
             raise ValueError("model.name tide forecasts sales, but source.kind warehouse_prices brings prices")
         if self.trade.name == "sales" and self.quantiles != QUANTILES:

@@ -1,8 +1,8 @@
 """The search for hyperparameters: Ray Tune with ASHA, on origins that lie after everything a trial was trained on.
 
-Three spans of the panel follow each other in time. A trial trains on the first, is stopped early and compared on the second
-(the mean negative log probability of what came: a proper score), and the winner is judged on the third against what is in use
-and the safe baseline. Ray is imported only here, and only when a search runs.
+Three spans of the panel follow each other in time. A trial trains on the first, is stopped early and compared on the second by
+the loss that its network is trained by (``loss_name``), and the winner is judged on the third against what is in use and the
+safe baseline. Ray is imported only here, and only when a search runs.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ def splits(panel: Panel, params: Params) -> dict[str, tuple]:
     return {name: (panel.dates[a], panel.dates[b - 1]) for name, a, b in zip(names, cut[:-1], cut[1:], strict=True)}
 
 
+def loss_name(params: Params) -> str:
+    """What the networks of a job are trained by, and trials compared by."""
+    if getattr(params.model, "head", None) == "quantile":
+        return "quantile loss"
+    return "squared error" if getattr(params.model, "window", None) == "single" else "negative log score"
+
+
 def space_table(params: Params) -> pd.DataFrame:
     """What is searched: hyperparameter, the value in use, and the values or the range tried."""
     used = params.model.model_dump()
@@ -77,7 +84,8 @@ def _draw(space: dict[str, list], rng: np.random.Generator) -> dict:
 
 @dataclass
 class Search:
-    """A finished search. results: a row a trial, in the order drawn: trial, state, epochs, seconds, score, then its values."""
+    """A finished search. results: a row a trial, in the order drawn: trial, state, epochs, seconds, score (NaN of a failed one)
+    and its values."""
 
     params: Params
     results: pd.DataFrame
@@ -88,10 +96,6 @@ class Search:
         """The values of the trial with the lowest score."""
         row = self.results.sort_values("score", kind="stable").iloc[0]
         return {name: json.loads(row[name]) for name in self.params.tune.space}
-
-    def trials(self) -> pd.DataFrame:
-        """The trials in the order they were drawn, with ``score`` NaN where one failed: what the figure takes."""
-        return self.results
 
     def table(self) -> pd.DataFrame:
         """The trials, best first."""

@@ -63,11 +63,12 @@ def read_yaml(path: Path) -> dict:
 
 
 def merge(base: dict, over: dict) -> dict:
-    """``over`` laid over ``base``, deeply. A mapping whose ``kind`` changes is replaced: its keys mean nothing there."""
+    """``over`` laid over ``base``, deeply. A mapping whose ``kind`` or ``name`` changes is replaced whole."""
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
+        both = isinstance(old, dict) and isinstance(value, dict)
+        if both and all(value[tag] == old.get(tag, value[tag]) for tag in ("kind", "name") if tag in value):
             out[key] = merge(old, value)
         else:
             out[key] = value
