@@ -691,12 +691,12 @@ def test_expected_moves_say_how_often_such_ones_came_true():
         ]
     )
     moved = pd.DataFrame({"title": ["Tea"], "last_value": [10.0], "q50": [12.0], "move": [0.2]})
-    said = agenda.changes(moved, 7, "", "D", backtest)["text"]
+    said = agenda.changes(moved, 7, "D", backtest)["text"]
     assert said.endswith(
         "At past dates 4 forecasts said so, and 50 % came true: the price then stood more than 5 % off on that side."
     )
-    assert "past dates" not in agenda.changes(moved, 7, "", "D", backtest[5:])["text"]
-    assert "past dates" not in agenda.changes(moved.assign(move=0.01), 7, "", "D", backtest)["text"], "nothing is expected"
+    assert "past dates" not in agenda.changes(moved, 7, "D", backtest[5:])["text"]
+    assert "past dates" not in agenda.changes(moved.assign(move=0.01), 7, "D", backtest)["text"], "nothing is expected"
 
 
 def test_what_counts_as_a_change_is_said_where_changes_are_counted(book):

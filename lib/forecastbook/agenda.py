@@ -64,9 +64,9 @@ def _kept(backtest: pd.DataFrame) -> str:
     )
 
 
-def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D", backtest: pd.DataFrame | None = None) -> dict:
+def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.DataFrame | None = None) -> dict:
     """The moves above ``BIG_MOVE``, largest first, and how often such a forecast came true in a backtest."""
-    money, unit = "{:,.2f}".format, f", {currency}" if currency else ""
+    money = "{:,.2f}".format
     big = moved[moved["move"].abs() > BIG_MOVE].copy()
     big = big.iloc[np.argsort(-big["move"].abs().to_numpy(), kind="stable")]
     if {"q05", "q95"} <= set(moved.columns):
@@ -74,10 +74,10 @@ def changes(moved: pd.DataFrame, horizon: int, currency: str, freq: str = "D", b
     keep = [c for c in ("title", "last_value", "q50", "move", "band", "p_change", "p_up") if c in big]
     heads = {
         "title": "item",
-        "last_value": f"now{unit}",
-        "q50": f"in {span(horizon, period_name(freq))}{unit}",
+        "last_value": "now",
+        "q50": f"in {span(horizon, period_name(freq))}",
         "move": "change",
-        "band": f"90 % band{unit}",
+        "band": "90 % band",
         "p_change": f"chance of a change of more than {share1(CHANGED)}",
         "p_up": "of a rise",
     }

@@ -182,7 +182,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
         "skill": "published saves",
         "interval": "90 % interval",
     }
-    models = models.sort_values(trade.metric)
+    models = models.sort_values("loss")
     forms = {"error": share2, "on_event": share1, "loss": share2, "inside90": percent, "skill": change, "interval": right}
     by = scored.groupby(["horizon", "model"], observed=True)[trade.metric].mean().unstack("model").sort_index()
     by.columns = by.columns.astype(str)
@@ -203,7 +203,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
         text += f" Not there at every date, so not quite comparable: {the(late)}."
     return {
         "text": text,
-        "bars": scorefigures.accuracy(scored, same=head["itself"]),
+        "bars": scorefigures.accuracy(scored, "loss", same=head["itself"]),  # what the gate goes by
         "horizon": scorefigures.error_by_horizon(scored, unit=unit),
         "models": table(
             models[keep].drop(columns=[c for c in ("on_event",) if models[c].isna().all()]),

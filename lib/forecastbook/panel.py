@@ -40,7 +40,11 @@ class Panel:
 
     def __post_init__(self):
         N, T = len(self.ids), len(self.dates)
-        wanted = {"y": (N, T), "available": (N, T), "past": (N, T, len(self.past_names))}
+        ahead = max(self.future.shape[1], T) if self.future.ndim == 3 else T  # T + H, for any H
+        wanted = {
+            **{"titles": (N,), "y": (N, T), "available": (N, T), "static": (N, len(self.static_names))},
+            **{"past": (N, T, len(self.past_names)), "future": (N, ahead, len(self.future_names))},
+        }
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"panel.{name} has shape {getattr(self, name).shape}, wanted {shape}")

@@ -13,18 +13,18 @@ from forecastbook.record import Record, previous, state_of
 from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import moment, period_name, plain_line, share1, span, the
 
-SECTIONS = [
-    ("At a glance", "glance"),
-    ("Accuracy", "accuracy"),
-    ("Two best, two worst", "fans"),
-    ("Is the uncertainty honest?", "uncertainty"),
-    ("What earlier forecasts said", "track"),
-    ("Changes coming", "agenda"),
-    ("Downloads", "downloads"),
-    ("Data quality", "quality"),
-    ("Since the last run", "since"),
-    ("Provenance", "provenance"),
-]
+SECTIONS = {  # anchor -> name; the order of the page
+    "glance": "At a glance",
+    "accuracy": "Accuracy",
+    "fans": "Two best, two worst",
+    "uncertainty": "Is the uncertainty honest?",
+    "track": "What earlier forecasts said",
+    "agenda": "Changes coming",
+    "downloads": "Downloads",
+    "quality": "Data quality",
+    "since": "Since the last run",
+    "provenance": "Provenance",
+}
 
 
 def render_run(directory: str | Path) -> Path:
@@ -34,97 +34,73 @@ def render_run(directory: str | Path) -> Path:
     Raises FileNotFoundError or ValueError when there is no readable manifest.json.
     """
     run = Record(Path(directory))
-    m = run.manifest
+    m, forecast = run.manifest, run.frame("forecast")
+    params, gate = m.get("params") or {}, m.get("gate") or {}
+    (state, tone), trade, freq = state_of(m, run.dir), _trade(m, forecast), str(params.get("freq") or "D")
+    horizon = int(forecast["horizon"].max()) if forecast is not None and "horizon" in forecast else params.get("horizon") or 0
     backtest, scored = run.backtest()
     skill = scoreboard.skills(scored) if scored is not None else None
     head = evidence.headline(scored, skill) if scored is not None else None
-    moved = agenda.moves(run)
-    forecast = run.frame("forecast")
-    horizon = (m.get("params") or {}).get("horizon", "")
-    horizon = int(forecast["horizon"].max()) if forecast is not None and "horizon" in forecast else horizon
-    currency = str((m.get("params") or {}).get("currency") or "")
-    gate, job, as_of = m.get("gate") or {}, str(m.get("job", "")), str(m.get("as_of", ""))
-    warnings = (
-        ["First run: there was no model to start from, so it was trained on the full history."]
-        if gate.get("cold_start")
-        else []
-    )
-    if m.get("dirty"):
-        warnings.append("The code had uncommitted changes when this ran: the commit below does not fully describe it.")
-    state, tone = state_of(m, run.dir)
-    if tone == "watch":
-        warnings.insert(0, f"This run is not finished: {state}.")
-    why = "The run did not come this far." if tone != "good" else "No forecast of the backtest has met its actuals."
-    freq = str((m.get("params") or {}).get("freq") or "D")
-    trade = _trade(m, forecast)
-    due = agenda.orders(run) if trade is SALES else None
+    moved, due = agenda.moves(run), agenda.orders(run) if trade is SALES else None
     if trade is PRICES and moved is not None:
-        due = agenda.changes(moved, horizon, currency, freq, backtest)
-    if untested := _untested(run, gate, scored, trade):
-        warnings.append(untested)
-    sections = {
-        "cards": evidence.glance(run, head, moved, trade),
-        "accuracy": evidence.accuracy(scored, skill, head, freq, horizon or 0) if head else None,
+        due = agenda.changes(moved, horizon, freq, backtest)
+    sections = {  # by their anchors
+        "glance": evidence.glance(run, head, moved, trade),
+        "accuracy": evidence.accuracy(scored, skill, head, freq, horizon) if head else None,
         "fans": evidence.fans(run, scored),
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
         "track": evidence.track(run, trade),
-        "download": provenance.download(run),
+        "downloads": provenance.download(run),
         "quality": provenance.quality(run),
         "agenda": due,
         "since": provenance.since(run, previous(run), head),
         "provenance": provenance.making(run),
     }
-    _failure(run)
-    shown = {
-        "glance": sections["cards"],
-        "accuracy": head,
-        "fans": sections["fans"],
-        "uncertainty": sections["uncertainty"],
-        "agenda": due,
-        "downloads": sections["download"],
-    }
-    order = (
-        SECTIONS
-        if trade is PRICES
-        else [SECTIONS[0], ("What to reorder", "agenda"), *(s for s in SECTIONS[1:] if s[1] != "agenda")]
-    )
-    nav = [(text, anchor) for text, anchor in order if tone == "good" or shown.get(anchor, True)]
-    nav = [(text, anchor) for text, anchor in nav if anchor != "track" or sections["track"]]
-    fans_title = (sections["fans"] or {}).get("title") or dict((anchor, text) for text, anchor in SECTIONS)["fans"]
-    nav = [(fans_title if anchor == "fans" else text, anchor) for text, anchor in nav]
+    why = "The run did not come this far." if tone != "good" else "No forecast of the backtest has met its actuals."
+    nothing = "There is no forecast to show."
+    names = _names(trade, sections["fans"])
     ahead = f"next {span(horizon, period_name(freq))}" if horizon else "forecast"
-    made = m.get("receipt", {}) or {}
-    subtitle = " · ".join(
-        filter(
-            None,
-            [
-                f"As of {as_of}",
-                f"run {m.get('run_id', '')}",
-                f"published {moment(made['published_at'])}" if made.get("published_at") else state,
-            ],
-        )
-    )
+    published = (m.get("receipt") or {}).get("published_at")
+    stands = f"published {moment(published)}" if published else state
+    job, as_of = str(m.get("job", "")), str(m.get("as_of", ""))
     text = pages.render(
         "run.html.j2",
         title=f"{job.capitalize()} {as_of}",
         heading=f"{job.replace('_', ' ').capitalize()}: {ahead}",
-        subtitle=subtitle,
-        problems=run.problems,
-        alarms=[(alarm["title"], plain_line(alarm["text"], 600)) for alarm in run.manifest.get("alarms") or []],
-        warnings=warnings,
+        subtitle=" · ".join(filter(None, [f"As of {as_of}", f"run {m.get('run_id', '')}", stands])),
+        problems=[*_failures(run), *run.problems],
+        alarms=[(alarm["title"], plain_line(alarm["text"], 600)) for alarm in m.get("alarms") or []],
+        warnings=_warnings(run, state, tone, _untested(run, gate, scored, trade)),
         verdict=_verdict(run, head),
         standings=evidence.standings(gate, trade),
-        missing={"accuracy": why, "fans": "There is no forecast to show.", "forecast": "There is no forecast to show."},
+        missing={"accuracy": why, "fans": nothing, "forecast": nothing},
         sticky=forecast is not None and "p_change" in forecast,
-        fans_title=fans_title,
-        agenda_title=dict((anchor, text) for text, anchor in order)["agenda"],
+        names=names,
         agenda_first=trade is SALES,
-        nav=nav,
+        nav=[(name, anchor) for anchor, name in names.items() if sections[anchor] or (tone == "good" and anchor != "track")],
         done=tone == "good",
         crumbs=pages.crumbs(run.dir, "report.html"),
         **sections,
     )
     return pages.write(run.dir / "report.html", text)
+
+
+def _names(trade: Trade, fans: dict | None) -> dict[str, str]:
+    """What each section is called, by its anchor, in the order of the page."""
+    names = dict(SECTIONS)
+    if trade is SALES:  # a buyer's list comes first
+        names = {"glance": names["glance"], "agenda": "What to reorder"} | {k: v for k, v in names.items() if k != "agenda"}
+    return names | ({"fans": fans["title"]} if fans and fans.get("title") else {})
+
+
+def _warnings(run: Record, state: str, tone: str, untested: str) -> list[str]:
+    """What is wrong with no part of the run, and yet to be known before it is read."""
+    said = [f"This run is not finished: {state}."] if tone == "watch" else []
+    if (run.manifest.get("gate") or {}).get("cold_start"):
+        said.append("First run: there was no model to start from, so it was trained on the full history.")
+    if run.manifest.get("dirty"):
+        said.append("The code had uncommitted changes when this ran: the commit below does not fully describe it.")
+    return [*said, untested] if untested else said
 
 
 def _trade(manifest: dict, forecast) -> Trade:
@@ -145,11 +121,11 @@ def _untested(run: Record, gate: dict, scored, trade: Trade) -> str:
     )
 
 
-def _failure(run: Record) -> None:
-    """Put what failed and its error line on top."""
+def _failures(run: Record) -> list[dict]:
+    """What failed, with its error line: a banner, or none."""
     words, tone = state_of(run.manifest, run.dir)
     if tone != "bad":
-        return
+        return []
     step = words.removeprefix("failed at ")
     text, link = str((run.manifest.get("failed") or {}).get("why") or ""), ""
     for path in (run.dir / f"{step}.failed.ipynb", run.dir / f"{step}.ipynb"):
@@ -163,7 +139,7 @@ def _failure(run: Record) -> None:
     if not text and log.is_file():
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         text = next((line for line in reversed(lines) if " ERROR " in line), "")
-    run.problems.insert(0, {"title": f"This run {words}", "text": plain_line(text), "link": link})
+    return [{"title": f"This run {words}", "text": plain_line(text), "link": link}]
 
 
 def _verdict(run: Record, head: dict | None) -> str:

@@ -4,7 +4,7 @@ The frame has one row a series and day: series_id (text), ts (midnight), y (floa
 then covariates. A source never repairs silently: a row that breaks the contract goes to the quarantine with file, row, column,
 value and reason, and everything that is dropped is counted, so that rows read = rows kept + what the counts name.
 
-A source answers five questions about a ``source:`` section of a params file (attributes, or a mapping) and a warehouse:
+A source answers five questions about a ``source:`` section of a params file and a warehouse:
 ``there`` (is there anything yet?), ``span`` (first and last date; the last is the default as-of), ``fingerprint`` (have the
 inputs changed?), ``read`` (the data as known at a date) and ``asks`` (which queries would those be? None is sent).
 """
