@@ -23,6 +23,18 @@ def test_a_stock_out_is_no_demand_of_zero():
     np.testing.assert_array_equal(panel.y, [[0, 0, 3, 2, nan]], "the panel is left as it was")
 
 
+@given(st.data())
+def test_what_can_be_learnt_from_has_a_life_before_it_and_something_known_after_it(data):
+    N, T, H = (data.draw(st.integers(1, most)) for most in (3, 12, 4))
+    known = np.array(data.draw(st.lists(st.booleans(), min_size=N * T, max_size=N * T))).reshape(N, T)
+    wanted = np.zeros((N, T), dtype=bool)
+    for n in range(N):
+        for t in range(T - H):
+            begun = np.flatnonzero(known[n, : t + 1])
+            wanted[n, t] = len(begun) and t + 1 - begun[0] >= counts.LEAST and known[n, t + 1 : t + 1 + H].any()
+    np.testing.assert_array_equal(counts.learnable(known, H), wanted)
+
+
 def test_more_returned_than_sold_is_no_negative_demand():
     np.testing.assert_array_equal(counts.sold(panel_of([[-3.0, 2.0, nan]])), [[0, 2, nan]])
 

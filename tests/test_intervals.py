@@ -28,6 +28,7 @@ def test_pairs_are_the_central_intervals_widest_first():
     assert intervals.pairs(LEVELS) == [(0, 4), (1, 3)]
     assert intervals.pairs([0.05, 0.1, 0.5, 0.95]) == [(0, 3)]
     assert intervals.pairs([0.5]) == [] == intervals.pairs([0.1, 0.2, 0.5])
+    assert intervals.pairs([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.95]) == [(0, 7), (4, 6)], "more levels below than above"
     assert intervals.pairs([0.025, 0.05, 0.5, 0.95, 0.975]) == [(0, 4), (1, 3)]
 
 

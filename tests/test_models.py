@@ -125,6 +125,14 @@ def test_errors_older_than_a_year_are_forgotten(name):
         np.testing.assert_allclose(one, wanted, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_price_older_than_what_errors_are_read_from_is_still_the_last_one(name):
+    y = np.full((2, 900), 5.0)
+    y[0, 100:] = nan
+    said = models.Baseline(name).forecast(panel_of(y), 7, LEVELS)
+    assert (said.q[0, :, 2] == 5.0).all(), "nothing was seen of it for 800 days"
+
+
 def test_seasons_follow_the_frequency():
     y = np.arange(1.0, 41)[None]
     median = {

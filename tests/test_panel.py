@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import long_frame, panel_of, posted_prices, same
+from conftest import long_frame, panel_of, posted_panel, posted_prices, same
 from forecastbook.panel import build, periods
 
 nan = np.nan
@@ -187,6 +187,18 @@ def test_the_truth_after_a_date_ends_with_the_panel():
     np.testing.assert_array_equal(panel.after("2024-01-08", 3), [[8, 9, np.nan], [18, 19, np.nan]])
     with pytest.raises(ValueError, match="nothing is known after 2024-01-10"):
         panel.after("2024-01-10", 3)
+
+
+def test_a_sample_is_drawn_from_what_has_begun():
+    """A view of the past holds rows that begin later: who is drawn must not depend on them."""
+    whole = posted_panel(30, 60)
+    late = replace(whole, ids=whole.ids + "x", y=np.where(np.arange(60) < 50, nan, whole.y))
+    both = replace(
+        whole, **{name: np.concatenate([getattr(whole, name), getattr(late, name)]) for name in ("ids", "y")},
+        **{name: np.concatenate([getattr(whole, name)] * 2) for name in ("titles", "available", "past", "future", "static")},
+    ).until(whole.dates[40])  # fmt: skip
+    assert both.sample(10, 3).ids.tolist() == whole.until(whole.dates[40]).sample(10, 3).ids.tolist()
+    assert len(both.sample(50, 3)) == 30 and len(both.sample(60, 3)) == 60, "a panel that is small enough is left as it is"
 
 
 def test_the_last_periods_and_some_rows():

@@ -179,6 +179,11 @@ def test_a_source_that_brings_sales_makes_a_job_of_sales(write):
     assert (own.horizon, own.finetune.validation_days, own.finetune.base) == (1, 5, "anew")
 
 
+def test_levels_that_would_share_a_column_are_refused(write):
+    refused(write("quantiles: [0.05, 0.5, 0.9, 0.90001, 0.95]"), "quantiles", "four decimals", "0.90001")
+    refused(write("{source: {kind: warehouse_sales}, service_levels: [0.99996]}"), "service_levels", "four decimals")
+
+
 def test_a_changed_network_replaces_the_whole_model(write):
     base = write("{source: {kind: file, path: a.csv}, model: {name: lstm, attention: true, epochs: 3}}")
     assert load(base, [write("model: {name: tide}", "own.yaml")]).model.name == "tide"

@@ -254,6 +254,18 @@ def test_every_feature_looks_back_only(panel, cut):
     np.testing.assert_allclose(a, b[:, : cut + 1], rtol=1e-4, atol=1e-5)
 
 
+def test_an_item_that_begins_later_is_in_no_trend(panel):
+    """A view of the past holds its row already; a run of that day has not."""
+    titled = replace(
+        panel, titles=np.array([f"{'red' if n % 3 else 'blue'} wine {n}" for n in range(len(panel))], dtype=object)
+    )
+    view = titled.until(panel.dates[12])
+    begun = view.n_obs > 0
+    assert 5 < begun.sum() < len(view)
+    mine, then = demand.of(view, 5, {"category": ["c0", "c1"]}), demand.of(view.take(begun), 5, {"category": ["c0", "c1"]})
+    np.testing.assert_array_equal(mine.x[begun], then.x)
+
+
 @settings(max_examples=10)
 @given(st.integers(0, 1000))
 def test_features_of_size_do_not_know_the_unit(seed):

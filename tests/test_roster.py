@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from conftest import panel_of, tiny
-from forecastbook import intake, roster
+from forecastbook import backtest, intake, roster
 from forecastbook.intake import LOST, Intake
 from forecastbook.roster import StaleError
+from salesdata import tiny as sales_job
 
 nan = np.nan
 
@@ -96,6 +98,22 @@ def test_the_default_clock_is_the_later_one_of_local_and_utc(panel, monkeypatch)
     assert roster.clock is intake.today
     monkeypatch.setattr(roster, "clock", lambda: dt.date(2024, 3, 1))
     assert roster.freshness(panel, tiny()).endswith("is 1 day old.")
+
+
+def test_a_shop_of_single_copies_teaches_a_network_nothing():
+    """Each copy sells within four months of its arrival: no item has a life before a period of which anything is known."""
+    draw, y, available = np.random.default_rng(0), np.full((300, 20), nan), np.zeros((300, 20), dtype=bool)
+    for n, (first, life) in enumerate(zip(draw.integers(0, 16, 300), draw.integers(1, 5, 300), strict=True)):
+        y[n, first:], available[n, first : first + life] = 0, True
+        y[n, first + life - 1] = 1
+    shop = replace(panel_of(y, freq="MS"), available=available)
+    params = sales_job(freq="MS", model={"seeds": 1}, source={"kind": "shop_files"})
+    assert roster.trainable(shop, params) == "of no item is demand known over 4 periods and in the 3 after them"
+    assert backtest.train(shop, params).network is None, "the trees speak alone"
+    lately = replace(shop, available=np.where(np.arange(20) > 11, True, available))
+    assert roster.trainable(lately, params) is None and roster.trainable(lately, params, held=5), (
+        "what is held out does not count"
+    )
 
 
 def test_what_a_network_needs_follows_how_far_ahead_it_is_trained(panel):

@@ -153,6 +153,17 @@ def test_a_period_without_a_row_is_a_zero_from_the_first_sale_to_the_as_of_date(
     assert intake.counts["periods without a sale, added as 0"] == 6 and intake.counts["observed"] == 8
 
 
+def test_a_period_that_is_added_has_the_text_that_was_known_then():
+    """Rows of later weeks, which bring what is known ahead, say nothing of the item's title at the as-of date."""
+    days = pd.to_datetime(["2024-01-01", "2024-01-15", "2024-01-29"])
+    frame = pd.DataFrame(
+        {"series_id": "a", "ts": days, "y": [1.0, 2, np.nan], "available": True, "title": ["old", "old", "new"]}
+    )
+    frame = frame.assign(promo=1.0).astype({"series_id": "category", "title": "category"})
+    rows = quiet(Intake(frame, pd.DataFrame(), {}), "W-MON", "2024-01-22").frame
+    assert build(rows, "W-MON", "2024-01-22", future=("promo",), horizon=1).titles.tolist() == ["old"]
+
+
 def test_dates_off_the_grid_are_named_with_what_to_do():
     frame = sold_units(3)
     frame.loc[1, "ts"] += pd.Timedelta(days=1)

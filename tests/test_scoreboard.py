@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from conftest import LEVELS, tiny
 from forecastbook import backtest, points, scoreboard, tables
+from salesdata import tiny as sales_job
 
 PARAMS, Q = tiny(), ["q05", "q25", "q50", "q75", "q95"]
 GATE = {"verdict": "The gate said so."}
@@ -152,6 +153,21 @@ def test_a_model_that_came_later_is_compared_where_it_has_forecast(back):
     naive = 1 - summary.loc["lstm", "quantile error"] / summary.loc["last_value", "quantile error"]
     assert naive > summary.loc["lstm", "skill"] + 0.1, "over its own points it would look better than it is"
     assert summary["points"].nunique() == 2 and summary["points"].idxmin() == "lstm"
+
+
+def test_of_sales_too_a_model_that_came_later_is_compared_where_it_has_forecast():
+    """It says what IMAPA says, at the second origin alone, where five times as much is sold: it is no better and no worse."""
+    draw, rows = np.random.default_rng(0), []
+    names = ["q05", "q25", "q50", "q75", "q80", "q90", "q95", "q99"]
+    for day, rate, models in (("2024-01-01", 2.0, ["imapa"]), ("2024-02-05", 10.0, ["imapa", "gbm"])):
+        for s, y in enumerate(draw.poisson(rate, 50).astype(float)):
+            said = dict(zip(names, rate * np.linspace(0.4, 1.8, len(names)), strict=True))
+            said |= {"y": y, "last_value": 1.0, "p_sale": 0.9, "mean": rate, "horizon": 1, "series_id": str(s)}
+            rows += [{"model": m, "origin": pd.Timestamp(day), "ts": pd.Timestamp(day), **said} for m in models]
+    back, params = pd.DataFrame(rows), sales_job()
+    summary = scoreboard.summary(scoreboard.score_table(back, params), params.trade).set_index("model")
+    assert summary.loc["gbm", "skill"] == pytest.approx(0, abs=1e-12)
+    assert scoreboard.skills(back, model="gbm").set_index("baseline").loc["imapa", "skill"] == pytest.approx(0, abs=1e-12)
 
 
 def test_the_verdict_says_better_worse_or_no_better():

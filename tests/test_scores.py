@@ -55,6 +55,10 @@ def test_winkler_adds_a_twentieth_level_penalty_per_unit_outside():
     np.testing.assert_allclose(scores.winkler([0.0, 11.0], 2.0, 10.0, levels=(0.1, 0.8)), [8 + 2 / 0.1, 8 + 1 / 0.2])
 
 
+def test_a_price_as_small_as_its_slack_is_not_covered_by_any_band():
+    assert scores.covered(3e-9, 2.1e-9, 2.2e-9) == 0 and scores.covered(0.0, 0.0, 0.0) == 1
+
+
 def test_covered_counts_the_bounds_and_leaves_out_what_was_not_seen():
     np.testing.assert_array_equal(scores.covered([1, 2, 3, 4, nan], 2, 3), [0, 1, 1, 0, nan])
     np.testing.assert_array_equal(scores.covered(9.99, [9.990000000000002, 9.9901], 12), [1, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,7 @@ from scipy import stats
 
 from conftest import LEVELS, panel_of
 from forecastbook import tide, tide_darts, tide_data, tide_heads
-from forecastbook.counts import sold
+from forecastbook.counts import LEAST, sold
 
 TINY = dict(hidden_size=8, epochs=2, max_steps=20, batch_size=64, sequence_length=8, forecast_length=3, seeds=2)
 
@@ -214,7 +215,7 @@ def test_windows_lie_within_the_periods_asked_for_and_within_the_life_of_their_s
     feed = tide_data.feed(panel, hyper, tide_data.learn_scaling(panel, hyper))
     series, origin = (part.numpy() for part in feed.windows(30, 50))
     begun = panel.observed.argmax(axis=1)
-    assert origin.min() >= 29 and origin.max() == 47 and (origin >= begun[series] + tide_data.LEAST - 1).all()
+    assert origin.min() >= 29 and origin.max() == 47 and (origin >= begun[series] + LEAST - 1).all()
     assert set(series) == set(np.flatnonzero(panel.n_obs > 0))
 
 
@@ -304,6 +305,14 @@ def test_averaged_weights_follow_the_same_path_until_the_averaging_starts(panel)
 
 
 # ---- heads
+
+
+def test_a_mean_has_no_bound_but_that_of_its_scale():
+    """Grams sell by the million; a network that runs away is still held."""
+    scale = torch.full((1, 1, 1, 1), math.log(5e6))
+    raw = [torch.tensor([[[[value, 0.0]]]]) for value in (0.0, 90.0)]
+    sane, wild = (tide_heads.parameters(tide_heads.unscale(one, scale, False), "nb")[0].item() for one in raw)
+    assert sane == pytest.approx(5e6, rel=1e-5) and 1e9 < wild < 1e13
 
 
 def test_quantile_weights_by_hand():

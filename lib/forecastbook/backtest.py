@@ -168,7 +168,9 @@ def train(view: Panel, params: Params, network=None):
     Where there is too little history to train on, the given network speaks as it is, at first the shipped one. None where
     nobody could be trained.
     """
-    home = experts_of(params)
+    home, begun = experts_of(params), view.n_obs > 0
+    if begun.any():
+        view = view.take(begun)  # what begins later is in no category, vocabulary or sample
     with ThreadPoolExecutor(1) as beside:  # each computes on one thread, outside of Python: two cores are used, bytes stay
         trees = beside.submit(home.grow, view, params)
         if trainable(view, params) is not None:

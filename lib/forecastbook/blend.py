@@ -1,7 +1,7 @@
 """The blend of forecasts of counts: who weighs how much, how high the level lies, and whole numbers last.
 
-Everything is decided by records of finished origins: forecasts whose actuals have all come in by now. Who calls these functions
-at an origin passes the records of earlier ones, oldest first; nothing else is read.
+Everything is decided by records of finished origins: forecasts whose actuals have all come in by now. Callers pass
+those that had finished by the origin, oldest first; nothing else is read.
 
 Symbols: N series, H periods ahead, Q quantile levels, M members.
 """

@@ -1,4 +1,4 @@
-"""LightGBM without its wrappers for scikit-learn, which take a second of every process to import and serve nobody here.
+"""LightGBM without its wrappers for scikit-learn, which add a second to every import and are not used here.
 
 The copy is our own: whoever imports lightgbm beside it gets the whole of it. Where that was done before, it serves here too.
 Two things would bring the other copy in, and are not done: callbacks, which LightGBM imports when they run, and pickling.

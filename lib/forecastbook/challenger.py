@@ -57,7 +57,7 @@ def start(run: Run, panel: Panel) -> Start:
     """
     params, base = run.params, run.params.finetune.base
     given = _checkpoint(Path(base), params) if base not in ("champion", "anew", "none") else None
-    if reason := trainable(panel, params):
+    if reason := trainable(panel, params, held=_held(params)):
         speaks = f"The checkpoint {base} speaks as it is" if given else "The baselines forecast"
         if not given and (given := backtest.shipped(params)):
             speaks = "The base network that comes with forecastbook speaks as it is"
@@ -111,13 +111,12 @@ def train(origin: Start, panel: Panel, params: Params, progress: bool = False):
     It has not seen the last ``validation_days`` periods: a network of prices holds them out itself, one of sales, whose
     histories are short, is trained once more on all of them when it has won (``settle``).
     """
-    return _train(origin, panel.until(_cut(panel, params)), params, progress)
+    return _train(origin, panel.until(panel.dates[max(len(panel.dates) - 1 - _held(params), 0)]), params, progress)
 
 
-def _cut(panel: Panel, params: Params) -> np.datetime64:
-    """The last period that a challenger of sales is trained on before it is judged; of prices the last one there is."""
-    held = params.finetune.validation_days if params.trade is SALES else 0
-    return panel.dates[max(len(panel.dates) - 1 - held, 0)]
+def _held(params: Params) -> int:
+    """How many of the last periods a challenger is not given before it is judged; a network of prices holds its own out."""
+    return params.finetune.validation_days if params.trade is SALES else 0
 
 
 def _train(origin: Start, panel: Panel, params: Params, progress: bool = False):

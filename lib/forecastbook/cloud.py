@@ -1,7 +1,8 @@
 """The way to a dataset in BigQuery: credentials, patience, jobs, and errors in words.
 
 A job's id says what it does, so a request that is sent again, by this process or another, finds the job that is there: a reply
-may be lost, no work is done twice. The client's own retries are off: they do not know all that passes, and have other clocks.
+may be lost, no work is done twice. The client's own retries are off: they miss some transient errors and have timeouts of their
+own.
 """
 
 from __future__ import annotations

@@ -37,6 +37,18 @@ def sold(panel: Panel) -> np.ndarray:
     return np.where(censored, np.nan, np.maximum(panel.y, 0))
 
 
+def learnable(known: np.ndarray, horizon: int) -> np.ndarray:
+    """(N, T) bool: the periods from whose end demand can be learnt. known: (N, T) bool, where demand is known.
+
+    Such a period lies ``LEAST`` or more into the life of an item and has ``horizon`` periods after it, one of them known.
+    """
+    so_far, T = known.cumsum(axis=1), known.shape[1]
+    life, out = (so_far > 0).cumsum(axis=1), np.zeros(known.shape, dtype=bool)  # life: periods since the first, counted
+    if horizon < T:
+        out[:, :-horizon] = (life[:, :-horizon] >= LEAST) & (so_far[:, horizon:] > so_far[:, :-horizon])
+    return out
+
+
 def intermittency(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     """(average demand interval, squared coefficient of variation of the sizes sold), (N,) each; NaN for a silent series."""
     y = sold(panel)

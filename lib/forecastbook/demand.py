@@ -171,9 +171,11 @@ def _trends(panel: Panel, recent: dict, scale: np.ndarray, categories: dict[str,
     """Whether all items, and those of the same group, sell more lately than before: log ratios of summed levels; and the
     groups as numbers."""
     fast, slow = np.nan_to_num(recent[0.4]), np.nan_to_num(recent[0.05])  # (N, T)
-    mean = slow.mean(axis=0) + 1e-9
-    ratio = (fast.mean(axis=0) + 1e-9) / mean  # (T,)
-    out = {"trend": np.log(ratio)[None], "trend_items": np.minimum(fast / scale, 4).mean(axis=0)[None]}
+    begun = np.maximum.accumulate(panel.observed, axis=1)  # in a replay an item that begins later has its row already
+    n = np.maximum(begun.sum(axis=0), 1)  # (T,)
+    mean = slow.sum(axis=0) / n + 1e-9
+    ratio = (fast.sum(axis=0) / n + 1e-9) / mean  # (T,)
+    out = {"trend": np.log(ratio)[None], "trend_items": (np.minimum(fast / scale, 4).sum(axis=0) / n)[None]}
     for name, known in categories.items():
         values = panel.static[:, panel.static_names.index(name)] if name in panel.static_names else np.full(len(panel), None)
         number = {value: i for i, value in enumerate(known)}
@@ -184,23 +186,21 @@ def _trends(panel: Panel, recent: dict, scale: np.ndarray, categories: dict[str,
         group = np.log((sums[0] + LEVEL * ratio * mean) / (sums[1] + LEVEL * mean) / ratio)
         out[f"trend_{name}"] = group[code]
         out[name] = np.where(code < len(known), code, np.nan)[:, None]
-    return out | _words(panel, fast, slow)
+    return out | _words(panel, fast, slow, begun[:, -1], mean, ratio)
 
 
-def _words(panel: Panel, fast: np.ndarray, slow: np.ndarray) -> dict[str, np.ndarray]:
-    """Trends of the words of a title: whether items that share one sell more lately, as the panel does: mean and most."""
+def _words(panel: Panel, fast, slow, begun, mean, ratio) -> dict[str, np.ndarray]:
+    """Mean trend of the words of a title: whether items that share one sell more lately, relative to the panel's."""
     known: dict[str, list[int]] = {}
-    for n, title in enumerate(panel.titles):
-        for word in set(re.findall(r"[^\W\d_]{3,}", str(title).lower())):
+    for n in np.flatnonzero(begun):
+        for word in set(re.findall(r"[^\W\d_]{3,}", str(panel.titles[n]).lower())):
             known.setdefault(word, []).append(n)
-    words = [word for word in sorted(known) if len(known[word]) >= 5 and len(known[word]) <= len(panel) / 4]
+    words = [word for word in sorted(known) if 5 <= len(known[word]) <= begun.sum() / 4]
     if not words:
         return {}
     row = np.concatenate([known[word] for word in words])
     column = np.repeat(np.arange(len(words)), [len(known[word]) for word in words])
     has = sparse.csr_matrix((np.ones(len(row)), (row, column)), (len(panel), len(words)))
-    mean = slow.mean(axis=0) + 1e-9
-    ratio = (fast.mean(axis=0) + 1e-9) / mean
     trend = np.log((has.T @ fast + LEVEL * ratio * mean) / (has.T @ slow + LEVEL * mean) / ratio)  # (W, T)
     n = np.asarray(has.sum(axis=1))
     return {"trend_words": np.where(n > 0, has @ trend / np.maximum(n, 1), np.nan)}

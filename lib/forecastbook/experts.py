@@ -8,7 +8,7 @@ on either side. The ways to combine them are the candidates of the gate:
   a mean of all three.
 
 Against the table's count of states, network and trees have credibility n / (n + ``EVIDENCE``), where n is the number of days of
-change they could learn from: of a few campaigns they have learnt the campaigns by heart.
+change they could learn from: with few campaigns in the history they overfit them.
 
 Symbols: N series, H days ahead, Q quantiles.
 """

@@ -72,7 +72,7 @@ def _plain(value):
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Copy a model directory: ``target`` is the old one, then the whole new one; between two renames it is neither.
+    """Replace the model directory ``target`` by a copy of ``source``, in two renames; between them it does not exist.
 
     A kill leaves no half of one, and the step that copies runs again and clears away what was left.
     """

@@ -85,7 +85,7 @@ def titled(name: str, trade: Trade = PRICES) -> str:
 def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate:
     """Choose on the origins of a record whose last period had come by ``before`` (None: on all).
 
-    spoken: names of those that can be published; asked only where there is no record and the trade trusts one of them.
+    spoken: candidates with a trained model; used only where there is no record and the trade trusts one of them.
 
     A gain is the safe baseline's quantile score less the candidate's, as a share of the safe one's mean; a price's point is
     held at the last value where its absolute error was no better. ``gate.doubt`` is in standard deviations of what is expected.

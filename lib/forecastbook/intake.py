@@ -22,7 +22,7 @@ from forecastbook.wording import percent
 
 UNIT_FACTOR = 100.0  # a price this many times the series' median, or 1/this, is a slip of the unit
 UNIT_EVIDENCE = 3  # ... when there are at least so many prices to tell by
-REFUSED = 0.2  # share of the rows read above which refusals are said aloud: then it is rather the file than its rows
+REFUSED = 0.2  # share of the rows read above which a warning is given: then the file is probably wrong, not single rows
 LOST = ["series_id", "title", "rows", "why"]  # columns of the series of which no row could be used
 
 
@@ -249,7 +249,7 @@ def of_cells(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict[s
 
 
 def quiet(intake: Intake, freq: str, as_of) -> Intake:
-    """The same with a row of 0 for each period without one, from a series' first row to ``as_of``: nothing was sold then.
+    """The intake with a row of 0 for each period without one, from a series' first row to ``as_of``: nothing was sold then.
 
     Covariates of the new rows are NaN, text is the series' own. Raises SourceError when a date is not one of the periods.
     """
@@ -272,8 +272,8 @@ def quiet(intake: Intake, freq: str, as_of) -> Intake:
     if not missing.any():
         return intake
     rows, columns = np.nonzero(missing)
-    own = np.zeros(N, dtype=np.int64)
-    own[series] = np.arange(len(series))  # a row of each series, for its text
+    own, known = np.zeros(N, dtype=np.int64), np.flatnonzero(day <= as_of)
+    own[series[known]] = known  # the newest row of each series that the as-of date knows, for its text
     added = frame.iloc[own[rows]].copy()
     added["ts"] = grid[columns].astype("datetime64[ns]")
     added["y"], added["available"] = 0.0, True

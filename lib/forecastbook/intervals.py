@@ -17,7 +17,8 @@ def tidy(q: np.ndarray, floor: float | None = 0.0) -> np.ndarray:
 def pairs(levels) -> list[tuple[int, int]]:
     """Indices (lower, upper) of the central intervals among the levels, widest first: .05/.95, then .25/.75."""
     levels = np.asarray(levels)
-    return [(i, int(j)) for i in range(len(levels) // 2) for j in np.flatnonzero(np.isclose(levels, 1 - levels[i])) if i < j]
+    below = np.flatnonzero(levels < 0.5)
+    return [(int(i), int(j)) for i in below for j in np.flatnonzero(np.isclose(levels, 1 - levels[i]))]
 
 
 def widening(y, q, scale, levels, group=None, slack: float = 0.0) -> np.ndarray:

@@ -205,13 +205,14 @@ class Baseline:
         out = np.empty((len(panel), horizon, len(levels)))
         for h in range(1, horizon + 1):
             point = self._points(recent, h)  # (N, T): made at t for t + h
+            now = np.where(np.isnan(point[:, -1]), panel.last_value, point[:, -1])  # nothing seen that lately: what was last
             error = np.full((len(panel), max(T - h, 1)), np.nan)
             if h < T:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     error = (recent.y[:, h:] - point[:, :-h]) / np.where(last[:, :-h] > 0, last[:, :-h], np.nan)
             spread = _half_pooled(error, levels)  # (N, Q)
             spread = np.where(levels < 0.5, np.minimum(spread, 0), np.where(levels > 0.5, np.maximum(spread, 0), 0.0))
-            out[:, h - 1] = point[:, -1:] + spread * size[:, None]
+            out[:, h - 1] = now[:, None] + spread * size[:, None]
         return out
 
     def _points(self, panel: Panel, h: int) -> np.ndarray:

@@ -106,10 +106,14 @@ class Panel:
         )
 
     def sample(self, most: int, seed: int) -> Panel:
-        """At most so many of the series, drawn by the seed, in their order."""
+        """At most so many of the series, drawn by the seed, in their order; of a larger panel only those that have begun.
+
+        In a replay a series that begins later has its row already: whether it is there must not decide who is drawn.
+        """
         if len(self) <= most:
             return self
-        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), max(most, 1), replace=False)))
+        begun = np.flatnonzero(self.n_obs > 0)
+        return self.take(np.sort(np.random.default_rng(seed).choice(begun, min(max(most, 1), len(begun)), replace=False)))
 
     def seen(self):
         """The series with any observation, ``CHUNK`` at a time, which bounds memory: their rows, and a panel of them."""

@@ -221,7 +221,7 @@ class Backtest(Section):
 
 
 class Gate(Section):
-    doubt: float = Field(0.25, ge=0, le=10)  # standard deviations by which a gain must be clear of nothing to be published
+    doubt: float = Field(0.25, ge=0, le=10)  # a gain must exceed zero by this many standard deviations to be published
     refuse_above: float | None = Field(None, gt=0)  # refuse to publish when the published relative MAE exceeds this
 
 
@@ -324,7 +324,7 @@ class Params(Section):
     def _services(cls, levels: list[float]) -> list[float]:
         if sorted(set(levels)) != levels or not all(0.5 < q < 1 for q in levels):
             raise ValueError("must rise strictly between 0.5 and 1")
-        return levels
+        return _named(levels)
 
     @field_validator("quantiles")
     @classmethod
@@ -333,7 +333,7 @@ class Params(Section):
             raise ValueError("must rise strictly between 0 and 1")
         if missing := {0.05, 0.5, 0.95} - set(levels):
             raise ValueError(f"must hold 0.05, 0.5 and 0.95 (bounds and point are read from them); missing {sorted(missing)}")
-        return levels
+        return _named(levels)
 
     @field_validator("freq")
     @classmethod
@@ -395,6 +395,13 @@ class Params(Section):
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON of every value."""
         return digest(self.model_dump(mode="json"))[:12]
+
+
+def _named(levels: list[float]) -> list[float]:
+    """Quantile levels that each have a column of their own. Raises ValueError for one whose name would be cut short."""
+    if long := [level for level in levels if round(level, 4) != level]:
+        raise ValueError(f"a column is named by each, so they may have four decimals: {long[0]!r} has more")
+    return levels
 
 
 def digest(value) -> str:

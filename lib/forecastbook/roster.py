@@ -135,13 +135,14 @@ def context(params: Params) -> int:
     return params.model.sequence_length + params.finetune.validation_days + ahead
 
 
-def trainable(panel: Panel, params: Params) -> str | None:
-    """None when a network can be trained on this panel, else the reason why not."""
+def trainable(panel: Panel, params: Params, held: int = 0) -> str | None:
+    """None when a network can be trained on this panel, else the reason why not. held: last periods that it will not see."""
     needed = context(params)
     if len(panel.dates) < needed:
         return f"{_some(len(panel.dates), 'period')} of history, a network needs {needed}"
-    if params.trade is SALES and not (panel.life >= counts.LEAST + params.horizon).any():
-        return f"no item is {counts.LEAST + params.horizon} periods old"
+    known, ahead = np.isfinite(counts.sold(panel))[:, : len(panel.dates) - held], params.model.forecast_length or params.horizon
+    if params.trade is SALES and not counts.learnable(known, ahead).any():
+        return f"of no item is demand known over {_some(counts.LEAST, 'period')} and in the {ahead} after them"
     if not (status(panel, params) == "model").any():
         rules = params.eligible
         lately = f"{rules.max_gap} periods" if rules.max_gap > 1 else "period"

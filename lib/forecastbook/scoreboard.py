@@ -77,8 +77,9 @@ def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params,
 def _scores(
     frame: pd.DataFrame, rows: np.ndarray, params: Params, panel: Panel | None
 ) -> tuple[list[tuple[str, str, float, int]], pd.DataFrame]:
-    """Of some rows (bool) of a backtest, those of one model that have an actual: (metric, slice, value, n), and the sum and
-    count of rel_ql by origin."""
+    """Of some rows (bool) of a backtest, those of one model that have an actual: (metric, slice, value, n); and by origin the
+    sum and count of a loss that compares with another model's: rel_ql, but of sales, whose size is of the model's own rows, the
+    loss in units."""
 
     def column(name: str) -> np.ndarray:
         return frame[name].to_numpy(float)[rows]
@@ -139,7 +140,8 @@ def _scores(
         if label == "all" and trade is SALES and panel is not None:
             values["rmsse"] = _rmsse(frame[rows], panel)
         found += [(metric, label, float(value), int(mask.sum())) for metric, value in values.items()]
-    return found, per_point["rel_ql"].groupby(frame["origin"].to_numpy()[rows]).agg(["sum", "count"])
+    loss = pd.Series(pinball if trade is SALES else pinball / size)
+    return found, loss.groupby(frame["origin"].to_numpy()[rows]).agg(["sum", "count"])
 
 
 def _rmsse(rows: pd.DataFrame, panel: Panel) -> float:

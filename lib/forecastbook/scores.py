@@ -38,7 +38,7 @@ def relative(error, last) -> np.ndarray:
 
 def slack(y) -> np.ndarray:
     """How near a bound an actual must be to equal it, whatever the last bits say; the shape of ``y``."""
-    return 1e-9 * np.maximum(1.0, np.abs(y))
+    return 1e-9 * np.abs(y)
 
 
 def covered(y, lower, upper) -> np.ndarray:

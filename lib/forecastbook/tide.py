@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from . import tide_data, tide_heads
-from .counts import Demand
+from .counts import LEAST, Demand
 from .panel import Panel
 from .threads import one_thread
 from .tide_darts import LOADER, built, classes, device, network, quiet
@@ -96,7 +96,7 @@ def _train(model: Model, panel: Panel, parent, progress, on_epoch) -> Model:
         windows = feed.windows(first, T - 1)
         if not len(windows[0]):
             raise TideError(
-                f"tide: nothing to learn from in {T} periods of {len(panel)} series: a window needs {tide_data.LEAST} periods "
+                f"tide: nothing to learn from in {T} periods of {len(panel)} series: a window needs {LEAST} periods "
                 f"of an item's life and {hyper['forecast_length']} (forecast_length) after them"
             )
         unseen = int((panel.dates > np.datetime64(model.info.get("trained_until", "0001-01-01"), "D")).sum())

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from . import counts
-from .counts import LEAST
+from .counts import learnable
 from .panel import Panel, carried
 
 SEASON = {"D": 365, "W": 52, "M": 12, "Q": 4}  # periods in a year, by the frequency's first letter
@@ -84,16 +84,13 @@ class Feed:
     def windows(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Series and origins (W,) of the windows all of whose targets lie in periods ``first`` to ``last`` and speak of demand.
 
-        Only series that have begun are in, from their ``LEAST``th period on.
+        Only series that have begun are in, from their ``LEAST``th period on (``counts.learnable``).
         """
         L, T = self.length, self.periods
-        seen = ~self.y[:, L : L + T].isnan()  # (N, T)
-        life = seen.cumsum(dim=1).gt(0).cumsum(dim=1)  # (N, T) periods since the first
-        told = torch.nn.functional.pad(seen, (0, self.horizon)).unfold(1, self.horizon, 1)[:, 1:].any(dim=2)  # (N, T)
-        fits = torch.zeros(T, dtype=torch.bool)
+        fits = np.zeros(T, dtype=bool)
         fits[max(first - 1, 0) : max(last - self.horizon + 1, 0)] = True
-        series, origin = torch.nonzero((life >= LEAST) & told & fits, as_tuple=True)
-        return series, origin
+        series, origin = np.nonzero(learnable(~self.y[:, L : L + T].isnan().numpy(), self.horizon) & fits)
+        return torch.from_numpy(series), torch.from_numpy(origin)
 
 
 def _cut(values: torch.Tensor, series: torch.Tensor, start: torch.Tensor, length: int) -> torch.Tensor:

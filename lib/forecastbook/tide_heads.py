@@ -20,7 +20,7 @@ HEADS = ("nb", "zinb", "quantile")
 PARAMETERS = {"nb": ("mean", "overdispersion"), "zinb": ("mean", "overdispersion", "extra_zero")}
 LEAST_SPREAD = 0.02  # overdispersion of a head is never below it: nothing that is sold is as regular as Poisson
 FEWEST_ZEROS = -3.0  # where the logit of the share of extra zeros begins
-LARGEST = 14.0  # log of the largest mean a head can say
+LARGEST = 14.0  # log of the largest mean a head can say, relative to the scale of its window
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -49,7 +49,7 @@ def quantile_weights(levels, sigma_left: float | None = None, sigma_right: float
 
 def parameters(raw: torch.Tensor, head: str) -> tuple[torch.Tensor, ...]:
     """Mean, overdispersion and, for "zinb", the logit of extra zeros: (B, H, 1) each, of a network's output (B, H, 1, P)."""
-    mean = torch.exp(raw[..., 0].clamp(max=LARGEST))
+    mean = torch.exp(raw[..., 0].clamp(max=2 * LARGEST))  # its square is still a float32
     spread = softplus(raw[..., 1]) + LEAST_SPREAD
     return (mean, spread) if head == "nb" else (mean, spread, raw[..., 2] + FEWEST_ZEROS)
 
@@ -66,7 +66,7 @@ def unscale(raw: torch.Tensor, log_scale: torch.Tensor, quantile: bool) -> torch
     """A network's output (B, H, 1, P) put back on the scale (B, 1, 1, 1): quantiles times it, the log of a mean plus its."""
     if quantile:
         return softplus(raw) * torch.exp(log_scale)
-    return torch.cat([raw[..., :1] + log_scale, raw[..., 1:]], dim=3)
+    return torch.cat([raw[..., :1].clamp(max=LARGEST) + log_scale, raw[..., 1:]], dim=3)
 
 
 def count_loss(raw: torch.Tensor, y: torch.Tensor, head: str) -> torch.Tensor:
