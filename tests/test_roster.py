@@ -111,7 +111,7 @@ def test_a_shop_of_single_copies_teaches_a_network_nothing():
     assert roster.trainable(shop, params) == "of no item is demand known over 4 periods and in the 3 after them"
     assert backtest.train(shop, params).network is None, "the trees speak alone"
     lately = replace(shop, available=np.where(np.arange(20) > 11, True, available))
-    assert roster.trainable(lately, params) is None and roster.trainable(lately, params, held=5), (
+    assert roster.trainable(lately, params) is None and roster.trainable(lately, params, held=8), (
         "what is held out does not count"
     )
 
