@@ -179,7 +179,7 @@ def test_a_batch_is_what_darts_stacks_of_its_own_windows(ragged):
     panel, hyper = weekly(9, 40, ragged=ragged), tide.settings({**HYPER, "seasonal": False})
     stock = Stock(panel, hyper)
     feed = tide_data.feed(panel, hyper, tide_data.learn_scaling(panel, hyper))
-    batch = tide_darts.classes().Windows(feed, *stock.windows()).__getitems__(range(len(stock.data)))
+    batch = tide_darts.nets().Windows(feed, *stock.windows()).__getitems__(range(len(stock.data)))
     for name in ("past_target", "future_target"):
         wanted = np.stack([getattr(stock.data[i], name) for i in range(len(stock.data))])
         np.testing.assert_array_equal(getattr(batch, name).numpy(), wanted)

@@ -105,13 +105,13 @@ def _checkpoint(path: Path, params: Params):
     return models.checkpoint(params.model.name, path, **backtest.hyper(params))
 
 
-def train(origin: Start, panel: Panel, params: Params, progress: bool = False):
+def train(begun: Start, panel: Panel, params: Params, progress: bool = False):
     """The challenger: fine-tuned from where it starts, trained from nothing on a cold start; None when none can be trained.
 
     It has not seen the last ``validation_days`` periods: a network of prices holds them out itself, one of sales, whose
     histories are short, is trained once more on all of them when it has won (``settle``).
     """
-    return _train(origin, panel.until(panel.dates[max(len(panel.dates) - 1 - _held(params), 0)]), params, progress)
+    return _train(begun, panel.until(panel.dates[max(len(panel.dates) - 1 - _held(params), 0)]), params, progress)
 
 
 def _held(params: Params) -> int:
@@ -119,12 +119,12 @@ def _held(params: Params) -> int:
     return params.finetune.validation_days if params.trade is SALES else 0
 
 
-def _train(origin: Start, panel: Panel, params: Params, progress: bool = False):
-    if origin.kind == "none":
+def _train(begun: Start, panel: Panel, params: Params, progress: bool = False):
+    if begun.kind == "none":
         return None
-    if origin.kind in ("cold", "shipped"):
+    if begun.kind in ("cold", "shipped"):
         return backtest.first(panel, params, progress=progress)
-    return models.finetune(origin.model, panel, progress=progress, parent=origin.said, **backtest.finetune_hyper(params))
+    return models.finetune(begun.model, panel, progress=progress, parent=begun.said, **backtest.finetune_hyper(params))
 
 
 def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
@@ -172,7 +172,7 @@ def _contests(panel: Panel, params: Params) -> np.ndarray:
     return panel.dates[max(last - count + 1, params.model.sequence_length) : last + 1]
 
 
-def settle(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.DataFrame) -> str:
+def settle(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataFrame) -> str:
     """Put the better of challenger and champion into ``model/``, enter a new champion; returns the verdict in a sentence.
 
     A challenger that is not better than the model it started from on held-out time is rolled back, and so is one that nothing
@@ -181,47 +181,47 @@ def settle(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.DataFr
     home = backtest.experts_of(run.params)
     with ThreadPoolExecutor(1) as beside:  # as in backtest.train
         trees = beside.submit(home.grow, panel, run.params)
-        said = _settled(run, panel, origin, challenger, outcome)
+        said = _settled(run, panel, begun, challenger, outcome)
         home.plant(trees.result(), run.dir / "model")
     return said
 
 
-def _settled(run: Run, panel: Panel, origin: Start, challenger, outcome: pd.DataFrame) -> str:
+def _settled(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataFrame) -> str:
     means, trade = outcome.groupby("model")["rel_ql"].mean(), run.params.trade
     target, safe_model = run.dir / "model", models.Baseline(trade.safe, trade)
     if challenger is None:
-        models.save(origin.model or safe_model, target)
-        return origin.said
+        models.save(begun.model or safe_model, target)
+        return begun.said
     mine, safe, before = (means.get(name, np.nan) for name in ("challenger", trade.safe, "champion"))
     against = f"{change(1 - mine / safe)} against {trade.safe_words}" if safe > 0 else "no error to compare with"
-    if origin.rival is not None and not (mine < before or (np.isnan(before) and np.isfinite(mine))):
-        if origin.path is not None and origin.path.is_dir():
-            copy_model(origin.path, target)
+    if begun.rival is not None and not (mine < before or (np.isnan(before) and np.isfinite(mine))):
+        if begun.path is not None and begun.path.is_dir():
+            copy_model(begun.path, target)
         else:  # the base that the package carries, or a bare file of weights
-            _put(run, origin.rival, target)
+            _put(run, begun.rival, target)
         _describe(target, rolled_back=True)
         told = (
-            f"training did not lower the held-out quantile error ({mine:.5f} against {before:.5f} of the {origin.called})"
+            f"training did not lower the held-out quantile error ({mine:.5f} against {before:.5f} of the {begun.called})"
             if np.isfinite(before)
             else "no held-out origin shows that training helped"
         )
         tuned, champion = run.manifest.get("tuned"), run.champion()
-        if origin.kind in ("cold", "shipped") and tuned and champion and champion.get("tuned") != tuned:  # told once
+        if begun.kind in ("cold", "shipped") and tuned and champion and champion.get("tuned") != tuned:  # told once
             run.crown(f"kept: what make tune chose has lost to it; {told}", champion)
-        return f"Rolled back: {told}, so the {origin.called}'s weights forecast again."
+        return f"Rolled back: {told}, so the {begun.called}'s weights forecast again."
     if "challenger" in means and np.isnan(mine):
         models.save(safe_model, target)
         return "No network is kept: its held-out error is not a number, so its training failed. The baselines forecast."
-    _put(run, _whole(panel, run.params, origin, challenger), target)
-    gained = f", {share1(1 - mine / before)} lower than the {origin.called}'s" if np.isfinite(before) else ""
+    _put(run, _whole(panel, run.params, begun, challenger), target)
+    gained = f", {share1(1 - mine / before)} lower than the {begun.called}'s" if np.isfinite(before) else ""
     judged = f"held-out quantile error {mine:.5f}{gained}" if np.isfinite(mine) else "no held-out origin to judge it by"
     run.crown(f"{judged}; {against}")
     return f"The challenger becomes the champion: {judged} ({against})."
 
 
-def _whole(panel: Panel, params: Params, origin: Start, challenger):
+def _whole(panel: Panel, params: Params, begun: Start, challenger):
     """The challenger that has won, as it will forecast: of sales trained again, now on all periods."""
-    return _train(origin, panel, params) if params.trade is SALES else challenger
+    return _train(begun, panel, params) if params.trade is SALES else challenger
 
 
 def _put(run: Run, model, target: Path) -> None:

@@ -54,48 +54,58 @@ def _tidy(nb, budget: _Budget) -> None:
     drop = {"papermill-error-cell-tag"}
     nb.cells = [c for c in nb.cells if not drop & set(c.metadata.get("tags", []))]
     for number, cell in enumerate(nb.cells, 1):
-        if cell.cell_type != "code":
-            continue
-        cell.metadata["anchor"] = f"cell-{number}"
-        outputs = []
-        for output in cell.get("outputs", []):
-            last = outputs[-1] if outputs else None
-            if last and output.output_type == last.output_type == "stream" and output.name == last.name:
-                last.text += output.text
-                continue
-            if WIDGET not in output.get("data", {}):  # a live progress bar; its last state is not in the notebook
-                outputs.append(output)
-        shown = []
-        for output in outputs:
-            note = ""
-            if output.output_type == "stream":
-                output.text, note = budget.cut(terminal_text(output.text))
-                if not output.text.strip():
-                    continue
-            elif output.output_type == "error":
-                text, note = budget.cut("\n".join(output.traceback))
-                output.traceback = [text]
-            elif not set(SHOWN) & set(output.data):
-                note = f"An output of the kind {shorten(', '.join(output.data), 60)} was left out."
-                output.data = {}
-            else:
-                for kind in ("text/html", "text/markdown", "text/plain", "text/latex"):
-                    if kind in output.data and not (kind == "text/plain" and len(output.data) > 1):
-                        output.data[kind], said = budget.cut(str(output.data[kind]))
-                        note = note or said
-                for kind in ("image/png", "image/jpeg", "image/svg+xml"):
-                    if kind in output.data:
-                        size = len(output.data[kind])
-                        if size > budget.images:
-                            del output.data[kind]
-                            note = f"A picture of {size / 1e6:.1f} MB was left out to keep the page small; the notebook has it."
-                        else:
-                            budget.images -= size
-            if output.get("data", True):
-                shown.append(output)
-            if note:
-                shown.append(nbformat.v4.new_output("display_data", {"text/html": f'<p class="note">{escape(note)}</p>'}))
-        cell.outputs = shown
+        if cell.cell_type == "code":
+            cell.metadata["anchor"] = f"cell-{number}"
+            cell.outputs = [shown for output in _joined(cell.get("outputs", [])) for shown in _cut(output, budget)]
+
+
+def _joined(outputs: list) -> list:
+    """Outputs with what a stream printed in pieces joined, and without live progress bars, whose last state nobody kept."""
+    found = []
+    for output in outputs:
+        last = found[-1] if found else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        elif WIDGET not in output.get("data", {}):
+            found.append(output)
+    return found
+
+
+def _cut(output, budget: _Budget) -> list:
+    """An output as far as the page has room for it, and below it a note on what is left out: none, one, or two outputs."""
+    if output.output_type == "stream":
+        output.text, note = budget.cut(terminal_text(output.text))
+        if not output.text.strip():
+            return []
+    elif output.output_type == "error":
+        text, note = budget.cut("\n".join(output.traceback))
+        output.traceback = [text]
+    elif not set(SHOWN) & set(output.data):
+        note = f"An output of the kind {shorten(', '.join(output.data), 60)} was left out."
+        output.data = {}
+    else:
+        note = _cut_data(output.data, budget)
+    shown = [output] if output.get("data", True) else []
+    if note:
+        shown.append(nbformat.v4.new_output("display_data", {"text/html": f'<p class="note">{escape(note)}</p>'}))
+    return shown
+
+
+def _cut_data(data: dict, budget: _Budget) -> str:
+    """Cut the texts of an output, drop the pictures that there is no room for; the note on it, or ''."""
+    note = ""
+    for kind in ("text/html", "text/markdown", "text/plain", "text/latex"):
+        if kind in data and not (kind == "text/plain" and len(data) > 1):
+            data[kind], said = budget.cut(str(data[kind]))
+            note = note or said
+    for kind in ("image/png", "image/jpeg", "image/svg+xml"):
+        size = len(data.get(kind, ""))
+        if size > budget.images:
+            del data[kind]
+            note = f"A picture of {size / 1e6:.1f} MB was left out to keep the page small; the notebook has it."
+        else:
+            budget.images -= size
+    return note
 
 
 class _Budget:

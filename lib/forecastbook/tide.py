@@ -18,7 +18,7 @@ from . import tide_data, tide_heads
 from .counts import LEAST, Demand
 from .panel import Panel
 from .threads import one_thread
-from .tide_darts import LOADER, built, classes, device, network, quiet
+from .tide_darts import LOADER, built, device, nets, network, quiet
 from .tide_data import Feed
 from .tide_heads import quantile_weights
 from .tide_model import DEFAULTS, NETWORK, SHAPE, Model, TideError, from_config, load, save, settings
@@ -103,7 +103,7 @@ def _train(model: Model, panel: Panel, parent, progress, on_epoch) -> Model:
         kept = _search(model, feed, first, unseen, progress, on_epoch)
         if kept:
             for k, state in enumerate(model.states):
-                recorder = classes().Recorder(on_epoch=None if model.history else on_epoch)
+                recorder = nets().Recorder(on_epoch=None if model.history else on_epoch)
                 net = _run(model, feed, windows, k, state, kept, [recorder, *_averaging(hyper, kept)], progress)
                 model.states[k] = _finite({name: v.detach().to("cpu", copy=True) for name, v in net.model.state_dict().items()})
                 model.history = model.history or recorder.history
@@ -147,7 +147,7 @@ def _search(model: Model, feed: Feed, first: int, unseen: int, progress, on_epoc
     if model.states[0] is not None:
         start = judge(built(hyper, model.scaling, model.states[0]).model)
         model.history = [dict(epoch=0, step=0, train_loss=None, validation_loss=start)]
-    recorder = classes().Recorder(judge, hyper["patience"], on_epoch, start)
+    recorder = nets().Recorder(judge, hyper["patience"], on_epoch, start)
     _run(model, feed, train, 0, model.states[0], hyper["epochs"], [recorder], progress)
     model.history = model.history + recorder.history
     return recorder.kept
@@ -155,7 +155,7 @@ def _search(model: Model, feed: Feed, first: int, unseen: int, progress, on_epoc
 
 def _run(model: Model, feed: Feed, windows, k: int, state, epochs: int, callbacks, progress):
     """The k-th network, trained on windows (W,) from its state or from nothing."""
-    hyper, data = model.hyper, classes().Windows(feed, *windows)
+    hyper, data = model.hyper, nets().Windows(feed, *windows)
     every, most = math.ceil(len(data) / hyper["batch_size"]), max(1, hyper["max_steps"] // hyper["epochs"])
     chunks = math.ceil(min(every, most) / MOST_STEPS)
     together = math.ceil(every / chunks) if every <= most else most // chunks  # steps in a chunk
@@ -176,12 +176,12 @@ def _averaging(hyper: dict, epochs: int) -> list:
     """Lightning's averaging of weights (Izmailov et al. 2018), where it is asked for and there are epochs to average."""
     if hyper["swa_start"] is None or epochs < 2:
         return []
-    return [classes().lightning.callbacks.StochasticWeightAveraging(hyper["swa_lr"], hyper["swa_start"], annealing_epochs=1)]
+    return [nets().lightning.callbacks.StochasticWeightAveraging(hyper["swa_lr"], hyper["swa_start"], annealing_epochs=1)]
 
 
 def _judge(feed: Feed, windows):
     """A function of a network: its mean loss over windows (W,)."""
-    data = classes().Windows(feed, *windows)
+    data = nets().Windows(feed, *windows)
 
     @torch.no_grad()
     def judge(module) -> float:
@@ -217,7 +217,7 @@ def forecast(model: Model, panel: Panel, horizon: int, quantiles) -> Demand:
     if not len(rows):
         return out
     with quiet():
-        data = classes().Latest(tide_data.feed(panel, hyper, model.scaling), torch.from_numpy(rows))
+        data = nets().Latest(tide_data.feed(panel, hyper, model.scaling), torch.from_numpy(rows))
         said = [_said(built(hyper, model.scaling, state), data)[:, :horizon] for state in model.states]
     got = tide_heads.demand(said, hyper["head"], hyper["levels"], quantiles)
     for whole, part in ((out.q, got.q), (out.mean, got.mean), (out.zero, got.zero)):
@@ -245,10 +245,10 @@ def export_onnx(model: Model, path) -> float:
 
     path = Path(path)
     with quiet():
-        nets = [built(model.hyper, model.scaling, state).model.eval() for state in model.states]
+        members = [built(model.hyper, model.scaling, state).model.eval() for state in model.states]
         example = tide_data.invented(model.hyper, model.scaling, 8)
         names, tensors = list(example), tuple(example.values())
-        exported = classes().Exported(nets, model.hyper["head"], names)
+        exported = nets().Exported(members, model.hyper["head"], names)
         shapes = ({0: torch.export.Dim.DYNAMIC},) * len(names)
         program = torch.onnx.export(
             exported,
