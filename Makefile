@@ -26,6 +26,10 @@ ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
 $(error unknown variable $(filter-out $(KNOWN),$(GIVEN)): it would have no effect; known are $(wordlist 1,8,$(KNOWN)))
 endif
 
+ifneq ($(filter-out 1,$(FORCE) $(DRY_RUN)),)
+$(error FORCE and DRY_RUN are 1 or left out, got '$(FORCE)' and '$(DRY_RUN)')
+endif
+
 # --- the environment: .venv from the lock, made anew when the lock is newer. Make reads ready.mk, so it is built before anything else.
 ALONE := help clean setup lock
 GOALS := $(or $(MAKECMDGOALS),help)

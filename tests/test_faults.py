@@ -23,8 +23,8 @@ from forecastbook import run as runs
 from forecastbook.environment import git_state
 from forecastbook.files import RunError
 from forecastbook.params import Params
-from forecastbook.record import Record
 from forecastbook.run import Run
+from forecastbook.runfiles import RunFiles
 from forecastbook.step import StepError, execute
 
 pytestmark = pytest.mark.timeout(180)
@@ -241,7 +241,7 @@ def test_a_step_made_by_other_code_than_the_run_says_so(run, tmp_path, lines):
     run.note(commit="0123456", dirty=False)
     execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
     assert [line for line in lines if "01_ingest is made by other code than the run was begun with" in line]
-    facts = dict(provenance.making(Record(run.dir))["facts"])
+    facts = dict(provenance.making(RunFiles(run.dir))["facts"])
     assert facts["code"] == "0123456 (clean)" and facts["code of 01 ingest"].startswith(git_state()[0])
 
 
@@ -272,7 +272,7 @@ def test_a_dry_run_makes_nothing(tmp_path):
     path = tmp_path / "shop.duckdb"
     duckdb.connect(str(path)).close()
     before = path.read_bytes()
-    assert chain.plan("prices", "", str(tmp_path / "out"), f"duckdb:{path}", [], dry=True) is None
+    assert chain.foresee("prices", "", str(tmp_path / "out"), f"duckdb:{path}", []) is None
     assert path.read_bytes() == before and not (tmp_path / "out").exists()
 
 

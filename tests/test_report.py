@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from forecastbook import agenda, evidence, figures, points, provenance, record, report, scoreboard, style, tables, wording
+from forecastbook import agenda, evidence, figures, points, provenance, report, runfiles, scoreboard, style, tables, wording
 from forecastbook.files import RunError
 from forecastbook.intake import Intake
 from forecastbook.scores import CHANGED
@@ -511,7 +511,7 @@ def test_a_baseline_that_is_published_is_not_compared_with_itself(tmp_path):
     assert "the seasonal naive itself is published; the best other baseline by error" in said
     assert "skill against seasonal naive" not in said and "is what is published" in said
     assert "0.0 % to 0.0 %" not in said and "The seasonal naive itself is published: " in said
-    from_file = record.scores_of(directory)["skill"]
+    from_file = runfiles.scores_of(directory)["skill"]
     assert from_file == pytest.approx(head["skill"]), "the index and the last run's comparison leave it out too"
     assert "that is not itself published" in report.render_index(tmp_path).read_text(encoding="utf-8")
 
@@ -541,7 +541,7 @@ def test_where_no_price_moved_nothing_is_compared(tmp_path):
     for wrong in ("Good: beyond chance", "Watch: wider", "Watch: level", "Watch: not proven", "+100.0 %", "−4.0 %"):
         assert wrong not in said, wrong
     assert "items that have the same error" in said and "second worst" not in said
-    assert "skill" not in record.scores_of(directory)
+    assert "skill" not in runfiles.scores_of(directory)
     row = re.search(r"<td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", report.render_index(tmp_path).read_text(encoding="utf-8"))
     assert row.groups() == ("0.00", "–", "100")
 

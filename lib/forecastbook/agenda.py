@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import figures, reorder, salesfigures
-from forecastbook.record import Record
+from forecastbook.runfiles import RunFiles
 from forecastbook.scores import CHANGED
 from forecastbook.tables import right, table
 from forecastbook.wording import change, counted, percent, period_name, share1, span
@@ -14,7 +14,7 @@ from forecastbook.wording import change, counted, percent, period_name, share1, 
 BIG_MOVE = 0.05  # share of the last price
 
 
-def moves(run: Record) -> pd.DataFrame | None:
+def moves(run: RunFiles) -> pd.DataFrame | None:
     """One row an item: the last day of the horizon, its move against the last value, and its title."""
     forecast = run.frame("forecast")
     if forecast is None or not {"last_value", "q50"} <= set(forecast.columns):
@@ -25,7 +25,7 @@ def moves(run: Record) -> pd.DataFrame | None:
     return last
 
 
-def orders(run: Record) -> dict | None:
+def orders(run: RunFiles) -> dict | None:
     """What to reorder, what does not move, and what was lost; None without a forecast or a list of the series."""
     forecast, series, params = run.frame("forecast"), run.frame("series"), run.manifest.get("params") or {}
     if forecast is None or series is None:

@@ -16,14 +16,15 @@ from forecastbook import roster
 from forecastbook.intake import Intake
 from forecastbook.panel import Panel
 from forecastbook.params import Params
-from forecastbook.record import Record, previous
 from forecastbook.run import Run
+from forecastbook.runfiles import RunFiles, previous
 from forecastbook.trades import PRICES
 from forecastbook.wording import counted, shorten
 
 log = logging.getLogger("forecastbook")
 PART, QUIET = 0.5, 0.1  # of the readings of a quiet day (this quantile of days): with fewer the newest one is not complete
 USUAL, LEAST = 60, 7  # days with a reading by which that is told, and how many of them it takes
+WILD = 100.0  # sales of one period so many times those of any other of the item
 FAR = 5.0  # a newest price so many times the item's median, or as far below
 KNOWN, NEWS = 5, 14  # readings by which an item's median is told; periods for which a jump is news
 AGAIN = 0.01  # share of the rows kept: more rows than that which say another value are no slips
@@ -33,7 +34,7 @@ GONE = 0.2  # share of the items of the run before: more than that gone is rathe
 
 def sound(run: Run, intake: Intake, panel: Panel) -> pd.DataFrame:
     """Say aloud what ``of`` finds, and what is gone since the run before: a row an alarm, title and text."""
-    found = of(intake, panel, run.params) + gone(panel, previous(Record(run.dir)))
+    found = of(intake, panel, run.params) + gone(panel, previous(RunFiles(run.dir)))
     for _, text in found:
         log.warning("%s", text)
     table = pd.DataFrame(found, columns=["title", "text"])
@@ -66,6 +67,8 @@ def of(intake: Intake, panel: Panel, params: Params, today: date | None = None) 
     ]
     if params.trade is PRICES:  # sales are 0 where nothing was read, and may multiply overnight
         found += [("The newest day is not complete", thin(panel)), ("Prices far from what is usual", far(panel))]
+    else:
+        found.append(("Sales far from what is usual", wild(panel)))
     return [(title, text) for title, text in found if text]
 
 
@@ -104,6 +107,26 @@ def far(panel: Panel) -> str:
     )
 
 
+def wild(panel: Panel) -> str:
+    """Which items sold in one period ``WILD`` times what they sold in any other, in a sentence; else ''."""
+    known = np.where(panel.observed, panel.y, 0.0)  # (N, T)
+    at = known.argmax(axis=1)
+    most = known[np.arange(len(panel)), at]
+    known[np.arange(len(panel)), at] = 0
+    next_most = known.max(axis=1)
+    rows = np.flatnonzero((panel.n_obs >= KNOWN) & (most >= WILD * np.maximum(next_most, 1)))
+    if not len(rows):
+        return ""
+    such = ", ".join(
+        f"{shorten(str(panel.titles[i]), 40)} {most[i]:,.0f} in {panel.dates[at[i]]}, else at most {next_most[i]:,.0f}"
+        for i in rows[:3]
+    )
+    return (
+        f"{counted(len(rows), 'item')} sold {WILD:g} times as much in one period as in any other, or more: {such}. Check it at "
+        "the source: one slip moves the forecasts of all items"
+    )
+
+
 def _far(price: np.ndarray, usual: np.ndarray) -> np.ndarray:
     return (price >= FAR * usual) | (price * FAR <= usual)
 
@@ -121,7 +144,7 @@ def alike(ids: np.ndarray) -> str:
     )
 
 
-def gone(panel: Panel, before: Record | None) -> list[tuple[str, str]]:
+def gone(panel: Panel, before: RunFiles | None) -> list[tuple[str, str]]:
     """Whether many items that the finished run before had are not in this one at all."""
     if before is None or not len(before.titles):
         return []

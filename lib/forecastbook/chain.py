@@ -18,63 +18,85 @@ from pathlib import Path
 from forecastbook import jobs, roster
 from forecastbook import run as runs
 from forecastbook.files import RunError, lock, lock_of
+from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.step import CELL_TIMEOUT, MARK, StepError, Stopped, execute
 
 log = logging.getLogger("forecastbook")
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = 10  # vintages that make score shows where none is new
-MADE = {
-    "01_ingest": "series.parquet",
-    "03_finetune": "scores.parquet",
-    "04_forecast": "forecast.parquet",
-}  # what later steps need
 
 
 # --- the as-of date and the run -------------------------------------------------------------------------------------
 
 
-def plan(
-    job: str, as_of: str, out: str, url: str, overlays: list[str], force: bool = False, dry: bool = False
-) -> Run | dt.date:
-    """The run that a job's params, as-of date and data ask for; with ``dry`` only its as-of date, and nothing is written
-    (None where only the first run can find it: it loads the sample into an empty warehouse).
+def plan(job: str, as_of: str, out: str, url: str, overlays: list[str], force: bool = False) -> Run:
+    """The run that a job's params, as-of date and data ask for: made, or found again.
 
     An empty embedded warehouse is given the sample first. Raises the error of whatever part says no: ParamsError, SourceError,
     WarehouseError, RunError.
     """
-    from forecastbook.sources import SOURCES, inside, newest
-
-    given = jobs.as_of_date(as_of) if as_of else None
-    home, path = Path(out) / jobs.job_name(job), ROOT / "params" / f"{job}.yaml"
-    params, store = jobs.load(path, overlays), _connected(url, out, job)
-    source = SOURCES[params.source.kind]
-    if dry:
-        store.looks_only = True
-        if not source.there(params.source, store):
-            return given
-    else:
-        writable(Path(out))
-    span = source.span(params.source, store)
-    date = given or newest(span, params)
-    inside(date, span, getattr(params.source, "path", params.source.kind))
-    if not given and (old := roster.overdue(date, params)) and (home / date.isoformat()).is_dir():
+    asked = _Asked(job, as_of, out, url, overlays)
+    writable(Path(out))
+    date, home = asked.date(), Path(out) / job
+    if not as_of and (old := roster.overdue(date, asked.params)) and (home / date.isoformat()).is_dir():
         log.warning("%s", old)  # a finished run reads nothing that could say so
     winner = _winner(home, date, force)
-    params = jobs.load(path, overlays, winner)
-    if dry:
+    params = asked.load(winner)
+    fingerprint = asked.source.fingerprint(params.source, asked.store, date)
+    tuned = winner if params.tune.use else None
+    run = runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, tuned=tuned, force=force)
+    _mend(run, asked.store)
+    return run
+
+
+def _mend(run: Run, store) -> None:
+    """Have made again what is gone from a run: files that its steps left, and its place in the warehouse's ledger."""
+    gone, receipt = runs.gone(run), run.manifest.get("receipt") or {}
+    if run.manifest["status"] == "done" and receipt.get("published_at"):
+        mine = (run.job, receipt["model_id"], run.as_of)
+        if mine not in [(entry["job"], entry["model_id"], entry["as_of"]) for entry in store.ledger().to_pylist()]:
+            gone.setdefault("04_forecast", f"its publication in {run.warehouse}")
+    for step, what in gone.items():
+        log.warning("%s: %s is gone, so %s is made again", run.dir, what, step)
+    runs.again(run.dir, gone)
+
+
+def foresee(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> dt.date | None:
+    """The as-of date of the run that ``plan`` would give, and nothing is written; None where only the first run can find it,
+    because it loads the sample into an empty warehouse. Raises as ``plan``."""
+    asked = _Asked(job, as_of, out, url, overlays)
+    return asked.date() if asked.looks() else asked.given
+
+
+class _Asked:
+    """What a command asks for: a job, looked up, with its source and its warehouse, at a date or the newest."""
+
+    def __init__(self, job: str, as_of: str, out: str, url: str, overlays: list[str]):
+        from forecastbook.sources import SOURCES
+
+        self.given = jobs.as_of_date(as_of) if as_of else None
+        self.path, self.overlays = ROOT / "params" / f"{jobs.job_name(job)}.yaml", overlays
+        self.params, self.store = self.load(), _connected(url, out, job)
+        self.source = SOURCES[self.params.source.kind]
+
+    def load(self, tuned: dict | None = None) -> Params:
+        """The job's params, with what a tuning chose laid over them."""
+        return jobs.load(self.path, self.overlays, tuned)
+
+    def looks(self) -> bool:
+        """Whether the source holds anything yet. From here on it only answers, and makes nothing."""
+        self.store.looks_only = True
+        return self.source.there(self.params.source, self.store)
+
+    def date(self) -> dt.date:
+        """The as-of date: the given one, if it lies within the data, or the newest."""
+        from forecastbook.sources import inside, newest
+
+        span = self.source.span(self.params.source, self.store)
+        date = self.given or newest(span, self.params)
+        inside(date, span, getattr(self.params.source, "path", self.params.source.kind))
         return date
-    fingerprint = source.fingerprint(params.source, store, date)
-    return runs.prepare(
-        Path(out),
-        job,
-        date,
-        params,
-        warehouse=url,
-        fingerprint=fingerprint,
-        tuned=winner if params.tune.use else None,
-        force=force,
-    )
 
 
 def _winner(home: Path, date: dt.date, force: bool) -> dict | None:
@@ -116,8 +138,8 @@ def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: li
         runs.log_to(None, step)
         run = plan(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays)
         with lock(lock_of(run.dir), runs.WAIT):  # of two notebooks opened at once the second waits
-            for earlier, made in MADE.items():
-                if earlier < step and made not in Run(run.dir).manifest["files"]:
+            for earlier, left in runs.LEFT.items():
+                if earlier < step and not set(left) <= set(Run(run.dir).manifest["files"]):
                     execute(ROOT / "notebooks" / f"{earlier}.ipynb", run, overlays)
         as_of = run.as_of.isoformat()
     run = Run(Path(out) / job / as_of)
@@ -155,38 +177,33 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
     trackrecord.ScoreError for a date that is none of the job's periods.
     """
     from forecastbook import trackrecord
-    from forecastbook.sources import SOURCES, inside, newest
 
-    given, name = jobs.as_of_date(as_of) if as_of else None, jobs.job_name(job)
-    params, store = jobs.load(ROOT / "params" / f"{name}.yaml", overlays), _connected(url, out, name)
+    asked = _Asked(job, as_of, out, url, overlays)
+    params, store, source = asked.params, asked.store, asked.source
     if not params.publish.enabled:
-        return f"{name} publishes nothing (publish.enabled is false), so there is nothing to score."
-    if name not in store.ledger()["job"].to_pylist():
-        return f"Nothing to score: {name} has published nothing in {url} yet."
-    store.looks_only = True  # the source only answers
-    source = SOURCES[params.source.kind]
-    if not source.there(params.source, store):
+        return f"{job} publishes nothing (publish.enabled is false), so there is nothing to score."
+    if job not in store.ledger()["job"].to_pylist():
+        return f"Nothing to score: {job} has published nothing in {url} yet."
+    if not asked.looks():
         raise trackrecord.ScoreError(
-            f"{name}: the source {params.source.kind} holds no data, so there is nothing to score its forecasts by"
+            f"{job}: the source {params.source.kind} holds no data, so there is nothing to score its forecasts by"
         )
-    span = source.span(params.source, store)
-    date = given or newest(span, params)
-    inside(date, span, getattr(params.source, "path", params.source.kind))
+    date = asked.date()
     fresh = ()
-    if trackrecord.due(store, name, params, date) is not None:
+    if trackrecord.due(store, job, params, date) is not None:
         store.migrate()  # a warehouse of an earlier version may lack columns
         intake = runs.complete(source.read(params.source, store, date), params, date)
         try:
             panel = runs.build(intake, params, date)
         except ValueError as error:
-            raise trackrecord.ScoreError(f"{name} cannot be scored as of {date}: {error}") from error
-        fresh = trackrecord.score(store, name, params, panel)["as_of"]
-    known = trackrecord.record(store, name, params, date)
+            raise trackrecord.ScoreError(f"{job} cannot be scored as of {date}: {error}") from error
+        fresh = trackrecord.score(store, job, params, panel)["as_of"]
+    known = trackrecord.record(store, job, params, date)
     if known.empty:
-        return f"Nothing to score: no forecast of {name} in {url} has met its actuals by {date}."
-    words, wanted = f"Nothing new to score as of {date}. The newest of {name}:", sorted(set(known["as_of"]))[-SHOWN:]
+        return f"Nothing to score: no forecast of {job} in {url} has met its actuals by {date}."
+    words, wanted = f"Nothing new to score as of {date}. The newest of {job}:", sorted(set(known["as_of"]))[-SHOWN:]
     if len(fresh):
-        words, wanted = f"{name}, scored as of {date}:", {day.date() for day in fresh}
+        words, wanted = f"{job}, scored as of {date}:", {day.date() for day in fresh}
     table = trackrecord.printed(trackrecord.by_vintage(known[known["as_of"].isin(wanted)]))
     return f"{words}\n{table}\n{trackrecord.summary(known)}"
 
@@ -223,8 +240,8 @@ def main(argv: list[str] | None = None) -> int:
     runs.log_to(None, args.notebook.stem if args.command == "step" else args.job)
     try:
         if args.command == "plan":
-            found = plan(args.job, args.as_of, args.out, args.warehouse, args.params.split(), args.force, args.dry)
-            print(found.as_of if isinstance(found, Run) else found or "LATEST")
+            asked = (args.job, args.as_of, args.out, args.warehouse, args.params.split())
+            print((foresee(*asked) or "LATEST") if args.dry else plan(*asked, args.force).as_of)
         elif args.command == "score":
             print(score(args.job, args.as_of, args.out, args.warehouse, args.params.split()))
         else:

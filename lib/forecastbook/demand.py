@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from . import counts
-from .panel import SEASON, Panel
+from .panel import Panel
 
 WINDOWS = {"D": (7, 28, 91), "M": (3, 6, 12), "Q": (2, 4, 8)}  # of trailing means
 WEEKS = (4, 13, 26)  # else
@@ -57,10 +57,9 @@ def of(panel: Panel, keep: int, categories: dict[str, list[str]]) -> Signals:
     for w in windows:
         add({f"mean_{w}": trailing(y, w) / scale, f"zeros_{w}": 1 - trailing(some, w)})
     add(_sizes(y, some, n, scale))
-    season = SEASON.get(panel.freq[:1], 1)
-    if y.shape[1] > season:
-        now = trailing(y, min(13, season))
-        add({"growth": np.log((now + 0.1 * scale) / (back(now, season) + 0.1 * scale))})
+    if y.shape[1] > panel.season:
+        now = trailing(y, min(13, panel.season))
+        add({"growth": np.log((now + 0.1 * scale) / (back(now, panel.season) + 0.1 * scale))})
     add(_trends(panel, recent, scale, categories))
     add(_past(panel))
     out |= _order(y, scale, 2 * windows[1], keep)
@@ -75,17 +74,16 @@ def ahead(panel: Panel, keep: int, horizon: int, scale: np.ndarray, yearly: bool
     """
     y = counts.sold(panel)
     N, T = y.shape
-    season = SEASON.get(panel.freq[:1], 1)
     at = np.arange(T - keep, T)[:, None] + np.arange(1, horizon + 1)  # (C, H) the period forecast
     shape = (N, keep, horizon)
     out = {"ahead": np.broadcast_to(np.arange(1, horizon + 1), shape)}
     if yearly:
         middle = np.concatenate([trailing(y, 5)[:, 2:], np.full((N, 2), np.nan)], axis=1)  # two on either side
         for name, value in {"year_ago": y, "year_ago_5": middle}.items():
-            then = at - season
+            then = at - panel.season
             known = (then >= 0) & (then + (2 if value is middle else 0) <= np.arange(T - keep, T)[:, None])
             out[name] = np.where(known, value[:, np.clip(then, 0, T - 1)], np.nan) / scale[:, :, None]
-        turn = 2 * np.pi * _place(panel, horizon)[at] / season
+        turn = 2 * np.pi * _place(panel, horizon)[at] / panel.season
         out["season_sin"], out["season_cos"] = np.broadcast_to(np.sin(turn), shape), np.broadcast_to(np.cos(turn), shape)
     for k, name in enumerate(panel.future_names):
         value = panel.future[:, :, k]

@@ -126,6 +126,7 @@ class DuckDB(Warehouse):
                         "is the disk full? nothing was changed; free some space",
                     ),
                     ("permission denied|read-only", "it cannot be written; choose another place with WAREHOUSE=duckdb:PATH"),
+                    ("in-memory database", "that is no DuckDB file; name another in WAREHOUSE=duckdb:PATH"),
                     ("is a directory", "WAREHOUSE=duckdb:PATH wants a file"),
                     ("cannot open file", "check the path in WAREHOUSE=duckdb:PATH"),
                 )

@@ -8,7 +8,7 @@ import pandas as pd
 from forecastbook import figures, points, salesfigures, scoreboard, scorefigures, trackrecord, trades
 from forecastbook.agenda import BIG_MOVE
 from forecastbook.points import OURS
-from forecastbook.record import Record
+from forecastbook.runfiles import RunFiles
 from forecastbook.scores import DUST
 from forecastbook.tables import Html, cards, right, table
 from forecastbook.trades import SALES, Trade
@@ -53,6 +53,7 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
         "against": model_name(best["baseline"]) if best is not None else "",
         "itself": itself,
         "still": still,
+        "calm": trade is not SALES and not points.event(scored).any(),
     }
 
 
@@ -67,7 +68,7 @@ def band_words(held: float, promised: float = 0.9) -> tuple[str, str]:
     return ("watch", "Watch: wider than promised") if held > promised + 0.08 else ("good", "Good: kept")
 
 
-def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Trade) -> Html:
+def glance(run: RunFiles, head: dict | None, moved: pd.DataFrame | None, trade: Trade) -> Html:
     """The cards on top: error, skill, coverage, items and what is coming, each where the run has come that far."""
     items = []
     if head:
@@ -83,7 +84,9 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Tr
         items.append((share2(head["error"]), what, note, tone))
         proof = (
             ("good", "Good: beyond chance")
-            if head["low"] > 0
+            if head["low"] > 0 and not head["calm"]
+            else ("info", "Untested: no price moved then")
+            if head["calm"]
             else ("bad", "Bad: worse")
             if head["high"] < 0
             else ("watch", "Watch: not proven")
@@ -120,13 +123,13 @@ def glance(run: Record, head: dict | None, moved: pd.DataFrame | None, trade: Tr
     return cards(items) if items else Html("")
 
 
-def _coming_prices(run: Record, moved: pd.DataFrame) -> tuple:
+def _coming_prices(run: RunFiles, moved: pd.DataFrame) -> tuple:
     big = int((moved["move"].abs() > BIG_MOVE).sum())
     likely = f"{int((moved['p_change'] > 0.5).sum()):,} more likely than not to differ then" if "p_change" in moved else ""
     return f"{big:,}", f"expected to move more than 5 % in {run.ahead}", likely, "info"
 
 
-def _coming_sales(run: Record) -> tuple:
+def _coming_sales(run: RunFiles) -> tuple:
     forecast = run.frame("forecast")
     units = forecast["mean"].sum()
     sure = int((forecast.groupby("series_id")["p_sale"].apply(lambda p: 1 - (1 - p).prod()) > 0.5).sum())
@@ -226,7 +229,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     }
 
 
-def fans(run: Record, scored: pd.DataFrame | None) -> dict | None:
+def fans(run: RunFiles, scored: pd.DataFrame | None) -> dict | None:
     """History and forecast of the two best and the two worst series; None without a forecast."""
     forecast, panel = run.frame("forecast"), run.frame("panel")
     freq = str((run.manifest.get("params") or {}).get("freq") or "D")
@@ -285,7 +288,7 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
     }
 
 
-def track(run: Record, trade: Trade) -> dict | None:
+def track(run: RunFiles, trade: Trade) -> dict | None:
     """What forecasts that were really published said, and what came; None before there are two of them."""
     record = run.frame("track_record")
     if record is None or record["as_of"].nunique() < 2:

@@ -260,9 +260,11 @@ def quiet(intake: Intake, freq: str, as_of) -> Intake:
     off = (column >= len(grid)) | (grid[np.minimum(column, len(grid) - 1)] != day) if len(grid) else np.ones(len(day), bool)
     if off.any():
         row = int(np.flatnonzero(off)[0])
+        weekdays = set(pd.DatetimeIndex(day).day_name().str[:3].str.upper())
+        fits = f"; all of them would fit freq: W-{min(weekdays)}" if len(weekdays) == 1 else ""
         raise SourceError(
             f"{off.sum()} dates are not the first day of a period of freq {freq!r}, first {day[row]} of series "
-            f"{frame['series_id'].iloc[row]!r}: sum sales by period, or set freq (weeks that begin on a Monday are W-MON)"
+            f"{frame['series_id'].iloc[row]!r}: sum sales by period, or set freq (weeks that begin on a Monday are W-MON){fits}"
         )
     series, N, T = frame["series_id"].cat.codes.to_numpy(), len(frame["series_id"].cat.categories), len(grid)
     first, known = np.full(N, T), np.zeros((N, T), dtype=bool)

@@ -19,7 +19,7 @@ import numpy as np
 from forecastbook import grid, intermittent, intervals, scores, table
 from forecastbook.counts import Demand
 from forecastbook.files import write_json
-from forecastbook.panel import SEASON, Panel
+from forecastbook.panel import Panel
 from forecastbook.sticky import Outlook
 from forecastbook.trades import PRICES, SALES, Trade
 
@@ -83,7 +83,9 @@ def save(model, directory: Path) -> None:
     """Write a model as JSON (and safetensors, where it has weights) into ``directory``."""
     if isinstance(model, Baseline):
         Path(directory).mkdir(parents=True, exist_ok=True)
-        write_json(Path(directory) / "model.json", {"model": model.name, "trade": model.trade.name})
+        write_json(
+            Path(directory) / "model.json", {"model": model.name, "class": type(model).__name__, "trade": model.trade.name}
+        )
     else:
         _home(model).save(model, directory)
 
@@ -220,8 +222,7 @@ class Baseline:
         if self.name == "last_value":
             return filled
         if self.name == "seasonal_naive":
-            season = SEASON.get(panel.freq[0], 1)
-            back = np.arange(T) + h - season * -(-h // season)  # same place, last finished season
+            back = np.arange(T) + h - panel.season * -(-h // panel.season)  # same place, last finished season
             point = np.where(back >= 0, filled[:, np.maximum(back, 0)], np.nan)
             return np.where(np.isnan(point), filled, point)  # younger than a season
         first = np.nan_to_num(panel.y[np.arange(len(panel)), panel.observed.argmax(axis=1)])[:, None]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 CHUNK = 1024  # series that are forecast at once
-SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4, "h": 24}  # periods in a season, by the frequency's first letter
+SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4}  # periods in a season, by the frequency's first letter
 
 
 @dataclass(frozen=True, eq=False)  # a panel is itself: two of the same numbers are two
@@ -56,6 +56,11 @@ class Panel:
     def as_of(self) -> np.datetime64:
         """The last period that anything here may know of."""
         return self.dates[-1]
+
+    @property
+    def season(self) -> int:
+        """Periods in a season: seven days, 52 weeks, twelve months; 1 where the frequency has none."""
+        return SEASON.get(self.freq[:1], 1)
 
     def horizon_dates(self, horizon: int) -> np.ndarray:
         """The next ``horizon`` periods after ``as_of``: (H,) datetime64[D]. They follow the data, never the clock."""

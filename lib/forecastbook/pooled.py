@@ -22,7 +22,7 @@ from scipy.special import ndtri
 from . import counts, demand, gbm, intervals
 from .boosting import lightgbm
 from .counts import Demand
-from .panel import SEASON, Panel
+from .panel import Panel
 
 KEEP = 156  # last periods that are learnt from
 MAX_CELLS = 600_000  # series-periods read: above it a seeded sample of the series
@@ -94,8 +94,7 @@ def fit(panel: Panel, horizon: int, levels, seed: int = 0) -> Pooled | None:
     known = np.flatnonzero(np.isfinite(target))
     if len(known) < LEAST or not np.nanmax(target) > 0:
         return None
-    season = SEASON.get(panel.freq[:1], 1)
-    yearly = panel.y.shape[1] > season + max(season // 4, 4)
+    yearly = panel.y.shape[1] > panel.season + max(panel.season // 4, 4)
     categories = {name: _frequent(panel.static[:, k]) for k, name in enumerate(panel.static_names)}
     signals = demand.of(panel, keep, categories)
     scale = np.repeat(signals.scale.ravel(), horizon)[known]  # (R,)

@@ -75,11 +75,11 @@ class PriceFacts:
         n, sieve = facts.num_rows, Sieve("FactProductPrice", facts["price_fact_id"])
 
         (codes, variant), (date_codes, date_id) = side_by_side(numbered, [facts["variant_id"], facts["date_id"]])
-        at = _found(variant, variants["variant_id"].to_numpy())  # -1 takes the last of what is appended below: nothing
+        at = _places(variant, variants["variant_id"].to_numpy())  # -1 takes the last of what is appended below: nothing
         titles, known = np.append(variants["variant_title"].to_numpy(zero_copy_only=False), None)[at], at >= 0
         if not known.all():
             sieve.reject(~known[codes], "variant_id", facts["variant_id"], "missing variant: not in DimVariant")
-        at = _found(date_id, calendar["date_id"].to_numpy())
+        at = _places(date_id, calendar["date_id"].to_numpy())
         day = np.append(longfile.arrow_days(calendar["full_date"]), np.datetime64("NaT"))[at]
         wrong = np.isnat(day) | (_date_ids(day) != date_id)
         if wrong.any():
@@ -184,7 +184,7 @@ def ensure_sample(warehouse, sample_series: int) -> bool:
     return sample.ensure(warehouse, "price_stock", "FactProductPrice", "DimVariant", lambda: sample.build(sample_series))
 
 
-def _found(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _places(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Where each of ``values`` (n,) stands in ``known`` (m,), which rise: (n,) places, -1 for what is not there."""
     at = np.searchsorted(known, values)
     there = at < len(known)

@@ -11,13 +11,13 @@ import pandas as pd
 
 from forecastbook import pages, points, trades
 from forecastbook.agenda import moves
-from forecastbook.record import Record, scores_of
+from forecastbook.runfiles import RunFiles, scores_of
 from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, table
-from forecastbook.wording import CHANGE, change, counted, in_points, moment, percent, period_name, share2, shorten, the
+from forecastbook.wording import CHANGE, change, counted, in_points, moment, percent, period_name, share2, shorten, span, the
 
 
-def download(run: Record) -> dict | None:
+def download(run: RunFiles) -> dict | None:
     """Write forecast.csv beside the page; embed it too while it is small. None without a forecast."""
     forecast = run.frame("forecast")
     if forecast is None:
@@ -51,18 +51,19 @@ def safe_csv(frame: pd.DataFrame) -> str:
     return out.to_csv(index=False, lineterminator="\r\n", date_format="%Y-%m-%d")
 
 
-def quality(run: Record) -> dict:
+def quality(run: RunFiles) -> dict:
     """What the data hold, which items were left out and why, and which rows were set aside."""
     series, quarantine, panel, forecast = (run.frame(n) for n in ("series", "quarantine", "panel", "forecast"))
     lines, tables = [], []
     as_of = pd.Timestamp(run.manifest.get("as_of"))
     if panel is not None:
         seen = panel.dropna(subset=["y"])
-        days = (panel["ts"].max() - panel["ts"].min()).days + 1
+        freq = str((run.manifest.get("params") or {}).get("freq") or "D")
+        length = span(len(pd.date_range(panel["ts"].min(), panel["ts"].max(), freq=freq)), period_name(freq))
         newest = seen["ts"].max()
         late = "" if newest >= as_of else f", {counted((as_of - newest).days, 'day')} before the as-of date"
         items, values = counted(seen["series_id"].nunique(), "item"), counted(len(seen), "observed value")
-        lines.append(f"{items} with {values} over {counted(days, 'day')}; the newest is of {newest:%-d %B %Y}{late}.")
+        lines.append(f"{items} with {values} over {length}; the newest is of {newest:%-d %B %Y}{late}.")
     counts = {k: v for k, v in (run.manifest.get("rows") or {}).items() if isinstance(v, (int, float))}
     if counts:
         named = pd.DataFrame([(k.replace("_", " "), v) for k, v in counts.items()], columns=["what", "rows"])
@@ -133,7 +134,7 @@ def _handed(forecast: pd.DataFrame, ruled: set[str]) -> list[str]:
     ]
 
 
-def since(run: Record, before: Record | None, head: dict | None) -> dict:
+def since(run: RunFiles, before: RunFiles | None, head: dict | None) -> dict:
     """What changed since the finished run before: items, prices, scores, and what came of that run's forecasts."""
     if before is None:
         return {"lines": ["No run of an earlier as-of date is finished, so there is nothing to compare with."], "tables": []}
@@ -190,7 +191,7 @@ def since(run: Record, before: Record | None, head: dict | None) -> dict:
     return {"lines": lines or ["The last run left nothing to compare with."], "tables": tables}
 
 
-def _what_came(before: Record, panel: pd.DataFrame | None) -> pd.DataFrame | None:
+def _what_came(before: RunFiles, panel: pd.DataFrame | None) -> pd.DataFrame | None:
     """The last run's forecasts scored on what this run's panel has observed since."""
     forecast = before.frame("forecast")
     if forecast is None or panel is None:
@@ -205,7 +206,7 @@ def _code(said: dict) -> str:
     return commit if commit == "no git" or dirty is None else f"{commit} ({'with uncommitted changes' if dirty else 'clean'})"
 
 
-def making(run: Record) -> dict:
+def making(run: RunFiles) -> dict:
     """Run, data, parameters, code, seed, hardware, versions and seconds."""
     m = run.manifest
     code = _code(m)

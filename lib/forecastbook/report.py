@@ -15,7 +15,7 @@ from pathlib import Path
 from forecastbook import pages
 from forecastbook.executed import render_notebook
 from forecastbook.files import RunError
-from forecastbook.record import manifest_of, scores_of, state_of
+from forecastbook.runfiles import manifest_of, scores_of, state_of
 from forecastbook.wording import bare_percent, counted, model_name, shorten
 
 __all__ = ["main", "render_index", "render_notebook", "render_run"]

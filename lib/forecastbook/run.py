@@ -29,6 +29,12 @@ from forecastbook.trades import SALES
 log = logging.getLogger("forecastbook")
 WAIT = 1800.0  # seconds to wait for another process that works on the same run
 STEPS = ("01_ingest", "02_tune", "03_finetune", "04_forecast", "05_evaluate")
+LEFT = {  # step of the daily chain -> files that it leaves, which later steps and readers need
+    "01_ingest": ("panel.parquet", "series.parquet", "quarantine.parquet"),
+    "03_finetune": ("backtest.parquet", "scores.parquet", "model/model.json", "model/calibration.json"),
+    "04_forecast": ("forecast.parquet",),
+    "05_evaluate": ("report.html",),
+}
 
 
 class Run:
@@ -46,6 +52,8 @@ class Run:
             raise RunError(f"{path}: not found; a run is made by `make forecast`") from None
         except ValueError as error:
             raise RunError(f"{path}: not valid JSON ({error}); remove {self.dir} and run make forecast again") from error
+        if not isinstance(self.manifest, dict):
+            raise RunError(f"{path}: holds no manifest; remove {self.dir} and run make forecast again")
         self.job, self.id = self.manifest["job"], self.manifest["run_id"]
         self.as_of = dt.date.fromisoformat(self.manifest["as_of"])
         self.warehouse = self.manifest["warehouse"]
@@ -262,7 +270,9 @@ def prepare(
         if changed := _changed(directory, wanted):
             if changed != NEW:
                 _make_room(Run(directory), changed, force)
-            _found(directory, job, as_of, params, wanted, tuned)
+            else:  # what is left of a run without its manifest says nothing
+                again(directory, STEPS)
+            _begin(directory, job, as_of, params, wanted, tuned)
     return Run(directory)
 
 
@@ -285,9 +295,7 @@ def _make_room(run: Run, changed: list[str], force: bool) -> None:
     what = "; ".join(changed)
     if run.manifest["status"] != "done":
         log.warning("inputs changed (%s): the unfinished run %s starts again", what, run.id)
-        for step in STEPS:
-            if step != "02_tune" or DATA in changed:
-                (run.dir / f"{step}.ipynb").unlink(missing_ok=True)
+        again(run.dir, [step for step in STEPS if step != "02_tune" or DATA in changed])
     elif force:
         name = f"{run.dir.name}+{run.id.rsplit('-', 1)[-1]}"
         taken = len(list(run.home.glob(f"{name}*")))
@@ -301,7 +309,20 @@ def _make_room(run: Run, changed: list[str], force: bool) -> None:
         )
 
 
-def _found(directory: Path, job: str, as_of: dt.date, params: Params, wanted: dict, tuned: dict | None) -> None:
+def again(directory: Path, steps: Iterable[str]) -> None:
+    """Let Make make steps of a run again, and what follows them: the notebook is what says that a step is made."""
+    for step in steps:
+        (directory / f"{step}.ipynb").unlink(missing_ok=True)
+
+
+def gone(run: Run) -> dict[str, str]:
+    """Of the steps that are made, those that left a file which is not there any more: step -> the file."""
+    made = [step for step in LEFT if (run.dir / f"{step}.ipynb").is_file()]
+    missing = {step: [name for name in LEFT[step] if not (run.dir / name).is_file()] for step in made}
+    return {step: names[0] for step, names in missing.items() if names}
+
+
+def _begin(directory: Path, job: str, as_of: dt.date, params: Params, wanted: dict, tuned: dict | None) -> None:
     """Write the first manifest. The run id comes from what decides the numbers: job, date, params, data and commit."""
     commit, dirty = git_state()
     decides = [job, as_of.isoformat(), wanted["params"], wanted["fingerprint"], commit]

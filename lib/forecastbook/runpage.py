@@ -9,7 +9,7 @@ import nbformat
 
 from forecastbook import agenda, evidence, pages, provenance, scoreboard, scorefigures, trades
 from forecastbook.executed import fault
-from forecastbook.record import Record, previous, state_of
+from forecastbook.runfiles import RunFiles, previous, state_of
 from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import moment, period_name, plain_line, share1, span, the
 
@@ -33,7 +33,7 @@ def render_run(directory: str | Path) -> Path:
     Absent files leave their section empty with a sentence that says so; a failed run says on top where and why it failed.
     Raises FileNotFoundError or ValueError when there is no readable manifest.json.
     """
-    run = Record(Path(directory))
+    run = RunFiles(Path(directory))
     m, forecast = run.manifest, run.frame("forecast")
     params, gate = m.get("params") or {}, m.get("gate") or {}
     (state, tone), trade, freq = state_of(m, run.dir), _trade(m, forecast), str(params.get("freq") or "D")
@@ -93,7 +93,7 @@ def _names(trade: Trade, fans: dict | None) -> dict[str, str]:
     return names | ({"fans": fans["title"]} if fans and fans.get("title") else {})
 
 
-def _warnings(run: Record, state: str, tone: str, untested: str) -> list[str]:
+def _warnings(run: RunFiles, state: str, tone: str, untested: str) -> list[str]:
     """What is wrong with no part of the run, and yet to be known before it is read."""
     said = [f"This run is not finished: {state}."] if tone == "watch" else []
     if (run.manifest.get("gate") or {}).get("cold_start"):
@@ -109,7 +109,7 @@ def _trade(manifest: dict, forecast) -> Trade:
     return trades.of(forecast.columns) if forecast is not None else trades.TRADES.get(name, PRICES)
 
 
-def _untested(run: Record, gate: dict, scored, trade: Trade) -> str:
+def _untested(run: RunFiles, gate: dict, scored, trade: Trade) -> str:
     """What to know of a forecast of which nothing could be checked on the past; empty where something was."""
     if scored is not None or run.frame("forecast") is None or gate.get("origins") or not gate.get("use"):
         return ""
@@ -121,7 +121,7 @@ def _untested(run: Record, gate: dict, scored, trade: Trade) -> str:
     )
 
 
-def _failures(run: Record) -> list[dict]:
+def _failures(run: RunFiles) -> list[dict]:
     """What failed, with its error line: a banner, or none."""
     words, tone = state_of(run.manifest, run.dir)
     if tone != "bad":
@@ -142,9 +142,15 @@ def _failures(run: Record) -> list[dict]:
     return [{"title": f"This run {words}", "text": plain_line(text), "link": link}]
 
 
-def _verdict(run: Record, head: dict | None) -> str:
+def _verdict(run: RunFiles, head: dict | None) -> str:
     """What the gate said; without a word from it, what the skill says."""
     said = str((run.manifest.get("gate") or {}).get("verdict") or "").strip()
+    if said and head and head["against"] and abs(head["skill"]) >= 0.0005:  # nor is a NaN
+        side = "lower" if head["skill"] > 0 else "higher"
+        best = f"the best baseline's, {head['against']}"
+        return (
+            f"{said} On the past dates below, what is published had an error {share1(abs(head['skill']))} {side} than {best}."
+        )
     if said or not head:
         return said
     if head["low"] > 0:

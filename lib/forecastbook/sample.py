@@ -58,7 +58,7 @@ def ensure(warehouse, stock: str, facts: str, dimension: str, build: Callable[[]
     loaded = warehouse.seed(stock, built)
     if loaded:
         rows = ", ".join(f"{part.num_rows} of {name}" for name, part in built.items())
-        log.info("%s had no %s: loaded the sample (rows: %s)", warehouse.url, facts, rows)
+        log.info("%s had no %s: loaded the sample, which is nobody's shop (rows: %s)", warehouse.url, facts, rows)
     return loaded
 
 

@@ -192,6 +192,18 @@ def _rows(sheets: list[shopfile.Sheet]) -> tuple[pd.DataFrame, RowSieve]:
     return rows, sieve
 
 
+def _american(texts: pd.Series, files: pd.Series) -> np.ndarray:
+    """(n,) bool: dates with a slash that may begin with day or month, in a file whose others begin with the month as a rule.
+
+    Dates are read day first, so that they would be taken for another day unseen.
+    """
+    parts = texts.astype("string").str.extract(r"^\s*(\d{1,2})/(\d{1,2})/\d").astype("Int64")
+    first, second = (parts[k].fillna(0).to_numpy(int) for k in (0, 1))
+    both = (first > 0) & (first <= 12) & (second <= 12) & (first != second)
+    leaning = pd.Series(((second > 12) & (first <= 12)).astype(int) - (first > 12)).groupby(files.to_numpy()).transform("sum")
+    return both & (leaning > 0).to_numpy()
+
+
 def _rules(rows: pd.DataFrame, sieve: RowSieve) -> dict[str, int]:
     """Every rule of one row. Adds the columns created, sold, copies and makes price and recording_year numbers."""
     stocked, n = rows["is_stock"].to_numpy(), len(rows)
@@ -221,6 +233,10 @@ def _rules(rows: pd.DataFrame, sieve: RowSieve) -> dict[str, int]:
     created, sold = (records.each(texts, lambda t: records.day(t or ""), "datetime64[D]") for texts in dates)
     for name, day, among in (("created_date", created, True), ("sold_date", sold, ~stocked)):
         missing(name, among)
+        unclear = _american(rows[name], sieve.where["file_number"])
+        sieve.reject(
+            unclear & among, name, rows[name], "ambiguous date: others of this file begin with the month; write 2025-10-24"
+        )
         odd = np.isnat(day) | (day < (EARLIEST if name == "sold_date" else np.datetime64("1900-01-01")))
         sieve.reject(odd & among, name, rows[name], "impossible date")
         sieve.reject((day > np.datetime64(today())) & among, name, rows[name], "date in the future")

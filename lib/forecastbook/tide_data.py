@@ -19,7 +19,7 @@ from . import counts
 from .counts import learnable
 from .panel import Panel, carried
 
-SEASON = {"D": 365, "W": 52, "M": 12, "Q": 4}  # periods in a year, by the frequency's first letter
+YEAR = {"D": 365, "W": 52, "M": 12, "Q": 4}  # periods in a year, by the frequency's first letter
 ALPHAS = (0.4, 0.2, 0.1, 0.05)  # smoothing of the levels
 SCALE = 2  # of ALPHAS: the one whose level scales the window
 SHRUNK = 2.0  # periods of a series that weigh as much as nothing known
@@ -219,9 +219,9 @@ def weights(y: np.ndarray, length: int, alpha: float) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------------- covariates
 
 
-def season(freq: str) -> int:
+def year(freq: str) -> int:
     """Periods in a year; 0 where the frequency has none that we know."""
-    return SEASON.get(freq[:1], 0)
+    return YEAR.get(freq[:1], 0)
 
 
 def learn_scaling(panel: Panel, hyper: dict) -> dict:
@@ -325,7 +325,7 @@ def future_covariates(panel: Panel, y: np.ndarray, horizon: int, scaling: dict) 
 
     All of it is known at any origin: a year ago is more than a horizon ago (asserted), and the panel knows its future columns.
     """
-    (N, T), year = y.shape, season(panel.freq)
+    (N, T), year = y.shape, YEAR.get(panel.freq[:1], 0)
     dates = np.concatenate([panel.dates, panel.horizon_dates(horizon)])  # (T + H,)
     ago = np.full((N, T + horizon), np.nan)
     ago[:, year:] = y[:, : max(T + horizon - year, 0)]

@@ -196,6 +196,7 @@ def save(model: Model, directory) -> None:
     save_file(weights, directory / "weights.safetensors")
     text = dict(
         model="tide",
+        **{"class": "TiDE"},
         hyperparameters=model.hyper,
         features=CONTEXT,
         scaling=model.scaling,

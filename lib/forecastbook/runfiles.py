@@ -1,4 +1,4 @@
-"""The record of a run, as a report reads it: what there is of its directory, however far the run came.
+"""The files of a run, as a report reads them: what there is of its directory, however far the run came.
 
 Nothing is demanded but a manifest. What cannot be read is a problem to show, not a reason to stop.
 """
@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from forecastbook import points
+from forecastbook.files import sha256
 from forecastbook.run import STEPS
 from forecastbook.scores import DUST
 from forecastbook.wording import labels, period_name, plain_line, span
@@ -25,7 +26,7 @@ COLUMNS = {
 }
 
 
-class Record:
+class RunFiles:
     """What there is of a run directory, read-only; what cannot be read is a problem to show, not a reason to stop."""
 
     def __init__(self, directory: Path):
@@ -40,6 +41,7 @@ class Record:
             path, frame = self.dir / f"{name}.parquet", None
             if path.is_file():
                 try:
+                    self._verify(path)
                     found = _panel(path) if name == "panel" else pd.read_parquet(path)
                     if lacking := COLUMNS.get(name, set()) - set(found.columns):
                         raise ValueError(f"it lacks the column {', '.join(sorted(lacking))}")
@@ -64,12 +66,19 @@ class Record:
         if not path.is_file():
             return None, None
         try:
+            self._verify(path)
             kept, scored = points.read(path)
         except (OSError, ValueError, KeyError) as error:
             text = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
             self.problems.append({"title": f"{path.name} cannot be read", "text": plain_line(text, 300), "link": ""})
             return None, None
         return (kept, scored) if (scored["model"] == "published").any() else (None, None)
+
+    def _verify(self, path: Path) -> None:
+        """Raise ValueError where a file is not what its step wrote; one that the manifest does not know is taken as it is."""
+        noted = (self.manifest.get("files") or {}).get(path.name)
+        if noted and sha256(path) != noted:
+            raise ValueError("its content is not what was written (hash mismatch): remove it and run make forecast")
 
     @property
     def ahead(self) -> str:
@@ -135,7 +144,7 @@ def state_of(manifest: dict, directory: Path) -> tuple[str, str]:
     return (f"running, {len(done)} of {len(STEPS) - 1} steps done" if status == "running" else f"part ({status})"), "watch"
 
 
-def previous(run: Record) -> Record | None:
+def previous(run: RunFiles) -> RunFiles | None:
     """The finished run of the same job with the latest as-of before this one; superseded copies do not count."""
     found = []
     for path in run.dir.parent.glob("*/manifest.json"):
@@ -145,7 +154,7 @@ def previous(run: Record) -> Record | None:
             manifest = manifest_of(path.parent)
             if manifest.get("status") == "done" and str(manifest.get("as_of")) < str(run.manifest.get("as_of")):
                 found.append((str(manifest["as_of"]), path.parent))
-    return Record(max(found)[1]) if found else None
+    return RunFiles(max(found)[1]) if found else None
 
 
 def scores_of(directory: Path) -> dict[str, float]:
