@@ -11,6 +11,8 @@ import pytest
 from conftest import made_run, panel_of, posted_panel, posted_prices, tiny
 from forecastbook import alarms, roster
 from forecastbook.intake import Intake, quarantine
+from salesdata import sales_panel
+from salesdata import tiny as sales_job
 
 LIMIT = {"max_age_days": 9}
 
@@ -52,6 +54,16 @@ def test_prices_far_from_what_is_usual_are_named():
     assert alarms.far(panel_of(y[2:])) == "", "40 is no five times 9; one reading tells nothing; an old slip is no newest price"
     y[5, -15:] = 90.0
     assert "Item 0005" not in alarms.far(panel_of(y)), "it stands there for two weeks: no news"
+
+
+def test_sales_far_from_what_is_usual_are_named():
+    y = np.zeros((4, 30))
+    y[:, ::4], y[1, 7], y[2, 7], y[3, 9] = 3.0, 1e7, 299.0, 99.0
+    said = alarms.wild(panel_of(y))
+    assert said.startswith("1 item sold 100 times as much in one period") and "10,000,000 in 2024-01-08, else at most 3" in said
+    found = alarms.of(intake(), panel_of(y), sales_job())
+    assert titles(found) == ["Sales far from what is usual"]
+    assert alarms.of(intake(), sales_panel(), sales_job()) == [], "ordinary sales raise no alarm"
 
 
 def test_ids_that_look_alike_are_named():

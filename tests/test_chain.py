@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from conftest import posted_prices, python
 from forecastbook import chain
 from forecastbook.params import Params
 from forecastbook.roster import StaleError
+from forecastbook.run import Run
 from forecastbook.sources import SourceError
 from forecastbook.step import MARK, faults
 from forecastbook.warehouse import connect
@@ -324,6 +326,7 @@ def test_two_at_once_make_one_run_and_elsewhere_the_same_one(tmp_path, finished)
         ("JOB=../x", "wanted the name of a file"),
         ("JOB=price", "did you mean prices.yaml"),
         ("ASOF=2017-12-24", "unknown variable ASOF: it would have no effect; known are JOB AS_OF"),
+        ("FORCE=0", "FORCE and DRY_RUN are 1 or left out"),
         ("WAREHOUSE=mysql:x", "duckdb:"),
         ("WAREHOUSE=bigquery:a`; DROP", "bigquery"),
     ],
@@ -334,6 +337,32 @@ def test_a_wrong_variable_is_refused_before_anything_is_made(finished, given, sa
     assert done.returncode != 0
     assert said in done.stderr and "Traceback" not in done.stderr
     assert sorted(p.name for p in finished.out.rglob("*")) == before
+
+
+def test_what_is_gone_from_a_finished_run_is_made_again(finished):
+    """A file that a step left, or its place in the ledger: nothing says done of what is not there any more."""
+    digest, run_id = finished.digest(), finished.manifest["run_id"]
+    (finished.run / "forecast.parquet").unlink()
+    with duckdb.connect(str(finished.store.path)) as connection:
+        connection.execute("DELETE FROM PublishLedger")
+    before = finished.times()
+    done = finished.make()
+    assert done.returncode == 0, done.stderr
+    assert "forecast.parquet is gone, so 04_forecast is made again" in done.stderr
+    assert finished.digest() == digest and finished.manifest["run_id"] == run_id and finished.manifest["status"] == "done"
+    assert finished.store.ledger()["run_id"].to_pylist() == [run_id] and all(ok for _, ok, _ in finished.store.checks())
+    kept = [name for name in before if name.endswith(("01_ingest.ipynb", "03_finetune.ipynb", "scores.parquet"))]
+    assert len(kept) == 3 and all(finished.times()[name] == before[name] for name in kept), "earlier steps stand"
+
+
+def test_a_publication_that_is_gone_is_published_again(finished, tmp_path):
+    """Looked at with a copy of the run: its step is marked to be made again, and no other."""
+    shutil.copytree(finished.run, tmp_path / "prices" / finished.run.name)
+    run = Run(tmp_path / "prices" / finished.run.name)
+    chain._mend(run, finished.store)
+    assert {step for step in STEPS if (run.dir / f"{step}.ipynb").is_file()} == set(STEPS), "it is there"
+    chain._mend(run, connect(f"duckdb:{tmp_path}/other.duckdb"))
+    assert {step for step in STEPS if (run.dir / f"{step}.ipynb").is_file()} == set(STEPS) - {"04_forecast"}
 
 
 def test_params_edited_after_a_finished_run(finished, tmp_path):

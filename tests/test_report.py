@@ -478,6 +478,18 @@ def test_the_command_line_names_its_use_and_renders_one_run(book, capsys):
     assert [Path(line).name for line in done.stdout.split("\n") if line] == ["report.html", "index.html"]
 
 
+def test_a_file_that_was_changed_by_hand_is_not_reported_as_published(book):
+    directory = book / "prices/2025-12-29"
+    manifest = json.loads((directory / "manifest.json").read_text())
+    noted = {"files": {"forecast.parquet": "0" * 64}}
+    (directory / "manifest.json").write_text(json.dumps(manifest | noted))
+    try:
+        page = report.render_run(directory).read_text(encoding="utf-8")
+    finally:
+        (directory / "manifest.json").write_text(json.dumps(manifest))
+    assert "forecast.parquet cannot be read" in page and "hash mismatch" in page and "expected to move" not in page
+
+
 def republish(directory: Path, change) -> pd.DataFrame:
     """Rewrite a run's record by a function of its backtest, and the scores that follow from it."""
     backtest = change(pd.read_parquet(directory / "backtest.parquet"))

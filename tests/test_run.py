@@ -161,7 +161,7 @@ def test_the_first_manifest_says_where_it_all_came_from(tmp_path):
     assert {"commit", "dirty", "rows", "seconds", "steps", "files"} <= set(kept)
 
 
-@pytest.mark.parametrize(("text", "said"), [(None, "not found"), ("{", "not valid JSON")])
+@pytest.mark.parametrize(("text", "said"), [(None, "not found"), ("{", "not valid JSON"), ("[]", "holds no manifest")])
 def test_a_directory_without_a_sound_manifest_is_no_run(tmp_path, text, said):
     if text:
         (tmp_path / "manifest.json").write_text(text)
@@ -284,6 +284,15 @@ def test_values_known_ahead_are_kept_apart_and_the_panel_holds_no_later_row(tmp_
 def test_only_the_first_series_are_taken_when_asked(tmp_path):
     run = made_run(tmp_path, tiny(max_series=3), posted_prices(6, 40))
     assert list(run.panel().ids) == ["0000", "0001", "0002"] and len(run.read("series.parquet")) == 3
+
+
+def test_a_run_without_its_manifest_begins_again(tmp_path):
+    run = make(tmp_path)
+    for step in runs.STEPS:
+        (run.dir / f"{step}.ipynb").touch()
+    assert set(runs.gone(run)) == set(runs.LEFT)
+    (run.dir / "manifest.json").unlink()
+    assert make(tmp_path).id == run.id and not list(run.dir.glob("*.ipynb")), "what is left says nothing of what it was made of"
 
 
 # ---- together, and from one version to the next

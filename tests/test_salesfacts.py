@@ -171,6 +171,13 @@ def test_dates_off_the_grid_are_named_with_what_to_do():
         complete(frame)
 
 
+def test_a_frequency_that_would_fit_is_named():
+    sundays = sold_units(3)
+    sundays["ts"] -= pd.Timedelta(days=1)
+    with pytest.raises(SourceError, match="all of them would fit freq: W-SUN"):
+        complete(sundays)
+
+
 def test_a_frame_that_is_whole_is_left_alone():
     frame = complete(sold_units(3))
     intake = Intake(frame, pd.DataFrame(), {})

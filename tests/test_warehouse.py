@@ -265,6 +265,15 @@ def test_the_model_row_is_written_anew_each_time_with_real_json(house):
         put(house, run_id="r3", model={"model_name": "x", "model_version": "1", "metrics": {}})
 
 
+def test_a_run_of_an_earlier_date_leaves_the_model_row_of_the_newer_one(house):
+    put(house, run_id="new", model=MODEL)
+    early = DAY - dt.timedelta(days=30)
+    put(house, prices(as_of=early), run_id="old", as_of=early, model={**MODEL, "model_version": "old", "training_date": early})
+    assert stored(house, "SELECT model_version, training_date FROM DimModel") == [(MODEL["model_version"], DAY)]
+    put(house, run_id="same", model={**MODEL, "model_version": "same"})
+    assert stored(house, "SELECT model_version FROM DimModel") == [("same",)]
+
+
 def test_a_run_id_belongs_to_one_job_and_date(house):
     put(house)
     with pytest.raises(WarehouseError, match="already published as job 'prices'"):
