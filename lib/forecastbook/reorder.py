@@ -39,20 +39,16 @@ FORMATS = {  # how the columns of these tables are shown
 }
 
 
-def total(forecast: pd.DataFrame, level: float, draws: int = 400) -> pd.DataFrame:
-    """Demand over the whole horizon: series_id, expected (sum of the means), need (its quantile at `level`, whole units).
+def total(forecast: pd.DataFrame, level: float, draws: int = 400, stock: pd.Series | None = None) -> pd.DataFrame:
+    """Demand over the whole horizon: series_id, expected (sum of the means), need (its quantile at `level`, whole units), short
+    (the units expected to be asked for and not there, of a stock by series_id; unknown: 0).
 
     The quantile function of a period runs straight between the known levels, from 0 at level 0, and is flat above the highest.
     Periods are taken to be independent, given the forecast: `draws` evenly spaced levels are met in an order of their own in
     each period, the same in every call, and the sums are ranked. Where an item's periods err together (a trend that was missed)
     the true need is higher, up to about the sum of the periods' own quantiles. Over one period the need is that quantile
-    itself, rounded up.
+    itself, rounded up. Raises ValueError for a level that is not between 0 and 1.
     """
-    return _totals(forecast, level, draws)[["series_id", "expected", "need"]]
-
-
-def _totals(forecast: pd.DataFrame, level: float, draws: int = 400, stock: pd.Series | None = None) -> pd.DataFrame:
-    """``total`` and, against a stock by series_id (unknown: 0), `short`: the units expected to be asked for and not there."""
     if not 0 < level < 1:
         raise ValueError(f"a service level lies between 0 and 1, not {level}")
     ids, q, known = _cube(forecast)
@@ -102,7 +98,7 @@ def plan(forecast: pd.DataFrame, series: pd.DataFrame, level: float = 0.9) -> pd
     """
     about = series.drop_duplicates("series_id").set_index(series["series_id"].drop_duplicates().to_numpy(object))
     stock = about["stock"].astype(float) if "stock" in about else pd.Series(np.nan, about.index)
-    out = _totals(forecast, level, stock=stock)
+    out = total(forecast, level, stock=stock)
     about = about.reindex(out["series_id"])
     for name in KNOWN:
         out[name] = about[name].to_numpy() if name in about else np.nan

@@ -192,16 +192,13 @@ def accuracy(frame: pd.DataFrame, metric: str | None = None, same=()) -> Figure:
         return nothing(STILL)
     ours, best = _ours(table.index), table.index[-1]
     rest = table.drop([m for m in (*OURS, *same) if m in table])
-    if ours and len(same) and len(rest):
-        gain = 1 - table[ours] / rest.min() if rest.min() > 0 else 0.0
+    title = f"{model_name(best).capitalize()} has the smallest error"
+    if ours and len(rest):
+        gain, rival = 1 - table[ours] / rest.min() if rest.min() > 0 else 0.0, model_name(rest.idxmin())
         said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "as good as"
-        title = f"What is published is {the(same)} itself: {said} the best of the others, {model_name(rest.idxmin())}"
-    elif ours and len(rest):
-        gain = 1 - table[ours] / rest.min() if rest.min() > 0 else 0.0
-        said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "as good as"
-        title = f"The {model_name(ours)} forecast is {said} the best baseline, {model_name(rest.idxmin())}"
-    else:
-        title = f"{model_name(best).capitalize()} has the smallest error"
+        title = f"The {model_name(ours)} forecast is {said} the best baseline, {rival}"
+        if len(same):
+            title = f"What is published is {the(same)} itself: {said} the best of the others, {rival}"
     labels = dated(frame)
     fig, axes = canvas(title, size=(8.2, 0.9 + 0.34 * len(table)))
     ax = axes[0, 0]
