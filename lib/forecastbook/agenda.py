@@ -35,14 +35,14 @@ def orders(run: RunFiles) -> dict | None:
     unit, plan = period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
     due = reorder.reorder(plan, None)
     text = f"To serve demand of the next {run.ahead} in full with a chance of {percent(level)}: "
-    needs = f"{'needs' if len(due) == 1 else 'need'} {counted(round(due['order'].sum()), 'unit')}"
-    text += f"{len(due):,} of {counted(len(plan), 'item')} {needs}."
+    text += f"order {counted(round(due['order'].sum()), 'unit')} of {len(due):,} of {counted(len(plan), 'item')}"
+    text += ", those first whose shortage would cost most." if len(due) > 1 else "."
     if plan["stock"].isna().all():
         text += " The stock is not known here, so it counts as none."
     tables = [table(reorder.table(reorder.reorder(plan, 20), "reorder", unit), reorder.FORMATS, empty="Nothing to reorder.")]
     for kind, rows, caption in (
         ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, and least likely to sell"),
-        ("lost", reorder.lost(plan, 10), "Lost sales: what stock-outs are estimated to have cost lately"),
+        ("lost", reorder.lost(plan, 10), f"Lost sales: what stock-outs of the last twelve {unit} are estimated to have cost"),
     ):
         if len(rows):
             tables.append(table(reorder.table(rows, kind, unit), reorder.FORMATS, caption=caption))

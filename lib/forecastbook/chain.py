@@ -275,6 +275,8 @@ def _step(args) -> None:
         handler.setFormatter(log.handlers[0].formatter)
         log.addHandler(handler)
         execute(args.notebook, Run(directory), args.params.split(), args.timeout)
+        if args.notebook.stem == "02_tune":
+            log.info("%s", Run(directory).manifest["search"])
 
 
 def _stop(signum, frame) -> None:

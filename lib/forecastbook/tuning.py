@@ -121,7 +121,12 @@ class Search:
         return pd.DataFrame(rows, columns=["contender", "relative quantile score"]).sort_values("relative quantile score")
 
     def keep(self, run: Run, outcome: pd.DataFrame) -> str:
-        """Write the winner to ``tuned.json`` when it beat what is in use on the test span; says what was done."""
+        """Write the winner to ``tuned.json`` when it beat what is in use on the test span; says and notes what was done."""
+        said = self._keep(run, outcome)
+        run.note(search=said)
+        return said
+
+    def _keep(self, run: Run, outcome: pd.DataFrame) -> str:
         score = outcome.set_index("contender")["relative quantile score"]
         if not score["winner"] < score["in use"]:
             scores = f"{score['winner']:.5f}, it {score['in use']:.5f}"
