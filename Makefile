@@ -26,10 +26,6 @@ ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
 $(error unknown variable $(filter-out $(KNOWN),$(GIVEN)): it would have no effect; known are $(wordlist 1,8,$(KNOWN)))
 endif
 
-ifneq ($(filter-out 1,$(FORCE) $(DRY_RUN)),)
-$(error FORCE and DRY_RUN are 1 or left out, got '$(FORCE)' and '$(DRY_RUN)')
-endif
-
 # --- the environment: .venv from the lock, made anew when the lock is newer. Make reads ready.mk, so it is built before anything else.
 ALONE := help clean setup lock
 GOALS := $(or $(MAKECMDGOALS),help)
@@ -51,6 +47,10 @@ endif
 	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@echo 'READY := yes' > $@
+
+ifneq ($(and $(filter forecast tune warehouse all smoke,$(GOALS)),$(filter-out 1,$(FORCE) $(DRY_RUN))),)
+$(error FORCE and DRY_RUN are 1 or left out, got '$(FORCE)' and '$(DRY_RUN)')
+endif
 
 # --- the run: its as-of date is known only to the source, so it is asked once, before the graph is drawn
 CHAINED := $(filter forecast tune,$(GOALS))

@@ -348,7 +348,7 @@ def test_what_is_gone_from_a_finished_run_is_made_again(finished):
     before = finished.times()
     done = finished.make()
     assert done.returncode == 0, done.stderr
-    assert "forecast.parquet is gone, so 04_forecast is made again" in done.stderr
+    assert "forecast.parquet is gone, so make forecast makes 04_forecast again" in done.stderr
     assert finished.digest() == digest and finished.manifest["run_id"] == run_id and finished.manifest["status"] == "done"
     assert finished.store.ledger()["run_id"].to_pylist() == [run_id] and all(ok for _, ok, _ in finished.store.checks())
     kept = [name for name in before if name.endswith(("01_ingest.ipynb", "03_finetune.ipynb", "scores.parquet"))]

@@ -179,6 +179,12 @@ def test_a_source_that_brings_sales_makes_a_job_of_sales(write):
     assert (own.horizon, own.finetune.validation_days, own.finetune.base) == (1, 5, "anew")
 
 
+def test_a_tuned_network_of_sales_keeps_all_that_was_chosen_though_nobody_names_it(write):
+    job = write("source: {kind: shop_files}")
+    assert load(job, tuned={"num_encoder_layers": 3, "dropout": 0.2}).model.num_encoder_layers == 3
+    refused(write("{source: {kind: shop_files}, model: {num_encoder_layer: 2}}"), "did you mean num_encoder_layers?")
+
+
 def test_levels_that_would_share_a_column_are_refused(write):
     refused(write("quantiles: [0.05, 0.5, 0.9, 0.90001, 0.95]"), "quantiles", "four decimals", "0.90001")
     refused(write("{source: {kind: warehouse_sales}, service_levels: [0.99996]}"), "service_levels", "four decimals")

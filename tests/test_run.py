@@ -286,6 +286,20 @@ def test_only_the_first_series_are_taken_when_asked(tmp_path):
     assert list(run.panel().ids) == ["0000", "0001", "0002"] and len(run.read("series.parquet")) == 3
 
 
+def test_what_is_gone_is_found_by_the_step_that_left_it(tmp_path):
+    run = make(tmp_path)
+    (run.dir / "model").mkdir()
+    for names in runs.LEFT.values():
+        for name in names:
+            (run.dir / name).touch()
+    for step in runs.LEFT:
+        (run.dir / f"{step}.ipynb").touch()
+    run.note(files={"model/gbm.txt": "1f", "future.parquet": "2e", "model/of_an_earlier_one": None})
+    assert runs.gone(run) == {"01_ingest": "future.parquet", "03_finetune": "model/gbm.txt"}
+    run.note(steps={"03_finetune": "running"})
+    assert runs.gone(run) == {"01_ingest": "future.parquet"}, "who works on it knows"
+
+
 def test_a_run_without_its_manifest_begins_again(tmp_path):
     run = make(tmp_path)
     for step in runs.STEPS:

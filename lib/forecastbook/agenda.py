@@ -35,8 +35,13 @@ def orders(run: RunFiles) -> dict | None:
     unit, plan = period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
     due = reorder.reorder(plan, None)
     text = f"To serve demand of the next {run.ahead} in full with a chance of {percent(level)}: "
-    text += f"order {counted(round(due['order'].sum()), 'unit')} of {len(due):,} of {counted(len(plan), 'item')}"
-    text += ", those first whose shortage would cost most." if len(due) > 1 else "."
+    if len(due):
+        text += (
+            f"order {counted(round(due['order'].sum()), 'unit')} in all, of {len(due):,} of the {counted(len(plan), 'item')}"
+        )
+        text += "; those first whose shortage would cost most." if len(due) > 1 else "."
+    else:
+        text += "nothing needs to be ordered."
     if plan["stock"].isna().all():
         text += " The stock is not known here, so it counts as none."
     tables = [table(reorder.table(reorder.reorder(plan, 20), "reorder", unit), reorder.FORMATS, empty="Nothing to reorder.")]

@@ -108,21 +108,24 @@ def far(panel: Panel) -> str:
 
 
 def wild(panel: Panel) -> str:
-    """Which items sold in one period ``WILD`` times what they sold in any other, in a sentence; else ''."""
+    """Which items sold in one period ``WILD`` times what they sold in any other, in a sentence; else ''.
+
+    Of any period, however long ago: each training learns from it anew.
+    """
     known = np.where(panel.observed, panel.y, 0.0)  # (N, T)
     at = known.argmax(axis=1)
     most = known[np.arange(len(panel)), at]
     known[np.arange(len(panel)), at] = 0
     next_most = known.max(axis=1)
-    rows = np.flatnonzero((panel.n_obs >= KNOWN) & (most >= WILD * np.maximum(next_most, 1)))
+    rows = np.flatnonzero(((panel.y > 0).sum(axis=1) >= KNOWN) & (most >= WILD * np.maximum(next_most, 1)))
     if not len(rows):
         return ""
     such = ", ".join(
-        f"{shorten(str(panel.titles[i]), 40)} {most[i]:,.0f} in {panel.dates[at[i]]}, else at most {next_most[i]:,.0f}"
+        f"{shorten(str(panel.titles[i]), 40)} {most[i]:,.0f} on {panel.dates[at[i]]}, else at most {next_most[i]:,.0f}"
         for i in rows[:3]
     )
     return (
-        f"{counted(len(rows), 'item')} sold {WILD:g} times as much in one period as in any other, or more: {such}. Check it at "
+        f"{counted(len(rows), 'item')} sold at least {WILD:g} times as much in one period as in any other: {such}. Check it at "
         "the source: one slip moves the forecasts of all items"
     )
 

@@ -169,7 +169,7 @@ def train(view: Panel, params: Params, network=None):
     nobody could be trained.
     """
     home, begun = experts_of(params), view.n_obs > 0
-    if begun.any():
+    if begun.any() and not begun.all():
         view = view.take(begun)  # what begins later is in no category, vocabulary or sample
     with ThreadPoolExecutor(1) as beside:  # each computes on one thread, outside of Python: two cores are used, bytes stay
         trees = beside.submit(home.grow, view, params)

@@ -52,19 +52,26 @@ def plan(job: str, as_of: str, out: str, url: str, overlays: list[str], force: b
 
 def _mend(run: Run, store) -> None:
     """Have made again what is gone from a run: files that its steps left, and its place in the warehouse's ledger."""
+    from forecastbook.warehouse import WarehouseError
+
     gone, receipt = runs.gone(run), run.manifest.get("receipt") or {}
     if run.manifest["status"] == "done" and receipt.get("published_at"):
         mine = (run.job, receipt["model_id"], run.as_of)
-        if mine not in [(entry["job"], entry["model_id"], entry["as_of"]) for entry in store.ledger().to_pylist()]:
+        try:
+            entries = [(entry["job"], entry["model_id"], entry["as_of"]) for entry in store.ledger().to_pylist()]
+        except WarehouseError as error:  # a run that has nothing to do may do without
+            log.warning("whether %s is still published is not known: %s", run.id, error)
+            entries = [mine]
+        if mine not in entries:
             gone.setdefault("04_forecast", f"its publication in {run.warehouse}")
     for step, what in gone.items():
-        log.warning("%s: %s is gone, so %s is made again", run.dir, what, step)
+        log.warning("%s: %s is gone, so make forecast makes %s again", run.dir, what, step)
     runs.again(run.dir, gone)
 
 
 def foresee(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> dt.date | None:
     """The as-of date of the run that ``plan`` would give, and nothing is written; None where only the first run can find it,
-    because it loads the sample into an empty warehouse. Raises as ``plan``."""
+    because it loads the sample into an empty warehouse. Raises what params, source and warehouse raise."""
     asked = _Asked(job, as_of, out, url, overlays)
     return asked.date() if asked.looks() else asked.given
 
@@ -138,8 +145,8 @@ def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: li
         runs.log_to(None, step)
         run = plan(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays)
         with lock(lock_of(run.dir), runs.WAIT):  # of two notebooks opened at once the second waits
-            for earlier, left in runs.LEFT.items():
-                if earlier < step and not set(left) <= set(Run(run.dir).manifest["files"]):
+            for earlier in runs.LEFT:
+                if earlier < step and runs.lacking(Run(run.dir), earlier):
                     execute(ROOT / "notebooks" / f"{earlier}.ipynb", run, overlays)
         as_of = run.as_of.isoformat()
     run = Run(Path(out) / job / as_of)
@@ -276,7 +283,7 @@ def _step(args) -> None:
         log.addHandler(handler)
         execute(args.notebook, Run(directory), args.params.split(), args.timeout)
         if args.notebook.stem == "02_tune":
-            log.info("%s", Run(directory).manifest["search"])
+            log.info("%s", Run(directory).manifest.get("search", "the search has kept nothing"))
 
 
 def _stop(signum, frame) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -229,7 +228,6 @@ def _put(run: Run, model, target: Path) -> None:
     """Save a model so that ``target`` is the old directory or the whole new one."""
     with tempfile.TemporaryDirectory(dir=run.dir, prefix=".model.") as part:
         models.save(model, Path(part))
-        os.chmod(part, run.dir.stat().st_mode)  # a temporary one is its owner's alone; whoever reads the run may read the model
         copy_model(Path(part), target)
 
 

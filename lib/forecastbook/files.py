@@ -80,6 +80,7 @@ def copy_model(source: Path, target: Path) -> None:
         shutil.rmtree(left)
     part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     shutil.copytree(source, part)
+    part.chmod(target.parent.stat().st_mode)  # a temporary directory is its owner's alone; who reads the run may read the model
     if target.exists():
         os.replace(target, old)
     os.replace(part, target)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from .params import Params, Section
+from .params import Params, Section, network
 from .yamlfile import ParamsError, merge, read_yaml
 
 
@@ -69,9 +69,9 @@ KINDS: dict[str, dict[str, type[Section]]] = {  # the sections that come in kind
 
 def _section(part: str, data: dict) -> type[Section]:
     """The class of ``source`` or ``model`` that the data asks for; the first one where it does not say."""
-    given = data.get(part) if isinstance(data.get(part), dict) else {}
-    kinds = KINDS[part]
-    return kinds.get(given.get("kind") or given.get("name"), next(iter(kinds.values())))
+    given, kinds = data.get(part) if isinstance(data.get(part), dict) else {}, KINDS[part]
+    named = network(data) if part == "model" else given.get("kind")
+    return kinds.get(named if isinstance(named, str) else None, next(iter(kinds.values())))
 
 
 def _known(loc: list, data: dict) -> list[str]:

@@ -274,7 +274,13 @@ DEFAULTS: dict[str, dict] = {  # of jobs that forecast something else than daily
 }
 SOLD = {  # the sources that bring sales, and what their jobs have that others of sales have not
     "warehouse_sales": {},
-    "shop_files": {"freq": "MS", "horizon": 3, "finetune": {"validation_days": 3}, "backtest": {"stride": 1}},
+    "shop_files": {
+        "freq": "MS",
+        "horizon": 3,
+        "finetune": {"validation_days": 3},
+        "backtest": {"stride": 1},
+        "publish": {"model_id": 201},
+    },
 }
 
 
@@ -307,11 +313,9 @@ class Params(Section):
         """Lay the defaults of the job's trade under what is given: sales are not prices by another name."""
         if not isinstance(given, dict) or not isinstance(given.get("model", {}), dict):
             return given
-        source = given["source"] if isinstance(given.get("source"), dict) else {}
-        sold = SOLD.get(source["kind"]) if isinstance(source.get("kind"), str) else None
-        name = given.get("model", {}).get("name", "lstm" if sold is None else "tide")
+        source, name = given["source"] if isinstance(given.get("source"), dict) else {}, network(given)
         space = (given.get("tune") or {}).get("space") if isinstance(given.get("tune"), dict) else None
-        defaults = merge(DEFAULTS.get(name, {}), sold or {}) if name == "tide" else {}
+        defaults = merge(DEFAULTS["tide"], SOLD.get(str(source.get("kind")), {})) if name == "tide" else {}
         given = merge(merge(defaults, {"model": {"name": name}}), given)
         if space is not None:
             given["tune"] = given["tune"] | {"space": space}  # a space is given whole
@@ -402,6 +406,12 @@ def _named(levels: list[float]) -> list[float]:
     if long := [level for level in levels if round(level, 4) != level]:
         raise ValueError(f"a column is named by each, so they may have four decimals: {long[0]!r} has more")
     return levels
+
+
+def network(given: dict) -> str:
+    """The network that a job's params name; where they do not, the one of prices, or of sales if the source brings those."""
+    model, source = (given[part] if isinstance(given.get(part), dict) else {} for part in ("model", "source"))
+    return model.get("name") or ("tide" if source.get("kind") in list(SOLD) else "lstm")
 
 
 def digest(value) -> str:

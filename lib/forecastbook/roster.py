@@ -140,9 +140,10 @@ def trainable(panel: Panel, params: Params, held: int = 0) -> str | None:
     needed = context(params)
     if len(panel.dates) < needed:
         return f"{_some(len(panel.dates), 'period')} of history, a network needs {needed}"
-    known, ahead = np.isfinite(counts.sold(panel))[:, : len(panel.dates) - held], params.model.forecast_length or params.horizon
-    if params.trade is SALES and not counts.learnable(known, ahead).any():
-        return f"of no item is demand known over {_some(counts.LEAST, 'period')} and in the {ahead} after them"
+    if params.trade is SALES:
+        known, ahead = np.isfinite(counts.sold(panel)), params.model.forecast_length or params.horizon
+        if not counts.learnable(known[:, : len(panel.dates) - held], ahead).any():
+            return f"of no item is demand known over {_some(counts.LEAST, 'period')} and in the {ahead} after them"
     if not (status(panel, params) == "model").any():
         rules = params.eligible
         lately = f"{rules.max_gap} periods" if rules.max_gap > 1 else "period"

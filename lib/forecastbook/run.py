@@ -29,7 +29,7 @@ from forecastbook.trades import SALES
 log = logging.getLogger("forecastbook")
 WAIT = 1800.0  # seconds to wait for another process that works on the same run
 STEPS = ("01_ingest", "02_tune", "03_finetune", "04_forecast", "05_evaluate")
-LEFT = {  # step of the daily chain -> files that it leaves, which later steps and readers need
+LEFT = {  # step of the daily chain -> files that it always leaves, which later steps and readers need
     "01_ingest": ("panel.parquet", "series.parquet", "quarantine.parquet"),
     "03_finetune": ("backtest.parquet", "scores.parquet", "model/model.json", "model/calibration.json"),
     "04_forecast": ("forecast.parquet",),
@@ -124,8 +124,7 @@ class Run:
             raise RunError(f"{path}: not found; the step that writes it has not run, run make forecast")
         if sha256(path) != noted:
             raise RunError(
-                f"{path}: its content is not what was written (hash mismatch); "
-                f"remove {self.dir / '01_ingest.ipynb'} and run make forecast to make it anew"
+                f"{path}: its content is not what was written (hash mismatch); remove it, and make forecast makes it anew"
             )
 
     def complete(self, intake):
@@ -315,11 +314,23 @@ def again(directory: Path, steps: Iterable[str]) -> None:
         (directory / f"{step}.ipynb").unlink(missing_ok=True)
 
 
+def lacking(run: Run, step: str) -> list[str]:
+    """The files of a step that are not there: those that it always leaves, and others that the manifest has of it."""
+    noted = [name for name, content in run.manifest["files"].items() if content and _writer(name) == step]
+    return [name for name in dict.fromkeys((*LEFT[step], *noted)) if not (run.dir / name).is_file()]
+
+
+def _writer(name: str) -> str:
+    """The step that writes a file which not every run has."""
+    if name.startswith("model/"):
+        return "03_finetune"
+    return {"future.parquet": "01_ingest", "track_record.parquet": "05_evaluate"}.get(name, "")
+
+
 def gone(run: Run) -> dict[str, str]:
-    """Of the steps that are made, those that left a file which is not there any more: step -> the file."""
-    made = [step for step in LEFT if (run.dir / f"{step}.ipynb").is_file()]
-    missing = {step: [name for name in LEFT[step] if not (run.dir / name).is_file()] for step in made}
-    return {step: names[0] for step, names in missing.items() if names}
+    """Of the steps that are made and not under way, those of which a file is not there any more: step -> the file."""
+    made = [step for step in LEFT if (run.dir / f"{step}.ipynb").is_file() and run.manifest["steps"].get(step) != "running"]
+    return {step: names[0] for step in made if (names := lacking(run, step))}
 
 
 def _begin(directory: Path, job: str, as_of: dt.date, params: Params, wanted: dict, tuned: dict | None) -> None:

@@ -78,7 +78,7 @@ class RunFiles:
         """Raise ValueError where a file is not what its step wrote; one that the manifest does not know is taken as it is."""
         noted = (self.manifest.get("files") or {}).get(path.name)
         if noted and sha256(path) != noted:
-            raise ValueError("its content is not what was written (hash mismatch): remove it and run make forecast")
+            raise ValueError("its content is not what was written (hash mismatch); remove it, and make forecast makes it anew")
 
     @property
     def ahead(self) -> str:
