@@ -102,7 +102,7 @@ class Forking(nn.Module):
     def said(self, ways, horizon):
         """Hazard logits (B, S, P) and class logits (B, S, P, A), means over ways of knowing, each (B, S, P, D)."""
         deep = [self.deepened(way) for way in ways]
-        out = self.out(deep[0] if len(deep) == 1 else (deep[0] + deep[1]) / 2)  # (B, S, P, A + 1)
+        out = self.out(deep[0] if len(deep) == 1 else (deep[0] + deep[1]).div_(2))  # (B, S, P, A + 1)
         return out[..., 0] + self.hazard[horizon], out[..., 1:]
 
     def deepened(self, known):
@@ -247,8 +247,9 @@ def _nll(hazard, kinds, target, masked):
     """hazard: (B, S, P); kinds: (B, S, P, A); target: (B, S, P) class ids, -1 left out; masked: (B, S, 1, J) bool."""
     known, moved = (target >= 0).to(hazard.dtype), target > 0
     rate = F.binary_cross_entropy_with_logits(hazard, moved.to(hazard.dtype), known, reduction="sum")
-    masked = F.pad(masked, (0, kinds.shape[3] - masked.shape[3])).expand(kinds.shape)[moved]  # few: the rest need no class
-    kind = F.cross_entropy(kinds[moved].masked_fill(masked, -torch.inf), target[moved].long() - 1, reduction="sum")
+    b, s, p = moved.nonzero(as_tuple=True)  # few: the rest need no class
+    masked = F.pad(masked[b, s, 0], (0, kinds.shape[3] - masked.shape[3]))
+    kind = F.cross_entropy(kinds[b, s, p].masked_fill(masked, -torch.inf), target[b, s, p].long() - 1, reduction="sum")
     return (rate + kind) / known.sum()
 
 
@@ -268,7 +269,7 @@ def decode(model, panel: Panel, horizon: int, device) -> tuple[spells.Posted, np
     x = F.pad(x, (0, 0, C - x.shape[1], 0))  # (N, C, K)
     calendar = torch.from_numpy(spells.calendar(panel, 1, horizon))[None].to(device)  # (1, 1, H, CALENDAR)
     ahead = torch.arange(horizon, device=device)[None, None]
-    net = model.net.to(device).eval()
+    net = (model.net if device.type == "cpu" else model.net.to(device)).eval()  # it is at home on the processor
     hazard, kinds, weights = net(x.to(device), slice(C - 1, C), calendar, ahead)
     hazard = hazard[:, 0].double().sigmoid().clamp(1e-6, 1 - 1e-6)  # its log odds are finite
     kinds = kinds[:, 0].softmax(dim=-1).cpu().numpy()

@@ -52,7 +52,7 @@ def of(panel: Panel) -> Grid | None:
         if best is not None and modulus < best[0]:
             break  # no finer one can be spaced more widely
         ending = np.round(np.mod(price, modulus), 6)
-        ending[np.isclose(ending, modulus, rtol=0, atol=1e-6)] = 0.0  # 0.07 mod 0.01 is 0.00999...
+        ending[np.abs(ending - modulus) <= 1e-6] = 0.0  # 0.07 mod 0.01 is 0.00999...
         price, which = np.unique(ending, return_inverse=True)  # each modulus divides the next: an ending has that of a price
         spells = np.bincount(which, spells)
         often = np.argsort(-spells, kind="stable")[:ENDINGS]

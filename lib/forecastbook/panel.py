@@ -197,6 +197,8 @@ def carried(values: np.ndarray, last: np.ndarray | None = None) -> np.ndarray:
 
 def periods(start, count: int, freq: str) -> np.ndarray:
     """``count`` periods of a pandas frequency from ``start`` (included when it lies on the grid): (count,) datetime64[D]."""
+    if freq == "D":
+        return np.datetime64(start, "D") + np.arange(count)
     return pd.date_range(pd.Timestamp(start), periods=count, freq=freq).values.astype("datetime64[D]")
 
 
