@@ -129,8 +129,7 @@ class Search:
     def _keep(self, run: Run, outcome: pd.DataFrame) -> str:
         score = outcome.set_index("contender")["relative quantile score"]
         if not score["winner"] < score["in use"]:
-            scores = f"{score['winner']:.5f}, it {score['in use']:.5f}"
-            return f"What is in use stays: on the test span the winner scored {scores}."
+            return f"What is in use stays: on the test span it scored {score['in use']:.5f}, the winner {score['winner']:.5f}."
         chosen = {"hyper": self.best, "run_id": run.id, "as_of": run.as_of.isoformat(), "scores": score.to_dict()}
         write_json(run.home / "tuned.json", chosen)
         gain = 1 - score["winner"] / score["in use"]
