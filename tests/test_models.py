@@ -280,9 +280,8 @@ def test_a_baseline_is_saved_and_loaded(trade, name, tmp_path):
     made = models.fit(name, None, trade)
     models.save(made, tmp_path / "model")
     assert models.load(tmp_path / "model") == made == models.finetune(made, None) and made.trade is trade
-    assert json.loads((tmp_path / "model" / "model.json").read_text()) == {
-        **{"model": name, "class": "Baseline", "trade": trade.name}
-    }
+    told = {"model": name, "class": "Baseline", "trade": trade.name}
+    assert json.loads((tmp_path / "model" / "model.json").read_text()) == told
 
 
 def test_a_baseline_that_does_not_say_its_trade_is_one_of_prices(tmp_path):

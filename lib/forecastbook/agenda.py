@@ -36,9 +36,8 @@ def orders(run: RunFiles) -> dict | None:
     due = reorder.reorder(plan, None)
     text = f"To serve demand of the next {run.ahead} in full with a chance of {percent(level)}: "
     if len(due):
-        text += (
-            f"order {counted(round(due['order'].sum()), 'unit')} in all, of {len(due):,} of the {counted(len(plan), 'item')}"
-        )
+        units = counted(round(due["order"].sum()), "unit")
+        text += f"order {units} in all, of {len(due):,} of the {counted(len(plan), 'item')}"
         text += "; those first whose shortage would cost most." if len(due) > 1 else "."
     else:
         text += "nothing needs to be ordered."

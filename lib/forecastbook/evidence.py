@@ -83,10 +83,10 @@ def glance(run: RunFiles, head: dict | None, moved: pd.DataFrame | None, trade: 
         what = "weighted quantile loss" if trade is SALES else "mean error, share of the last price"
         items.append((share2(head["error"]), what, note, tone))
         proof = (
-            ("good", "Good: beyond chance")
-            if head["low"] > 0 and not head["calm"]
-            else ("info", "Untested: no price moved then")
+            ("info", "Untested: no price moved then")
             if head["calm"]
+            else ("good", "Good: beyond chance")
+            if head["low"] > 0
             else ("bad", "Bad: worse")
             if head["high"] < 0
             else ("watch", "Watch: not proven")

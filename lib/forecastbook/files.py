@@ -93,6 +93,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def altered(path: Path, noted: str | None) -> str:
+    """That a file is not what its step wrote, by the hash that was noted then; '' where it is."""
+    if sha256(path) == noted:
+        return ""
+    return "its content is not what was written (hash mismatch); remove it, and make forecast makes it anew"
+
+
 def lock_of(directory: Path) -> Path:
     """The lock file of a run: beside its directory, which may be renamed."""
     return directory.with_name(f".{directory.name}.lock")

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from forecastbook import panel as panels
 from forecastbook.environment import git_state, hardware, versions
-from forecastbook.files import RunError, lock, lock_of, replacing, sha256, write_json
+from forecastbook.files import RunError, altered, lock, lock_of, replacing, sha256, write_json
 from forecastbook.intake import quiet
 from forecastbook.params import Params, digest
 from forecastbook.trades import SALES
@@ -122,10 +122,8 @@ class Run:
         path, noted = self.dir / name, self.manifest.get("files", {}).get(name)
         if not path.is_file():
             raise RunError(f"{path}: not found; the step that writes it has not run, run make forecast")
-        if sha256(path) != noted:
-            raise RunError(
-                f"{path}: its content is not what was written (hash mismatch); remove it, and make forecast makes it anew"
-            )
+        if why := altered(path, noted):
+            raise RunError(f"{path}: {why}")
 
     def complete(self, intake):
         """``complete`` as of this run."""

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from forecastbook import points
-from forecastbook.files import sha256
+from forecastbook.files import altered
 from forecastbook.run import STEPS
 from forecastbook.scores import DUST
 from forecastbook.wording import labels, period_name, plain_line, span
@@ -77,8 +77,8 @@ class RunFiles:
     def _verify(self, path: Path) -> None:
         """Raise ValueError where a file is not what its step wrote; one that the manifest does not know is taken as it is."""
         noted = (self.manifest.get("files") or {}).get(path.name)
-        if noted and sha256(path) != noted:
-            raise ValueError("its content is not what was written (hash mismatch); remove it, and make forecast makes it anew")
+        if noted and (why := altered(path, noted)):
+            raise ValueError(why)
 
     @property
     def ahead(self) -> str:

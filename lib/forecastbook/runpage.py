@@ -146,11 +146,8 @@ def _verdict(run: RunFiles, head: dict | None) -> str:
     """What the gate said; without a word from it, what the skill says."""
     said = str((run.manifest.get("gate") or {}).get("verdict") or "").strip()
     if said and head and head["against"] and not head["calm"] and abs(head["skill"]) >= 0.0005:  # nor is a NaN
-        side, best = (
-            "lower" if head["skill"] > 0 else "higher",
-            "best other baseline's" if head["itself"] else "best baseline's",
-        )
-        gain = f"{share1(abs(head['skill']))} {side} than the {best}, {head['against']}"
+        side, best = "lower" if head["skill"] > 0 else "higher", "best other" if head["itself"] else "best"
+        gain = f"{share1(abs(head['skill']))} {side} than the {best} baseline's, {head['against']}"
         return f"{said} On the past dates below, the quantile error of what is published was {gain}."
     if said or not head:
         return said

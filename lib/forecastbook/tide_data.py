@@ -325,16 +325,16 @@ def future_covariates(panel: Panel, y: np.ndarray, horizon: int, scaling: dict) 
 
     All of it is known at any origin: a year ago is more than a horizon ago (asserted), and the panel knows its future columns.
     """
-    (N, T), year = y.shape, YEAR.get(panel.freq[:1], 0)
+    (N, T), lag = y.shape, year(panel.freq)
     dates = np.concatenate([panel.dates, panel.horizon_dates(horizon)])  # (T + H,)
     ago = np.full((N, T + horizon), np.nan)
-    ago[:, year:] = y[:, : max(T + horizon - year, 0)]
-    around = _around(y, year, T + horizon, min(2, year - horizon))
+    ago[:, lag:] = y[:, : max(T + horizon - lag, 0)]
+    around = _around(y, lag, T + horizon, min(2, lag - horizon))
     day = (dates - dates.astype("datetime64[Y]")).astype(int) * (2 * np.pi / 365.25)
     waves = [np.broadcast_to(w, (N, T + horizon)) for w in (np.sin(day), np.cos(day), np.sin(2 * day), np.cos(2 * day))]
     first = np.where(np.isfinite(y).any(axis=1), np.isfinite(y).argmax(axis=1), T + horizon)
     old = np.arange(T + horizon) - first[:, None]  # (N, T + H) periods since the first sale
-    anniversary = ((old >= year - 1) & ((old + 1) % year <= 2)).astype(float)
+    anniversary = ((old >= lag - 1) & ((old + 1) % lag <= 2)).astype(float)
     own = [_read(_column(panel.future, panel.future_names, name, T + horizon), k) for name, k in scaling["future"].items()]
     return np.stack([ago, around, *waves, anniversary, *own], axis=2)
 
