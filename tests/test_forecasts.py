@@ -275,11 +275,19 @@ def test_the_gate_can_refuse_to_publish(fresh, tmp_path):
     for limit, refused in ((error * 1.01, False), (error * 0.99, True)):
         strict = Job(tmp_path / str(refused), gate={"refuse_above": limit})
         if refused:
-            with pytest.raises(PublishError, match="above gate.refuse_above"):
+            with pytest.raises(PublishError, match="over the rolling origins and gate.refuse_above allows"):
                 strict.publish()
             assert not strict.store.exists() or not strict.store.current("prices").num_rows
         else:
             strict.publish()
+
+
+@pytest.mark.parametrize("unknown", [lambda scored: scored.iloc[:0], lambda scored: scored.assign(value=float("nan"))])
+def test_a_limit_on_the_error_lets_nothing_out_whose_error_is_not_known(tmp_path, unknown):
+    strict = Job(tmp_path, gate={"refuse_above": 0.5})
+    strict.run.write("scores.parquet", unknown(strict.run.read("scores.parquet")))
+    with pytest.raises(PublishError, match="not known, as no origin has finished"):
+        strict.publish()
 
 
 def test_publishing_can_be_switched_off(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -66,6 +67,14 @@ def test_the_widening_is_the_smallest_score_that_keeps_the_promise():
     y, q = np.arange(1.0, 20)[:, None], np.zeros((19, 1, 5))
     np.testing.assert_allclose(intervals.widening(y, q, np.ones(19), LEVELS), [[[18, 10]]])
     np.testing.assert_allclose(intervals.widening(y * 7, q, np.full(19, 7.0), LEVELS), [[[18, 10]]])
+
+
+@pytest.mark.parametrize("n", [9, 99, 999])
+def test_the_rank_is_exact_where_the_difference_of_two_levels_is_not(n):
+    """.8 - .2 is a little more than .6 in floats: of n scores the .6 (n + 1)-th is wanted, not the next one."""
+    y, q = np.arange(1.0, n + 1)[:, None], np.zeros((n, 1, 3))
+    found = intervals.widening(y, q, np.ones(n), [0.2, 0.5, 0.8])
+    assert found[0, 0, 0] == round(0.6 * (n + 1))
 
 
 def test_prices_that_stay_put_are_not_widened():

@@ -175,6 +175,9 @@ def test_a_source_that_brings_sales_makes_a_job_of_sales(write):
     assert ours == theirs and shop.trade.name == "sales" and shop.publish.table == "FactSalesForecast"
     weekly = load(write("source: {kind: warehouse_sales}"))
     assert (weekly.model.name, weekly.freq, weekly.horizon) == ("tide", "W-MON", 4)
+    for cutoff in ("2022-09-30", "'2022-09-30'"):
+        dated = load(write(f"source: {{kind: shop_files, stock: stock.xlsx, sales: [a.xlsx], cutoff: {cutoff}}}"))
+        assert dated.source.cutoff == "2022-09-30"
     own = load(write("source: {kind: shop_files}\nhorizon: 1\nfinetune: {validation_days: 5}"))
     assert (own.horizon, own.finetune.validation_days, own.finetune.base) == (1, 5, "anew")
 

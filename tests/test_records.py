@@ -74,7 +74,7 @@ def test_a_lone_comma_with_three_digits_is_read_as_the_file_writes_numbers():
 @pytest.mark.parametrize(
     "written",
     ["2022-09-05", "05.09.2022", "5.9.2022", "05-09-2022", "05/09/2022", "05.09.22", "2022-09-05 14:33:10", 
-     "2022-09-05T01:00:00+03:00", "05.09.2022 9:15", "20220905", "1662336000", "44809", "44809.0"],
+     "2022-09-05T01:00:00+03:00", "05.09.2022 9:15", "20220905", "1662336000", "44809", "44809.0", "44809.5", "1662336000,25"],
 )  # fmt: skip
 def test_days_as_people_and_programs_write_them(written):
     assert records.day(written) == np.datetime64("2022-09-05")
@@ -180,6 +180,10 @@ def test_ten_reissues_or_fewer_do_not_make_a_mean_and_do_not_crash():
     known = [1990.0] * 10
     found, repaired = years(["Reissue"] * 11, [1970.0] * 11, [*known, np.nan])
     assert found[-1] == 1985 and repaired == 1
+
+
+def test_nothing_is_released_in_the_future_nor_before_it_was_recorded():
+    assert years(["Reissue"] * 3, [2020.0, 2020.0, 2023.0], [np.nan, 2099.0, np.nan]) == ([2022, 2022, 2023], 3)
 
 
 def test_more_than_ten_reissues_give_the_rounded_mean_gap():

@@ -142,6 +142,22 @@ def test_the_manifest_is_json_whatever_is_noted(tmp_path):
     assert json.loads((run.dir / "manifest.json").read_text(encoding="utf-8")) == text
 
 
+def test_notes_of_two_hands_at_once_are_all_kept(tmp_path):
+    """Two notebooks opened by hand may write the manifest of one run in the same moment."""
+    run, n = make(tmp_path), 40
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from forecastbook.run import Run
+        run, mine, n = Run(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+        for k in range(n):
+            run.note(seconds={f"{mine}{k}": k})
+    """
+    hands = [python(code, str(run.dir), mine, str(n)) for mine in "ab"]
+    assert all(hand.wait(timeout=60) == 0 for hand in hands), [hand.communicate() for hand in hands]
+    assert set(Run(run.dir).manifest["seconds"]) == {f"{mine}{k}" for mine in "ab" for k in range(n)}
+
+
 def test_notes_of_two_hands_are_both_kept(tmp_path):
     step = make(tmp_path)
     runner = Run(step.dir)

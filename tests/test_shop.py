@@ -375,6 +375,18 @@ HEAD_OF = {
 }
 
 
+def test_a_point_in_a_csv_may_stand_between_thousands_and_in_excel_is_a_decimal_one(tmp_path):
+    """Nobody sells a record for 2.49 roubles; a cell of Excel that says 508.725 is a number, not a way to write one."""
+    sold = [last_of(8), last_of(8) | {"price": "2.490"}, last_of(8) | {"price": "2.490,00"}]
+    found = read(
+        job(xlsx(tmp_path / "s.xlsx", table([lot() | {"price": 508.725}])), text(tmp_path / "a.csv", table(sold), ";"))
+    )
+    assert found.quarantine[["value", "reason"]].to_numpy().tolist() == [
+        ["2.490", next(r for r in BAD if r.startswith("ambig"))]
+    ]
+    assert fact(found, "FactSales")["revenue"].sum() == 2490 + 2000 and fact(found, "StockNow")["price"].tolist() == [508.725]
+
+
 @pytest.mark.parametrize("reason", BAD)
 @pytest.mark.parametrize("kind", ["stock", "sales"])
 def test_a_bad_row_is_quarantined_with_its_place_and_reason(tmp_path, reason, kind):

@@ -200,6 +200,14 @@ def test_decimal_points_in_a_semicolon_file_stay_numbers(tmp_path):
     assert reading(intake, "a", D)["y"] == 1.445 and intake.quarantine.empty
 
 
+def test_points_that_may_stand_between_thousands_are_refused_where_nothing_tells(tmp_path):
+    """A price list of 1401 to 1428 must not become one of 1.401 to 1.428 because nobody wrote a comma."""
+    with pytest.raises(SourceError, match="2 not a number"):
+        read(bare(text(tmp_path, f"sku;day;price\na;{D};1.401\nb;{D};1.428\n")))
+    intake = read(bare(text(tmp_path, f"sku;day;price\na;{D};1.401\nb;{D};950\n")))
+    assert intake.quarantine["value"].tolist() == ["1.401"] and reading(intake, "b", D)["y"] == 950
+
+
 @pytest.mark.parametrize("positive", [True, False])
 def test_every_kept_row_is_observed_or_not_available_or_without_a_value(tmp_path, positive):
     body = f"sku,day,price\na,{D},\nb,{D},1\na,{D - dt.timedelta(days=1)},2\n"

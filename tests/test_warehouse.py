@@ -357,6 +357,25 @@ def test_checks_find_a_damaged_set(house):
     stored(house, "INSERT INTO PublishLedger SELECT * FROM PublishLedger")
     bad = {name for name, ok, _ in house.checks() if not ok}
     assert bad == {"counts", "ledger", "current", "bounds"}
+    stored(house, "CREATE OR REPLACE VIEW CurrentPriceForecast AS SELECT * FROM FactPriceForecast")
+    stored(house, "DELETE FROM PublishLedger WHERE TRUE")
+    assert "orphans" in {name for name, ok, _ in house.checks() if not ok}, "somebody's view goes past the ledger"
+
+
+def test_checks_that_cannot_be_made_have_not_passed(house):
+    assert all(ok for _, ok, _ in house.checks()), "an empty warehouse is in order"
+    put(house)
+    stored(house, "DROP VIEW CurrentPriceForecast")
+    if house.embedded:
+        said = {name: (ok, text) for name, ok, text in house.checks()}
+        assert {name for name, (ok, _) in said.items() if not ok} == {"current", "bounds", "orphans"}
+        assert "a table or a view is missing, which make warehouse makes" in said["bounds"][1]
+    else:
+        with pytest.raises(WarehouseError, match="CurrentPriceForecast was not found.*make warehouse makes what is missing"):
+            house.checks()
+    again = connect(house.url)  # a new process, which has not looked over the tables yet
+    again.migrate()
+    assert all(ok for _, ok, _ in again.checks())
 
 
 def test_a_shops_decimals_and_its_own_spelling_of_names_are_read_and_written(bare):

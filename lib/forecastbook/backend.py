@@ -116,7 +116,8 @@ class Warehouse(ABC):
         made by variant_ids (``among``: all ids of the job, forecast or not) and the dimension gets the rows that it lacks.
         model: model_name, model_version, model_type,
         training_date, performance_metrics, hyperparameters.
-        Returns the receipt: status ('published', 'replaced' or 'already published'), rows, series, content_hash, ...
+        Returns the receipt: status ('published', 'replaced', 'already published', or 'superseded by run …' where another
+        publisher was later), rows, series, content_hash, ...
         Raises WarehouseError, with nothing written, when a row breaks the contract.
         """
         publication = prepare(job, model_id, as_of, run_id, table, rows, model, among)
@@ -176,10 +177,13 @@ class Warehouse(ABC):
             "orphans": "no row is visible that the ledger does not name",
         }
         out, answers = [], self.queries({f"check_{name}": {} for name in texts})
+        empty = "publishledger" not in self.columns()  # nothing is there yet, so nothing is wrong
         for name, text in texts.items():
-            found = answers[f"check_{name}"]
-            faults = found["faults"][0].as_py() if found.num_rows else 0
-            out.append((name, faults == 0, text if not faults else f"{faults} faults against: {text}"))
+            found = answers[f"check_{name}"]["faults"].to_pylist()
+            if not found and not empty:
+                out.append((name, False, f"not known: a table or a view is missing, which make warehouse makes ({text})"))
+            else:
+                out.append((name, not sum(found), f"{sum(found)} faults against: {text}" if sum(found) else text))
         return out
 
     def ddl(self) -> list[str]:

@@ -52,17 +52,10 @@ def plan(job: str, as_of: str, out: str, url: str, overlays: list[str], force: b
 
 def _mend(run: Run, store) -> None:
     """Have made again what is gone from a run: files that its steps left, and its place in the warehouse's ledger."""
-    from forecastbook.warehouse import WarehouseError
-
     gone, receipt = runs.gone(run), run.manifest.get("receipt") or {}
     if run.manifest["status"] == "done" and receipt.get("published_at"):
         mine = (run.job, receipt["model_id"], run.as_of)
-        try:
-            entries = [(entry["job"], entry["model_id"], entry["as_of"]) for entry in store.ledger().to_pylist()]
-        except WarehouseError as error:  # a run that has nothing to do may do without
-            log.warning("whether %s is still published is not known: %s", run.id, error)
-            entries = [mine]
-        if mine not in entries:
+        if mine not in [(entry["job"], entry["model_id"], entry["as_of"]) for entry in store.ledger().to_pylist()]:
             gone.setdefault("04_forecast", f"its publication in {run.warehouse}")
     for step, what in gone.items():
         log.warning("%s: %s is gone, so make forecast makes %s again", run.dir, what, step)

@@ -187,7 +187,7 @@ def settle(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataFra
 
 
 def _settled(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataFrame) -> str:
-    means, trade = outcome.groupby("model")["rel_ql"].mean(), run.params.trade
+    means, trade = outcome.groupby("model")["rel_ql"].agg(lambda errors: errors.mean(skipna=False)), run.params.trade
     target, safe_model = run.dir / "model", models.Baseline(trade.safe, trade)
     if challenger is None:
         models.save(begun.model or safe_model, target)

@@ -167,8 +167,8 @@ class PublishError(RuntimeError):
 def publish(run: Run, store, forecast: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """Publish the run's forecasts once, note the receipt, and return it as a table (what, value).
 
-    Raises PublishError when a sanity check found a fault or the gate's limit on the error is exceeded, and the warehouse's own
-    error when it says no; the forecasts of earlier runs are then served as before.
+    Raises PublishError when a sanity check found a fault, or when the gate has a limit and the error is above it or not known,
+    and the warehouse's own error when it says no; the forecasts of earlier runs are then served as before.
     """
     params = run.params
     faults = sanity(forecast, params)
@@ -180,10 +180,11 @@ def publish(run: Run, store, forecast: pd.DataFrame, series: pd.DataFrame) -> pd
     used = series[series["refused"] == 0] if "refused" in series else series  # ids of refused rows are nobody's keys
     error = table.loc[(table["model"] == "published") & (table["metric"] == "rel_mae") & (table["slice"] == "all"), "value"]
     limit = params.gate.refuse_above
-    if limit is not None and len(error) and error.iloc[0] > limit:
-        raise PublishError(
-            f"not published: relative error {error.iloc[0]:.3f} over the rolling origins is above gate.refuse_above {limit}"
+    if limit is not None and not error.le(limit).any():
+        known = (
+            f"{error.iloc[0]:.3f} over the rolling origins" if error.notna().any() else "not known, as no origin has finished,"
         )
+        raise PublishError(f"not published: the relative error is {known} and gate.refuse_above allows {limit}")
     if not params.publish.enabled:
         run.note(receipt={"status": "not published: publish.enabled is false"})
         return pd.DataFrame({"what": ["status"], "value": [run.manifest["receipt"]["status"]]})

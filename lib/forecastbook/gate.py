@@ -62,7 +62,7 @@ class Gate:
             gap = f"{share1(self.skill)} lower, which is within the doubt," if self.skill > 0 else "no lower"  # nor is a NaN
             return f"{first}: {over} the best candidate's quantile error was {gap} than {safe}'s."
         hold = " Points stay at the last value, on which it was no better." if self.hold_median else ""
-        gain = f"its quantile error was {share1(abs(self.skill))} {'lower' if self.skill > 0 else 'higher'} than {safe}'s"
+        gain = f"its quantile error was {share1(self.skill)} lower than {safe}'s"
         return f"{titled(self.use, self.trade)} is published: {gain} {over}.{hold}"
 
 
@@ -114,8 +114,7 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         row = dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold)
         standings.append(row | {"origins": len(there)})
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
-    forgiven = {trade.trusted}  # who is trusted without any record is not put off by one bad origin; nobody else who has lost
-    proven = [row for row in standings if row["expected"] > row["doubt"] and (row["skill"] > 0 or row["model"] in forgiven)]
+    proven = [row for row in standings if row["expected"] > row["doubt"] and row["skill"] > 0]  # whatever its credit promises
     if not proven or base <= 0:
         known = [row["skill"] for row in standings if row["model"] != trade.safe and np.isfinite(row["skill"])]
         return _calm(params, max(known, default=float("nan")), n, standings)

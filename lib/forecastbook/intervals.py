@@ -43,7 +43,7 @@ def widening(y, q, scale, levels, group=None, slack: float = 0.0) -> np.ndarray:
                 own = score[group == g, h]
                 own = own if len(out) == 1 or np.isfinite(own).sum() >= POOL else score[:, h]
                 s = np.sort(own[np.isfinite(own)])
-                rank = int(np.ceil((len(s) + 1) * promised)) - 1
+                rank = int(np.ceil((len(s) + 1) * promised - 1e-9)) - 1  # .8 - .2 is a little more than .6
                 if len(s):
                     out[g, h, p] = max(0.0, s[min(rank, len(s) - 1)])
     return out

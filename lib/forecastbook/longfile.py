@@ -26,6 +26,7 @@ FIRST_DAY, LAST_DAY = np.datetime64("1900-01-01"), np.datetime64("2200-12-31")
 PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}  # of an Arrow time stamp's unit
 MISSING = {"", "na", "n/a", "nan", "null", "none"}
 DATES = "2024-12-31 with a time or without, 20241231 or 31.12.2024, of 1900 to 2200"  # how a date may be written
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")  # or is it a decimal point?
 GROUPED = re.compile(  # thousands in groups of three; with one group alone the decimal mark must be there, or it could be that
     r"[+-]?(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?:,\d{3}){2,})"
 )
@@ -166,7 +167,8 @@ def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,).
 
-    comma: a lone comma is a decimal one. Then 1.445 is refused in a column that has commas: it may be 1445 there.
+    comma: a lone comma is a decimal one. Then 1.445 is refused, as it may be 1445, unless other numbers of the column show that
+    a point is the decimal sign there.
     """
     column = _plain(column)
     kind = column.type
@@ -178,7 +180,8 @@ def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray
         value = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
         return value, np.isnan(value), np.zeros(len(value), dtype=bool)
     codes, texts = _coded(column)
-    unclear = comma and any("," in text for text in texts)
+    shown = any(re.fullmatch(r"[+-]?\d*\.\d+", text.strip()) and not THOUSANDS.fullmatch(text.strip()) for text in texts)
+    unclear = comma and (any("," in text for text in texts) or not shown)
     parsed = np.array([_number(text, comma, unclear) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
     value, fine = parsed[codes, 0], parsed[codes, 1] == 1
     return value, np.isnan(value) & fine, ~fine
@@ -194,7 +197,7 @@ def _number(text: str, comma: bool, unclear: bool) -> tuple[float, bool]:
     text = text.strip()
     if text.lower() in MISSING:
         return math.nan, True
-    if unclear and re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", text):
+    if unclear and THOUSANDS.fullmatch(text):
         return math.nan, False
     if GROUPED.fullmatch(text):  # the mark that comes first stands between thousands
         text = text.replace(re.search(r"[.,]", text)[0], "").replace(",", ".")

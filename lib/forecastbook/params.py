@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import warnings
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -63,6 +64,11 @@ class ShopFiles(Section):
     past: ClassVar[tuple[str, ...]] = ("price", "price_band", "availability", "confidence", "lost_sales")
     future: ClassVar[tuple[str, ...]] = ()
     static: ClassVar[tuple[str, ...]] = ("cover_type", "release_type", "style", "recording_decade", "release_decade")
+
+    @field_validator("cutoff", mode="before")
+    @classmethod
+    def _written(cls, given):
+        return given.isoformat() if isinstance(given, date) else given  # YAML takes 2022-09-30 for a date
 
     @model_validator(mode="after")
     def _both(self) -> ShopFiles:

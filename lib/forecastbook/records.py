@@ -78,7 +78,7 @@ def day(text: str) -> np.datetime64:
     """A day: 2022-09-30, 30.09.2022, 30-09-2022, 30/09/2022 (the day first), 30.09.22, each with a time or without; a number
     is seconds since 1970, YYYYMMDD, or Excel's own count of days. NaT for anything else, 30 February too."""
     text = " ".join(text.split())
-    if re.fullmatch(r"\d+([.,]0*)?", text):
+    if re.fullmatch(r"\d+([.,]\d*)?", text):  # the fraction is the time of day
         return _counted_day(int(re.split(r"[.,]", text)[0]))
     if not (found := DAY.fullmatch(text)):
         return np.datetime64("NaT")
@@ -188,13 +188,15 @@ def release_years(kind, recorded, released, newest: int) -> tuple[np.ndarray, di
     kind: (n,) ``release_type``; recorded, released: (n,) years, NaN in released where it is not known. An original came out in
     the year of its recording. A reissue whose year is missing, beyond the year after ``newest`` or earlier than its recording
     gets the recording's plus the gap: 15 years, or the rounded mean of the reissues with a year when there are more than ten.
+    That ends with ``newest`` too: nothing comes out in the future.
     """
     kind, recorded, released = np.asarray(kind, object), np.asarray(recorded, float), np.asarray(released, float)
     original = kind == "Original"
     with np.errstate(invalid="ignore"):
         known = ~original & (released >= recorded) & (released <= newest + 1)
     gap = np.rint((released - recorded)[known].mean()) if known.sum() > ENOUGH else GAP
-    return np.where(original, recorded, np.where(known, released, recorded + gap)), {
+    guess = np.maximum(np.minimum(recorded + gap, newest), recorded)
+    return np.where(original, recorded, np.where(known, released, guess)), {
         "release year repaired": int((~original & ~known).sum())
     }
 

@@ -73,12 +73,15 @@ class Run:
     def note(self, **entries) -> None:
         """Add entries to the manifest; a mapping is merged into the one that is there."""
         path = self.dir / "manifest.json"
-        current = json.loads(path.read_text(encoding="utf-8"))  # a step and its runner both write here, one after the other
-        for key, value in entries.items():
-            old = current.get(key)
-            current[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-        self.manifest = current
-        write_json(path, current)
+        with lock(
+            self.dir.with_name(f".{self.dir.name}.manifest.lock"), WAIT
+        ):  # a step and its runner both write here, and so may a notebook by hand
+            current = json.loads(path.read_text(encoding="utf-8"))
+            for key, value in entries.items():
+                old = current.get(key)
+                current[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+            self.manifest = current
+            write_json(path, current)
 
     def write(self, name: str, frame: pd.DataFrame | Iterable[pd.DataFrame]) -> None:
         """Write a frame as parquet, whole or not at all, and note its hash and row count.

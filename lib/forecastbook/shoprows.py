@@ -220,6 +220,8 @@ def _rules(rows: pd.DataFrame, sieve: RowSieve) -> dict[str, int]:
         at = commas == comma
         price[at] = records.each(rows["price"][at], lambda t, c=comma: records.number(t or "", c), float)
         unclear[at] = records.each(rows["price"][at], lambda t, c=comma: records.ambiguous(t or "", c), bool)
+    typed = commas & pd.isna(rows["sheet"]).to_numpy()  # in a CSV 1.500 is written by hand too; in Excel it is a number
+    unclear[typed] |= records.each(rows["price"][typed], lambda t: records.ambiguous((t or "").replace(".", ",")), bool)
     sieve.reject(unclear, "price", rows["price"], "ambiguous: a decimal comma, or one between thousands?")
     sieve.reject(np.isnan(price), "price", rows["price"], "not a number")
     sieve.reject(np.isinf(price), "price", rows["price"], "not finite")
