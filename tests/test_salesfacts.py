@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+import publishing
 from conftest import day
 from forecastbook import sample
 from forecastbook.intake import Intake, SourceError, quiet
@@ -17,7 +18,7 @@ from forecastbook.panel import build
 from forecastbook.params import WarehouseSales
 from forecastbook.salesfacts import _attribute, ensure_sample
 from forecastbook.sources import SOURCES, keep_facts, newest
-from forecastbook.warehouse import connect
+from forecastbook.warehouse import connect, variant_ids
 from salesdata import complete, sold_units
 
 SOURCE = WarehouseSales(kind="warehouse_sales", sample_series=40)
@@ -210,15 +211,36 @@ def stored(store) -> dict[int, float]:
 
 def test_facts_from_files_are_written_once_corrected_and_never_shortened(tmp_path, lines):
     store = connect(f"duckdb:{tmp_path / 'w.duckdb'}")
-    keep_facts(Intake(pd.DataFrame(), pd.DataFrame(), {}), store)
+    keep_facts(Intake(pd.DataFrame(), pd.DataFrame(), {}), store, "vinyl")
     assert not store.exists(), "a source without facts writes nothing"
-    keep_facts(brought({"x1": 2, "x2": 3}), store)
-    keep_facts(brought({"x1": 2, "x2": 3}), store)
+    keep_facts(brought({"x1": 2, "x2": 3}), store, "vinyl")
+    keep_facts(brought({"x1": 2, "x2": 3}), store, "vinyl")
     assert stored(store) == {"x1": 2, "x2": 3}
-    keep_facts(brought({"x1": 5, "x2": 3}), store)
+    keep_facts(brought({"x1": 5, "x2": 3}), store, "vinyl")
     assert stored(store) == {"x1": 5, "x2": 3}
-    keep_facts(brought({"x1": 9}, MONDAYS[0]), store)
+    keep_facts(brought({"x1": 9}, MONDAYS[0]), store, "vinyl")
     assert stored(store) == {"x1": 5, "x2": 3} and any("are not written over them" in line for line in lines)
+
+
+@pytest.mark.parametrize("where", ["duckdb", "bigquery"])
+def test_what_corrected_files_no_longer_say_leaves_the_warehouse(tmp_path, emulator, monkeypatch, where):
+    """A misspelt artist makes another item: what stood under the wrong name must not be counted beside the right one."""
+    emulator.lead(monkeypatch)
+    store = connect({"duckdb": f"duckdb:{tmp_path / 'w.duckdb'}", "bigquery": "bigquery:test-project.corrected"}[where])
+    keep_facts(brought({"Nothern": 2, "kept": 3}), store, "vinyl")
+    keep_facts(brought({"other": 7}), store, "other_shop")
+    keep_facts(brought({"Northern": 2, "kept": 3}), store, "vinyl")
+    found = store.query("sales_newest")
+    assert {(job, newest) for job, newest in zip(found["job"].to_pylist(), found["newest"].to_pylist(), strict=True)} == {
+        *[("vinyl", MONDAYS[1]), ("vinyl", None), ("other_shop", MONDAYS[1])]
+    }
+    unsold = brought({"Northern": 2, "kept": 3})
+    unsold.facts["FactSales"] = unsold.facts["FactSales"].slice(0, 1)  # the sale of the other one was none
+    keep_facts(unsold, store, "vinyl")
+    units = {row["item_id"] for row in store.query("sales_newest").to_pylist() if row["newest"]}
+    assert units == {variant_ids([key], [key])["id"][0].as_py() for key in ("Northern", "other")}
+    count = {table: f"SELECT COUNT(*) FROM {table}" for table in ("FactSales", "FactItemMonth", "FactStockMovement")}
+    assert [publishing.stored(store, text) for text in count.values()] == [[(2,)], [(3,)], [(3,)]]
 
 
 def test_the_default_as_of_date_is_a_period_that_is_over():

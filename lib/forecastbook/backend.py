@@ -61,19 +61,22 @@ class Warehouse(ABC):
     def held(self, table: str) -> int | None:
         """How many rows a table holds; None where it is not there or does not say."""
 
-    def append(self, table: str, rows: pa.Table, replacing: tuple[str, ...] = ()) -> int:
+    def append(self, table: str, rows: pa.Table, replacing: tuple[str, ...] = (), gone: tuple[int, ...] = ()) -> int:
         """Add rows to a table, all or none; returns how many. ``replacing`` names key columns: stored rows that share
-        their key with a new row are deleted in the same transaction, so that a repeat does not double anything."""
+        their key with a new row are deleted in the same transaction, so that a repeat does not double anything. ``gone``:
+        values of the one key column whose stored rows are deleted too, new ones or not."""
         rows = conform(table, rows)
         unknown = [name for name in replacing if name not in rows.column_names]
         if unknown:
             raise WarehouseError(f"{table} has no column {', '.join(unknown)} to replace by")
-        self._write(table, rows, replacing)
+        if gone and len(replacing) != 1:
+            raise WarehouseError(f"rows of {table} that are gone are named by one key column, not by {len(replacing)}")
+        self._write(table, rows, replacing, gone)
         return rows.num_rows
 
     @abstractmethod
-    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...]) -> None:
-        """Add rows that fit the table, instead of those that share a key in ``replacing``."""
+    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...], gone: tuple[int, ...]) -> None:
+        """Add rows that fit the table, instead of those that share a key in ``replacing`` or whose key is ``gone``."""
 
     @abstractmethod
     def _table(self, name: str, params: dict) -> pa.Table | None:

@@ -175,14 +175,17 @@ class BigQuery(Connection, Warehouse):
             columns.setdefault(table.lower(), {})[column.lower()] = said
         return columns, texts
 
-    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...]) -> None:
+    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...], gone: tuple[int, ...]) -> None:
         with self._errors(f"append to {table}"):
             if not replacing:
                 self._load(table, rows, f"append-{uuid.uuid4().hex}")
-            else:
-                same = " AND ".join(f"stored.`{name}` = incoming.`{name}`" for name in replacing)
-                with self._staged(table, rows) as staged:
-                    self._statement(exchange(table, f"EXISTS (SELECT 1 FROM {staged} AS incoming WHERE {same})", staged))
+                return
+            same = " AND ".join(f"stored.`{name}` = incoming.`{name}`" for name in replacing)
+            with self._staged(table, rows) as staged:
+                where = f"EXISTS (SELECT 1 FROM {staged} AS incoming WHERE {same})"
+                if gone:
+                    where += f" OR stored.`{replacing[0]}` IN UNNEST(@gone)"
+                self._statement(exchange(table, where, staged), {"gone": list(gone)} if gone else {})
 
     def _load(self, table: str, rows: pa.Table, name: str) -> None:
         """Rows as one load job: all of them or none. Types and modes are those of the table, which a shop may have made."""

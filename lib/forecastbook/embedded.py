@@ -233,8 +233,12 @@ class DuckDB(Warehouse):
             )
         )
 
-    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...]) -> None:
+    def _write(self, table: str, rows: pa.Table, replacing: tuple[str, ...], gone: tuple[int, ...]) -> None:
         with self._transaction() as connection:
+            if gone:
+                connection.execute(
+                    f'DELETE FROM {table} WHERE "{replacing[0]}" IN (SELECT unnest($gone))', {"gone": list(gone)}
+                )
             self._insert(connection, table, rows, replacing)
 
     @staticmethod

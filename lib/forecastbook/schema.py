@@ -177,7 +177,7 @@ def results() -> dict[str, pa.Schema]:
         "price_stock": _nullable(("facts", pa.int64()), ("own", pa.int64())),
         "sales_facts": _mixed("item_id period units revenue list_price promotion", "FactSales"),
         "sales_items": _mixed("item_id title source_key attributes_json", "DimItem"),
-        "sales_newest": _nullable(("item_id", pa.int64()), ("newest", pa.date32())),
+        "sales_newest": _mixed("item_id job", "DimItem").append(pa.field("newest", pa.date32())),
         "sales_span": _nullable(("first_date", pa.date32()), ("last_date", pa.date32())),
         "sales_stock": _nullable(("facts", pa.int64()), ("own", pa.int64())),
         "current_price": _mixed(price, "PublishLedger", "FactPriceForecast"),

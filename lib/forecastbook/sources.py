@@ -261,11 +261,11 @@ def newest(span: tuple[date, date], params) -> date:
     return pd.date_range(end=pd.Timestamp(last), periods=2, freq=params.freq)[0].date()
 
 
-def keep_facts(intake: Intake, store) -> None:
-    """Write the facts that a source's own files hold into the warehouse; sources whose facts are there already bring none.
+def keep_facts(intake: Intake, store, job: str) -> None:
+    """Write the facts that a job's own files hold into the warehouse; sources whose facts are there already bring none.
 
-    All rows of an item are replaced, so that reading the same files again changes nothing and a corrected file corrects. A run
-    for a past date, which knows less, leaves facts of later periods alone.
+    All facts of the job's items are replaced, also of those that the files no longer have: reading the same files again changes
+    nothing, and a corrected file corrects. A run for a past date, which knows less, leaves facts of later periods alone.
     """
     if not intake.facts:
         return
@@ -275,18 +275,21 @@ def keep_facts(intake: Intake, store) -> None:
     number = dict(zip(ids, keys["id"].to_pylist(), strict=True))
     store.migrate()
     stored = store.query("sales_newest")
-    later = pc.max(stored.filter(pc.is_in(stored["item_id"], keys["id"]))["newest"]).as_py()
+    stored = stored.filter(pc.or_(pc.is_in(stored["item_id"], keys["id"]), pc.fill_null(pc.equal(stored["job"], job), False)))
+    later = pc.max(stored["newest"]).as_py()
     newest = pc.max(intake.facts["FactSales"]["period"]).as_py()
     if later and newest and later > newest:
         log.info("%s has sales up to %s: those up to %s are not written over them", store.url, later, newest)
         return
     about = {"item_id": keys["id"], "title": keys["title"], "source_key": keys["source_key"]}
-    about |= {"attributes_json": items["attributes_json"], "from_files": pa.array([True] * len(ids))}
+    about |= {"attributes_json": items["attributes_json"], "from_files": [True] * len(ids), "job": [job] * len(ids)}
     store.append("DimItem", pa.table(about), replacing=("item_id",))
+    held = tuple(stored["item_id"].to_pylist())
     for table in ("FactSales", "FactStockMovement", "FactItemMonth"):
         rows = intake.facts[table]
         keyed = pa.array([number[i] for i in rows["series_id"].to_pylist()], pa.int64())
-        store.append(table, rows.drop_columns(["series_id"]).append_column("item_id", keyed), replacing=("item_id",))
+        rows = rows.drop_columns(["series_id"]).append_column("item_id", keyed)
+        store.append(table, rows, replacing=("item_id",), gone=held)
 
 
 SOURCES = {

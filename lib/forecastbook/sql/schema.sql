@@ -55,7 +55,8 @@ CREATE TABLE IF NOT EXISTS DimItem (
   title STRING NOT NULL,
   source_key STRING,               -- the id in the file it came from, where item_id is a hash of it
   attributes_json STRING,          -- JSON object of the item's fixed attributes
-  from_files BOOL                  -- true for an item that came from files: not one of the warehouse's own
+  from_files BOOL,                 -- true for an item that came from files: not one of the warehouse's own
+  job STRING                       -- whose files those were, of the job that read them last
 );
 
 -- One row an item and period in which something was sold.
