@@ -48,6 +48,19 @@ def test_the_need_of_independent_periods_is_that_of_their_sum(horizon):
     assert (reorder.total(poisson(rates, horizon), 0.9)["need"] < alone).all(), "bad weeks of an item do not all come at once"
 
 
+def test_whether_a_need_was_enough_is_told_from_past_dates():
+    """Nine of ten sums or some more, as needs are whole units; what was not observed to its end does not count."""
+    draw, said = np.random.default_rng(0), poisson(np.repeat([3.0, 20.0], 2500))
+    back = pd.concat([said.assign(origin=pd.Timestamp("2024-01-01") + pd.Timedelta(days=28 * k)) for k in range(2)])
+    back = back.assign(model="published", y=draw.poisson(np.tile(np.repeat([3.0, 20.0], 10_000), 2)).astype(float))
+    need = reorder.total(said, 0.9)["need"].to_numpy()
+    sold = back.groupby(["origin", "series_id"])["y"].sum().unstack().to_numpy()
+    assert reorder.kept(back, 0.9) == (sold <= need).mean() and 0.9 < reorder.kept(back, 0.9) < 0.95
+    half = back.assign(y=np.where((back["origin"].dt.day == 29) & (back["horizon"] == 4), np.nan, back["y"]))
+    assert reorder.kept(half, 0.9) == reorder.kept(back[back["origin"].dt.day == 1], 0.9)
+    assert np.isnan(reorder.kept(back.assign(y=np.nan), 0.9)) and reorder.kept(back.assign(y=1e9), 0.9) == 0
+
+
 def test_rare_sales_need_more_than_no_stock_over_several_periods():
     rare = poisson([0.1], horizon=4)  # each period's 90 % quantile is 0; that of the sum is 1
     assert rare["q90"].max() == 0 and stats.poisson.ppf(0.9, 0.4) == 1

@@ -226,6 +226,24 @@ def test_the_candidates_stand_in_the_report_best_first_and_the_published_one_is_
     assert re.search(r"published by</\w+>\s*<\w+[^>]*>blend<", text)
 
 
+def test_a_run_that_readers_do_not_get_is_not_said_to_be_published_only(tmp_path):
+    receipt = {"table": "FactPriceForecast", "rows": 7, "published_at": "2026-01-05 06:00", "status": "superseded by run quick"}
+    for status, said in ((receipt["status"], True), ("published", False)):
+        text = report.render_run(make_run(tmp_path / status[:3], receipt=receipt | {"status": status})).read_text()
+        assert text.count("published 2026-01-05 06:00 UTC, superseded by run quick") == int(said)
+        assert text.count("FactPriceForecast, 2026-01-05 06:00 UTC, superseded by run quick") == int(said)
+
+
+def test_the_heading_says_which_days_are_forecast_and_the_verdict_names_the_strongest_baseline(tmp_path):
+    kept = {"model": "historical_quantiles", "score": 0.007, "skill": 0.3, "expected": 0.2, "doubt": 0.02, "hold": True}
+    gate = json.loads((make_run(tmp_path / "a") / "manifest.json").read_text())["gate"] | {"verdict": "The blend is published."}
+    directory = make_run(tmp_path / "b", gate=gate | {"standings": [*gate["standings"], kept]})
+    text = report.render_run(directory).read_text()
+    days = pd.read_parquet(directory / "forecast.parquet")["ts"]
+    assert f"As of 2026-01-05 · forecast for {days.min():%Y-%m-%d} to {days.max():%Y-%m-%d} · run" in text
+    assert "against historical quantiles, point held, on all finished ones, 4.3 % lower." in text
+
+
 @pytest.mark.parametrize("vintages", [0, 1, 2])
 def test_earlier_forecasts_have_a_section_once_there_are_two(tmp_path, vintages):
     directory = make_run(tmp_path)
@@ -727,7 +745,7 @@ def test_horizons_that_were_not_tested_are_not_claimed():
         assert ("Only 1 of 7 days ahead could be tested" in shown["text"]) == few
         ticks = shown["horizon"].axes[0].get_xticks()
         assert (np.asarray(ticks) == np.rint(ticks)).all() and (len(ticks) == 1) == few
-        assert shown["horizon"].alt.endswith(", 7 days ahead" if few else ", 1 to 7 days ahead")
+        assert shown["horizon"].alt.endswith(f", on average {'7' if few else '1 to 7'} days ahead")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

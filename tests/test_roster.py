@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -97,7 +98,16 @@ def test_old_data_warns_or_stops_as_asked(panel, lines):
 def test_the_default_clock_is_the_later_one_of_local_and_utc(panel, monkeypatch):
     assert roster.clock is intake.today
     monkeypatch.setattr(roster, "clock", lambda: dt.date(2024, 3, 1))
-    assert roster.freshness(panel, tiny()).endswith("is 1 day old.")
+    assert ", is 1 day old, and has a reading of 57 %" in roster.freshness(panel, tiny())
+
+
+def test_a_month_is_as_old_as_its_last_day(panel):
+    months = SimpleNamespace(as_of=np.datetime64("2025-09-01"), y=np.ones((2, 3)))
+    said = roster.freshness(months, sales_job(freq="MS", freshness={"max_age_days": 9}), dt.date(2025, 10, 10))
+    assert said.startswith("The newest month, 2025-09-01, ended 10 days ago, and has a reading of 100 % of the series.")
+    assert (
+        roster.overdue(dt.date(2025, 9, 1), sales_job(freq="MS", freshness={"max_age_days": 10}), dt.date(2025, 10, 10)) == ""
+    )
 
 
 def test_a_shop_of_single_copies_teaches_a_network_nothing():

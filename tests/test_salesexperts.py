@@ -30,7 +30,7 @@ from forecastbook import (
 )
 from forecastbook import run as runs
 from forecastbook.intake import Intake
-from forecastbook.panel import build
+from forecastbook.panel import build, periods
 from forecastbook.trades import PRICES, SALES
 from forecastbook.trades import of as trade_of
 from forecastbook.warehouse import connect
@@ -402,6 +402,20 @@ def test_an_item_that_was_never_on_offer_is_left_out_and_harms_nobody(panel):
     assert at.status[5] == "excluded" and np.isnan(at.q["imapa"][5]).all() and (at.y[5] == 4).all()
     assert gate.decide([at], PARAMS).origins == 1, "the origin still counts"
     assert roster.reasons(odd.until(panel.dates[-4]), PARAMS)[5].startswith("no valid observation")
+
+
+def test_what_a_shop_has_not_had_for_a_year_is_not_forecast(panel):
+    """A single copy that sold at once, long ago: no reason to expect one a week; the same after half a year may come again."""
+    for weeks, kind in ((panel.year, "naive"), (panel.year + 1, "excluded")):
+        T = weeks + 3
+        y, there = np.zeros((len(panel), T)), np.zeros((len(panel), T), dtype=bool)
+        y[:, 1:3] = there[:, 1:3] = 1
+        wide = dict(past=np.empty((len(panel), T, 0)), future=np.empty((len(panel), T, 0)), past_names=(), future_names=())
+        gone = replace(panel, dates=periods("2022-01-03", T, "W-MON"), y=y, available=there, **wide)
+        params = tiny(eligible={"max_gap": 500})
+        assert set(roster.status(gone, params)) == {kind}
+        said = roster.reasons(gone, params)[0]
+        assert said == "not on offer for 53 periods (limit 52, a year)" if kind == "excluded" else "only 2 observ" in said
 
 
 def test_an_item_that_no_longer_sells_is_gone_after_the_limit(panel):

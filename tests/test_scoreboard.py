@@ -141,6 +141,15 @@ def test_the_summary_ranks_by_skill_against_the_last_value(scored):
     assert after["lstm"] == value(scored, "lstm", "coverage90", "changed")
 
 
+@pytest.mark.parametrize(("n", "told"), [(4, False), (5, True)])
+def test_a_few_origins_that_all_gained_are_no_proof(n, told):
+    """Of four that all gained no draw can show a loss: an interval would always say that the gain is beyond chance."""
+    rows = [("published", k, 0.9 - 0.01 * k) for k in range(n)] + [("last_value", k, 1.0) for k in range(n)]
+    frame = pd.DataFrame(rows, columns=["model", "origin", "loss"]).assign(series_id="a", horizon=1, error=0.0, changed=True)
+    found = scoreboard.skills(frame).iloc[0]
+    assert found["skill"] > 0.1 and found["n_origins"] == n and np.isfinite(found["low"]) == told
+
+
 def test_a_model_that_came_later_is_compared_where_it_has_forecast(back):
     """It missed the first origin, where all errors are tenfold: its own mean is low, its skill is that of the others' kind."""
     back, first = back.copy(), back["origin"] == back["origin"].min()
@@ -194,8 +203,11 @@ def test_best_median_and_worst_are_told_apart(back):
 def test_the_worst_come_first(back):
     series = pd.DataFrame({"series_id": [f"{i:03d}" for i in range(6)]}).assign(title="t", last_value=1.0, change_rate=0.1)
     worst = scoreboard.worst(back, series, 4)
-    assert worst["error"].is_monotonic_decreasing and len(worst) == 4
-    assert list(worst.columns) == ["series_id", "title", "error", "last_value", "change_rate"]
+    assert worst["share of all error"].is_monotonic_decreasing and len(worst) == 4
+    assert list(worst.columns) == ["series_id", "title", "share of all error", "error", "last_value", "change_rate"]
+    mine = points.errors(back[back["model"] == "published"])
+    by = mine.groupby("series_id")["loss"].sum() / mine["loss"].sum()
+    assert worst["share of all error"].tolist() == pytest.approx(by.sort_values(ascending=False).head(4).tolist())
 
 
 def test_what_the_record_covers(back):

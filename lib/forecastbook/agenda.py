@@ -25,28 +25,37 @@ def moves(run: RunFiles) -> pd.DataFrame | None:
     return last
 
 
-def orders(run: RunFiles) -> dict | None:
-    """What to reorder, what does not move, and what was lost; None without a forecast or a list of the series."""
+def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
+    """What to reorder, what does not move, and what was lost; None without a forecast or a list of the series.
+
+    Where no stock is known, what to have; and how often as much would have been enough at past dates.
+    """
     forecast, series, params = run.frame("forecast"), run.frame("series"), run.manifest.get("params") or {}
     if forecast is None or series is None:
         return None
     series = series.assign(title=run.title(series["series_id"]))
     level = reorder.service_level([*params.get("quantiles", [0.9]), *params.get("service_levels", [])])
     unit, plan = period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
-    due = reorder.reorder(plan, None)
-    text = f"To serve demand of the next {run.ahead} in full with a chance of {percent(level)}: "
+    due, blind = reorder.reorder(plan, None), plan["stock"].isna().all()
+    text = f"To serve an item's demand of the next {run.ahead} in full with a chance of {percent(level)}: "
     if len(due):
         units = counted(round(due["order"].sum()), "unit")
-        text += f"order {units} in all, of {len(due):,} of the {counted(len(plan), 'item')}"
+        text += f"{'have' if blind else 'order'} {units} in all, of {len(due):,} of the {counted(len(plan), 'item')}"
         text += "; those first whose shortage would cost most." if len(due) > 1 else "."
     else:
         text += "nothing needs to be ordered."
-    if plan["stock"].isna().all():
-        text += " The stock is not known here, so it counts as none."
-    tables = [table(reorder.table(reorder.reorder(plan, 20), "reorder", unit), reorder.FORMATS, empty="Nothing to reorder.")]
+    text += " The stock is not known here, so this is what must be there, not what must be bought." if blind else ""
+    if backtest is not None and np.isfinite(enough := reorder.kept(backtest, level)):
+        text += f" At past dates as much was enough for {percent(enough)} of the items."
+    shown = reorder.table(reorder.reorder(plan, 20), "need" if blind else "reorder", unit)
+    tables = [table(shown, reorder.FORMATS, empty="Nothing to reorder.")]
     for kind, rows, caption in (
         ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, and least likely to sell"),
-        ("lost", reorder.lost(plan, 10), f"Lost sales: what stock-outs of the last twelve {unit} are estimated to have cost"),
+        (
+            "lost",
+            reorder.lost(plan, 10),
+            f"Lost sales: what stock-outs of the last twelve {unit} may have cost, where it was there on a quarter of the days",
+        ),
     ):
         if len(rows):
             tables.append(table(reorder.table(rows, kind, unit), reorder.FORMATS, caption=caption))

@@ -15,6 +15,7 @@ import numpy as np
 from .panel import Panel, carried
 
 CLASSES = ("smooth", "erratic", "intermittent", "lumpy", "silent")  # silent: nothing sold yet
+TELLS = 0.25  # share of a period in stock, from which lost sales are told
 LEAST = 4  # periods of an item's life before a network can learn from what follows
 ADI, CV2 = 1.32, 0.49  # the cut between them: Syntetos, Boylan and Croston 2005
 
@@ -84,7 +85,8 @@ def describe(panel: Panel) -> dict[str, np.ndarray]:
     """What is known of each series' demand, as columns of N values.
 
     total_units, mean_units (a period in which it was on offer), sale_rate (share of them with sales), interval (average demand
-    interval), cv2, demand_class; price (the latest) and lost_units (of the last twelve periods) where the panel knows them.
+    interval), cv2, demand_class; price (the latest) and lost_units (of those of the last twelve periods that had stock on a
+    quarter of the days or more) where the panel knows them.
     """
     y = sold(panel)
     known = np.maximum(np.isfinite(y).sum(axis=1), 1)
@@ -101,8 +103,11 @@ def describe(panel: Panel) -> dict[str, np.ndarray]:
         price = panel.past[:, :, panel.past_names.index("price")]
         out["price"] = carried(price)[:, -1]  # the latest one known
     if "lost_sales" in panel.past_names:
-        lost = panel.past[:, -12:, panel.past_names.index("lost_sales")]
-        out["lost_units"] = np.where(np.isfinite(lost), lost, 0).sum(axis=1)  # of the last twelve periods
+        lost, tells = panel.past[:, -12:, panel.past_names.index("lost_sales")], True
+        if "availability" in panel.past_names:  # a copy that sold on its only day would be thirty a month
+            tells = panel.past[:, -12:, panel.past_names.index("availability")] >= TELLS
+        tells &= np.isfinite(lost)
+        out["lost_units"] = np.where(tells, lost, 0).sum(axis=1)  # of the last twelve periods
     return out
 
 

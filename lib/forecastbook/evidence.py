@@ -40,6 +40,11 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
     base = by[~by.index.isin([*OURS, *itself])]
     held = scored[points.event(scored)] if trade is SALES else scored  # a zero lies on its bound as a rule
     held = held.loc[held["model"] == "published", "inside90"].mean() if "inside90" in scored else np.nan
+    moved = (
+        scored.loc[points.event(scored) & (scored["model"] == "published"), "inside90"].mean()
+        if "inside90" in scored
+        else np.nan
+    )
     best = skill.iloc[0] if len(skill) and not still else None  # the lowest skill is the one against the strongest baseline
     mine = by.loc["published"] if "published" in by.index else by.iloc[0]
     return {
@@ -47,6 +52,7 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
         "best_error": float(base[trade.metric].min()) if len(base) else np.nan,
         "best": model_name(base[trade.metric].idxmin()) if base[trade.metric].notna().any() else "",
         "inside90": float(held),
+        "moved90": float(moved) if trade is not SALES else np.nan,
         "skill": float(best["skill"]) if best is not None else np.nan,
         "low": float(best["low"]) if best is not None else np.nan,
         "high": float(best["high"]) if best is not None else np.nan,
@@ -102,7 +108,8 @@ def glance(run: RunFiles, head: dict | None, moved: pd.DataFrame | None, trade: 
         else:
             items.append(("–", "skill", scorefigures.STILL if head["still"] else none, nothing))
         of = "of sales above zero inside the band" if trade is SALES else "of actual prices inside the band"
-        held = ("no price moved", nothing) if head["still"] else ("promised 90 %", band_words(head["inside90"]))
+        kept = "promised 90 %" + (f"; {percent(head['moved90'])} after a change" if np.isfinite(head["moved90"]) else "")
+        held = ("no price moved", nothing) if head["still"] else (kept, band_words(head["inside90"]))
         items.append((percent(head["inside90"]), of, *held))
     series = run.frame("series")
     if moved is not None:
@@ -137,6 +144,27 @@ def _coming_sales(run: RunFiles) -> tuple:
     return f"{units:,.0f}", f"units expected in {run.ahead}", likely, "info"
 
 
+def _candidates(rows: pd.DataFrame) -> pd.Series:
+    """What the gate's candidates are called."""
+    held = rows["hold"].eq(True) if "hold" in rows else pd.Series(False, rows.index)
+    return rows["model"].map(model_name) + np.where(held, ", point held", "")
+
+
+def rival(gate: dict, trade: Trade) -> tuple[float, str] | None:
+    """What the gate's choice saves on the best baseline of its standings, as a share, and which one that is.
+
+    None without standings, where a baseline is published itself, or where the best one made no error.
+    """
+    rows = pd.DataFrame(gate.get("standings") or [])
+    if rows.empty or gate.get("use") in trade.baselines:
+        return None
+    mine, rivals = rows.loc[rows["model"] == gate.get("use"), "score"], rows[rows["model"].isin(trade.baselines)]
+    best = pd.to_numeric(rivals["score"]).min()
+    if not len(mine) or not best > DUST:
+        return None
+    return 1 - float(mine.iloc[0]) / float(best), _candidates(rows)[rivals["score"].idxmin()]
+
+
 def standings(gate: dict, trade: Trade) -> Html | None:
     """The gate's candidates, best first, as a table; None where the gate has not decided."""
     rows = pd.DataFrame(gate.get("standings") or [])
@@ -144,9 +172,7 @@ def standings(gate: dict, trade: Trade) -> Html | None:
         return None
     scored = pd.to_numeric(rows.loc[rows["model"] == trade.safe, "score"])
     held = rows["hold"].eq(True) if "hold" in rows else pd.Series(False, rows.index)
-    mine, rivals = rows[rows["model"] == gate.get("use")], rows[rows["model"].isin(trade.baselines)]
-    names = rows["model"].map(model_name) + np.where(held, ", point held", "")
-    rows = rows.assign(model=names + np.where(rows["model"] == gate.get("use"), " (published)", ""))
+    rows = rows.assign(model=_candidates(rows) + np.where(rows["model"] == gate.get("use"), " (published)", ""))
     heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
     forms = {"quantile score": "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
     caption = f"What might have been published, on {counted(gate.get('origins', 0), 'finished origin')}"
@@ -156,9 +182,8 @@ def standings(gate: dict, trade: Trade) -> Html | None:
         caption += f"; what is saved is against {trade.safe_words}, on the same origins"
     if held.any():
         caption += ". Point held: its median stands at the last price, as its own was no better"
-    if len(mine) and len(rivals) and mine.index[0] not in rivals.index and (best := rivals["score"].min()) > DUST:
-        saved, rival = 1 - mine["score"].iloc[0] / best, names[rivals["score"].idxmin()]
-        caption += f". What is published saves {share1(saved)} on the best of the baselines here, {rival}"
+    if (found := rival(gate, trade)) is not None:
+        caption += f". What is published saves {share1(found[0])} on the best of the baselines here, {found[1]}"
     if trade is not SALES and len(scored) and scored.iloc[0] < DUST:
         rows[["skill", "expected"]] = np.nan
         caption += f". {scorefigures.STILL}"
@@ -197,7 +222,8 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     dates = counted(mine["origin"].nunique(), "past date")
     text = (
         f"{counted(len(mine), 'forecast')} from {dates}, each made with what was known on its day, against what came. "
-        f"Errors and quantile scores are shares of {trade.size}; lower is better."
+        f"Errors and quantile scores are shares of {trade.size}; lower is better. “Published” is what the gate would have let "
+        "out on each of those days, so it may lie behind what it has come to trust since."
     )
     text += "" if trade is SALES else f" Where changes are counted, {CHANGE}."
     if len(by) < horizon:
@@ -242,12 +268,13 @@ def fans(run: RunFiles, scored: pd.DataFrame | None) -> dict | None:
         trade = trades.of(scored)
         events = mine.groupby("series_id", observed=True)[trade.event].sum()
         by = pd.DataFrame({"error": scoreboard.by_series(mine), "events": events.set_axis(events.index.astype(object))})
-        moved = by[by["events"] > 0]
+        moved = by[by["events"] >= (by["events"].median() if trade is SALES else 1)]  # of the rest a unit decides
+        moved = moved[moved["events"] > 0]
         by = (moved if len(moved) >= 4 else by).sort_values("error", kind="stable")
         ids = list(by.index) if len(by) < 4 else [*by.index[:2], by.index[-2], by.index[-1]]
         words = ["best", "second best", "second worst", "worst"] if len(ids) == 4 else [""] * len(ids)
         labels = [f"{w}, error {share1(by.loc[i, 'error'])}".lstrip(", ") for w, i in zip(words, ids, strict=True)]
-        came = "that sold in the backtest" if trade is SALES else "whose price moved in the backtest"
+        came = "that sold most often in the backtest" if trade is SALES else "whose price moved in the backtest"
         among = f" {came}" if len(moved) >= 4 else ""
         title = "Two best, two worst" if len(ids) == 4 else "Forecasts, item by item"
         text = f"The two items with the smallest and the two with the largest error, of {len(by):,}{among}."

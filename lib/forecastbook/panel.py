@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 CHUNK = 1024  # series that are forecast at once
-SEASON = {"D": 7, "W": 52, "M": 12, "Q": 4}  # periods in a season, by the frequency's first letter
+YEAR = {"D": 365, "W": 52, "M": 12, "Q": 4}  # periods in a year, by the frequency's first letter
+SEASON = YEAR | {"D": 7}  # periods in a season
 
 
 @dataclass(frozen=True, eq=False)  # a panel is itself: two of the same numbers are two
@@ -61,6 +62,11 @@ class Panel:
     def season(self) -> int:
         """Periods in a season: seven days, 52 weeks, twelve months; 1 where the frequency has none."""
         return SEASON.get(self.freq[:1], 1)
+
+    @property
+    def year(self) -> int:
+        """Periods in a year; 0 where the frequency has none that we know."""
+        return YEAR.get(self.freq[:1], 0)
 
     def horizon_dates(self, horizon: int) -> np.ndarray:
         """The next ``horizon`` periods after ``as_of``: (H,) datetime64[D]. They follow the data, never the clock."""

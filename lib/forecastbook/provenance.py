@@ -200,6 +200,15 @@ def _what_came(before: RunFiles, panel: pd.DataFrame | None) -> pd.DataFrame | N
     return points.errors(forecast.drop(columns=["y"], errors="ignore").merge(actual, on=["series_id", "ts"]))
 
 
+def published(manifest: dict) -> str:
+    """'published 2026-01-05 06:12 UTC', and by whom it is superseded; '' for a run that published nothing."""
+    receipt = manifest.get("receipt") or {}
+    if not receipt.get("published_at"):
+        return ""
+    over = f", {receipt['status']}" if str(receipt.get("status")).startswith("superseded") else ""
+    return f"published {moment(receipt['published_at'])}{over}"
+
+
 def _code(said: dict) -> str:
     """The commit of a manifest, or of a step in it, and whether all was committed."""
     commit, dirty = str(said.get("commit") or "no git"), said.get("dirty")
@@ -212,11 +221,7 @@ def making(run: RunFiles) -> dict:
     code = _code(m)
     later = {step: said for step, made in (m.get("code") or {}).items() if (said := _code(made)) != code}
     gate, receipt = m.get("gate") or {}, m.get("receipt") or {}
-    published = (
-        f"{counted(receipt['rows'], 'row')} to {receipt.get('table')}, {moment(receipt.get('published_at', ''))}"
-        if receipt.get("rows")
-        else "not published"
-    )
+    where = f"{counted(receipt['rows'], 'row')} to {receipt.get('table')}, " if receipt.get("rows") else ""
     facts = [
         ("run", m.get("run_id")),
         ("as of", m.get("as_of")),
@@ -226,7 +231,7 @@ def making(run: RunFiles) -> dict:
         *((f"code of {step.replace('_', ' ', 1)}", said) for step, said in later.items()),
         ("seed", m.get("seed")),
         ("published by", gate.get("use")),
-        ("published", published),
+        ("published", where + published(m).removeprefix("published ") if where else "not published"),
         ("hardware", ", ".join(f"{k} {v}" for k, v in (m.get("hardware") or {}).items())),
     ]
     seconds = {k: v for k, v in (m.get("seconds") or {}).items() if isinstance(v, (int, float))}

@@ -20,9 +20,15 @@ SLOW = 4.0  # a stock that lasts longer than so many horizons is slow, whatever 
 LONG = 99  # periods above which a stock is only said to last longer
 CHUNK = 8192  # items whose draws are in memory at once
 SEED = 20051  # of the order in which the draws of each period are met
-KNOWN = ("demand_class", "stock", "price", "lost_units")  # columns of a series that a plan takes over where they are there
+KNOWN = (
+    "demand_class",
+    "total_units",
+    "stock",
+    "price",
+    "lost_units",
+)  # columns of a series that a plan takes over where they are there
 COLUMNS = (
-    *("series_id", "title", "demand_class", "stock", "expected", "need", "order", "lost_units", "price", "cost"),
+    *("series_id", "title", "demand_class", "total_units", "stock", "expected", "need", "order", "lost_units", "price", "cost"),
     *("p_any", "periods_of_stock", "short", "level", "periods"),
 )
 UNITS = ("days", "weeks", "months", "quarters", "hours", "periods")
@@ -31,8 +37,9 @@ FORMATS = {  # how the columns of these tables are shown
     "expected sales, units": ",.1f",
     "need, units": ",.0f",
     "order, units": ",.0f",
+    "sold so far, units": ",.0f",
     "price": ",.2f",
-    "cost": ",.2f",
+    "worth at that price": ",.0f",
     "chance of any sale": percent,
     "lost sales, units": ",.1f",
     **{f"stock lasts, {unit}": right for unit in UNITS},
@@ -88,7 +95,8 @@ def _sums(q: np.ndarray, known: np.ndarray, draws: int) -> np.ndarray:
 def plan(forecast: pd.DataFrame, series: pd.DataFrame, level: float = 0.9) -> pd.DataFrame:
     """What to do about each item, one row an item of the forecast, the most urgent first, in the columns ``COLUMNS``.
 
-    order = need − stock, at least 0, and the whole need where the stock is not known; cost = order × price; p_any: chance of a
+    order = need − stock, at least 0, and the whole need where the stock is not known; cost = order × price, the latest one that
+    customers paid; p_any: chance of a
     sale in the horizon, its periods taken to be independent; periods_of_stock: how long the stock lasts at the expected rate;
     short: units expected to be asked for beyond the stock if nothing is bought; periods: H.
 
@@ -123,6 +131,23 @@ def _lasts(stock: pd.Series, rate: pd.Series) -> np.ndarray:
     return np.where(rate > 0, np.maximum(stock, 0) / np.where(rate > 0, rate, 1), forever)
 
 
+def kept(backtest: pd.DataFrame, level: float) -> float:
+    """The share of items and origins of a backtest whose demand over the whole horizon was met by the published ``need``.
+
+    Only where every period of the horizon was observed; NaN where none was. It puts the promise ``level`` to the test, and with
+    it that periods are taken to be independent.
+    """
+    mine = backtest[backtest["model"] == "published"]
+    met, whole = [], mine["horizon"].nunique()
+    for _, rows in mine[mine["y"].notna()].groupby("origin", observed=True):
+        sold = rows.groupby(rows["series_id"].astype(object))["y"].agg(["sum", "size"])
+        sold = sold.loc[sold["size"] == whole, "sum"]
+        if len(sold):
+            need = total(rows[rows["series_id"].isin(sold.index)], level).set_index("series_id")["need"]
+            met.append(need.reindex(sold.index) >= sold - 1e-9)
+    return float(pd.concat(met).mean()) if met else np.nan
+
+
 def reorder(plan: pd.DataFrame, top: int | None = 12) -> pd.DataFrame:
     """What to buy: the `top` most urgent rows (None: all) of a plan with something to order, in its order."""
     rows = plan[plan["order"] > 0]
@@ -150,12 +175,13 @@ def lost(plan: pd.DataFrame, top: int = 12) -> pd.DataFrame:
 def table(rows: pd.DataFrame, kind: str = "reorder", units: str = "weeks") -> pd.DataFrame:
     """Rows of a plan as a reader wants them, columns with their units in the head; shown with ``FORMATS``.
 
-    kind: 'reorder', 'slow' or 'lost', which columns; units: what a period is. Columns of which the shop knows nothing are left
-    out; where only some stock is unknown, that is said.
+    kind: 'reorder', 'need' (where no stock is known), 'slow' or 'lost', which columns; units: what a period is. Columns that the
+    shop knows nothing of are left out; where only some stock is unknown, that is said.
     """
     heads = {
         "title": "item",
         "demand_class": "demand",
+        "total_units": "sold so far, units",
         "lost_units": "lost sales, units",
         "stock": "stock, units",
         "expected": "expected sales, units",
@@ -164,10 +190,22 @@ def table(rows: pd.DataFrame, kind: str = "reorder", units: str = "weeks") -> pd
         "need": "need, units",
         "order": "order, units",
         "price": "price",
-        "cost": "cost",
+        "cost": "worth at that price",
     }
     shown = {
-        "reorder": ("title", "demand_class", "stock", "periods_of_stock", "expected", "need", "order", "cost"),
+        "reorder": (
+            "title",
+            "demand_class",
+            "total_units",
+            "stock",
+            "periods_of_stock",
+            "expected",
+            "need",
+            "order",
+            "price",
+            "cost",
+        ),
+        "need": ("title", "demand_class", "total_units", "expected", "need", "price"),
         "slow": ("title", "demand_class", "stock", "periods_of_stock", "expected", "p_any", "price"),
         "lost": ("title", "lost_units", "stock", "periods_of_stock", "expected", "order", "price"),
     }[kind]

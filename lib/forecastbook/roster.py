@@ -11,10 +11,10 @@ import pandas as pd
 from forecastbook import counts, scores
 from forecastbook.intake import Intake
 from forecastbook.intake import today as clock
-from forecastbook.panel import Panel
+from forecastbook.panel import Panel, periods
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
-from forecastbook.wording import percent
+from forecastbook.wording import percent, period_name
 
 LIVELY = (PRICES.rate, "total_units")  # by what the series are chosen that a look at the data should see first
 
@@ -25,25 +25,35 @@ class StaleError(RuntimeError):
 
 def status(panel: Panel, params: Params) -> np.ndarray:
     """(N,) 'model' where a model may forecast, 'naive' for short or new series, 'excluded' for those gone or never seen."""
-    rules, (known, gap) = params.eligible, _known(panel, params)
-    gone = (gap > rules.max_gap) | (known == 0)
+    rules, (known, gap, absent) = params.eligible, _known(panel, params)
+    gone = (gap > rules.max_gap) | (known == 0) | absent
     return np.where(gone, "excluded", np.where(known < rules.min_observations, "naive", "model")).astype(object)
 
 
-def _known(panel: Panel, params: Params) -> tuple[np.ndarray, np.ndarray]:
-    """((N,) observations, (N,) periods since the last): of sales those that speak of demand, and since the last one sold."""
+def _known(panel: Panel, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """((N,) observations, (N,) periods since the last, (N,) bool, not on offer for more than a year).
+
+    Of sales the observations are those that speak of demand, and the periods those since the last one sold. What a shop has
+    not had for a year tells nothing of the next months: a single copy that sold at once would be expected to sell every month.
+    """
     if params.trade is not SALES:
-        return panel.n_obs, panel.gap
+        return panel.n_obs, panel.gap, np.zeros(len(panel), dtype=bool)
     y = counts.sold(panel)
     some, T = y > 0, y.shape[1]  # NaN is not
     since = np.where(some.any(axis=1), np.argmax(some[:, ::-1], axis=1), np.minimum(panel.life, T))
-    return np.isfinite(y).sum(axis=1), since
+    return np.isfinite(y).sum(axis=1), since, _absent(y) > (panel.year or T)
+
+
+def _absent(demand: np.ndarray) -> np.ndarray:
+    """(N,) periods since demand was last known: those in which an item was not on offer. demand: (N, T)."""
+    known = np.isfinite(demand)
+    return np.where(known.any(axis=1), np.argmax(known[:, ::-1], axis=1), demand.shape[1])
 
 
 def reasons(panel: Panel, params: Params) -> np.ndarray:
     """(N,) why a series is not forecast by the model, None where it is."""
-    rules, kind, (known, gap) = params.eligible, status(panel, params), _known(panel, params)
-    verb = "sold" if params.trade is SALES else "seen"
+    rules, kind, (known, gap, absent) = params.eligible, status(panel, params), _known(panel, params)
+    verb, since = ("sold", _absent(counts.sold(panel))) if params.trade is SALES else ("seen", panel.gap)
     return np.array(
         [
             None
@@ -51,11 +61,13 @@ def reasons(panel: Panel, params: Params) -> np.ndarray:
             else (
                 f"no valid observation up to {panel.as_of}"
                 if n == 0
+                else f"not on offer for {s} periods (limit {panel.year}, a year)"
+                if a and g <= rules.max_gap
                 else f"not {verb} for {g} periods (limit {rules.max_gap})"
                 if k == "excluded"
                 else f"only {_some(n, 'observation')} (a model needs {rules.min_observations}): {params.trade.safe_words}"
             )
-            for k, n, g in zip(kind, known, gap, strict=True)
+            for k, n, g, a, s in zip(kind, known, gap, absent, since, strict=True)
         ],
         dtype=object,
     )
@@ -178,7 +190,7 @@ def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str
     """
     as_of, limit = panel.as_of.astype(dt.date), params.freshness.max_age_days
     seen = percent(np.isfinite(panel.y[:, -1]).mean())
-    said = f"The newest day, {as_of}, has a reading of {seen} of the series and is {_some(_age(as_of, today), 'day')} old."
+    said = f"The newest {_old(as_of, params, today)}, and has a reading of {seen} of the series."
     return said + (f" The limit is {_some(limit, 'day')} (freshness.max_age_days)." if overdue(as_of, params, today) else "")
 
 
@@ -187,14 +199,22 @@ def overdue(as_of: dt.date, params: Params, today: dt.date | None = None) -> str
 
     Raises StaleError when the params say that this stops the run.
     """
-    age, limit = _age(as_of, today), params.freshness.max_age_days
+    age, limit = _age(as_of, params, today), params.freshness.max_age_days
     if limit is None or age <= limit:
         return ""
-    said = f"The newest day, {as_of}, is {_some(age, 'day')} old; the limit is {_some(limit, 'day')} (freshness.max_age_days)"
+    said = f"The newest {_old(as_of, params, today)}; the limit is {_some(limit, 'day')} (freshness.max_age_days)"
     if params.freshness.action == "stop":
         raise StaleError(f"{said}: bring the source up to date, or set freshness.action: warn")
     return said
 
 
-def _age(as_of: dt.date, today: dt.date | None) -> int:
-    return ((today or clock()) - as_of).days
+def _old(as_of: dt.date, params: Params, today: dt.date | None) -> str:
+    """'day, 2025-09-30, is 2 days old'; 'month, 2025-09-01, ended 2 days ago'."""
+    age, period = _some(_age(as_of, params, today), "day"), period_name(params.freq)[:-1]
+    return f"{period}, {as_of}, {f'is {age} old' if period == 'day' else f'ended {age} ago'}"
+
+
+def _age(as_of: dt.date, params: Params, today: dt.date | None) -> int:
+    """Days since the last day of the period that begins with ``as_of``."""
+    last = periods(as_of, 2, params.freq)[1].astype(dt.date) - dt.timedelta(days=1)
+    return ((today or clock()) - last).days

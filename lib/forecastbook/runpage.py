@@ -11,7 +11,7 @@ from forecastbook import agenda, evidence, pages, provenance, scoreboard, scoref
 from forecastbook.executed import fault
 from forecastbook.runfiles import RunFiles, previous, state_of
 from forecastbook.trades import PRICES, SALES, Trade
-from forecastbook.wording import moment, period_name, plain_line, share1, span, the
+from forecastbook.wording import period_name, plain_line, share1, span, the
 
 SECTIONS = {  # anchor -> name; the order of the page
     "glance": "At a glance",
@@ -41,7 +41,7 @@ def render_run(directory: str | Path) -> Path:
     backtest, scored = run.backtest()
     skill = scoreboard.skills(scored) if scored is not None else None
     head = evidence.headline(scored, skill) if scored is not None else None
-    moved, due = agenda.moves(run), agenda.orders(run) if trade is SALES else None
+    moved, due = agenda.moves(run), agenda.orders(run, backtest) if trade is SALES else None
     if trade is PRICES and moved is not None:
         due = agenda.changes(moved, horizon, freq, backtest)
     sections = {  # by their anchors
@@ -60,18 +60,17 @@ def render_run(directory: str | Path) -> Path:
     nothing = "There is no forecast to show."
     names = _names(trade, sections["fans"])
     ahead = f"next {span(horizon, period_name(freq))}" if horizon else "forecast"
-    published = (m.get("receipt") or {}).get("published_at")
-    stands = f"published {moment(published)}" if published else state
+    stands = provenance.published(m) or state
     job, as_of = str(m.get("job", "")), str(m.get("as_of", ""))
     text = pages.render(
         "run.html.j2",
         title=f"{job.capitalize()} {as_of}",
         heading=f"{job.replace('_', ' ').capitalize()}: {ahead}",
-        subtitle=" · ".join(filter(None, [f"As of {as_of}", f"run {m.get('run_id', '')}", stands])),
+        subtitle=" · ".join(filter(None, [_dates(as_of, freq, forecast), f"run {m.get('run_id', '')}", stands])),
         problems=[*_failures(run), *run.problems],
         alarms=[(alarm["title"], plain_line(alarm["text"], 600)) for alarm in m.get("alarms") or []],
         warnings=_warnings(run, state, tone, _untested(run, gate, scored, trade)),
-        verdict=_verdict(run, head),
+        verdict=_verdict(run, head, trade),
         standings=evidence.standings(gate, trade),
         missing={"accuracy": why, "fans": nothing, "forecast": nothing},
         sticky=forecast is not None and "p_change" in forecast,
@@ -83,6 +82,17 @@ def render_run(directory: str | Path) -> Path:
         **sections,
     )
     return pages.write(run.dir / "report.html", text)
+
+
+def _dates(as_of: str, freq: str, forecast) -> str:
+    """'As of 2017-12-31 · forecast for 2018-01-01 to 2018-01-07'; of longer periods the first days are given, which is said."""
+    unit = period_name(freq)
+    known = f"As of {as_of}" if unit == "days" else f"As of the {unit[:-1]} of {as_of}"
+    if forecast is None or "ts" not in forecast or not len(forecast):
+        return known
+    first, last = (f"{day:%Y-%m-%d}" for day in (forecast["ts"].min(), forecast["ts"].max()))
+    dates = first if first == last else f"{first} to {last}"
+    return f"{known} · forecast for {dates if unit == 'days' else f'the {unit} of {dates}'}"
 
 
 def _names(trade: Trade, fans: dict | None) -> dict[str, str]:
@@ -142,13 +152,20 @@ def _failures(run: RunFiles) -> list[dict]:
     return [{"title": f"This run {words}", "text": plain_line(text), "link": link}]
 
 
-def _verdict(run: RunFiles, head: dict | None) -> str:
+def _verdict(run: RunFiles, head: dict | None, trade: Trade) -> str:
     """What the gate said; without a word from it, what the skill says."""
-    said = str((run.manifest.get("gate") or {}).get("verdict") or "").strip()
+    gate = run.manifest.get("gate") or {}
+    said, held = str(gate.get("verdict") or "").strip(), evidence.rival(gate, trade)
     if said and head and head["against"] and not head["calm"] and abs(head["skill"]) >= 0.0005:  # nor is a NaN
         side, best = "lower" if head["skill"] > 0 else "higher", "best other" if head["itself"] else "best"
         gain = f"{share1(abs(head['skill']))} {side} than the {best} baseline's, {head['against']}"
-        return f"{said} On the past dates below, the quantile error of what is published was {gain}."
+        said += f" On the past dates below, the quantile error of what is published was {gain}"
+        other = held and held[1] != head["against"]  # the gate also tries baselines whose point stands at the last price
+        return said + (
+            f"; against {held[1]}, on all finished ones, {share1(abs(held[0]))} {'lower' if held[0] > 0 else 'higher'}."
+            if other
+            else "."
+        )
     if said or not head:
         return said
     if head["low"] > 0:

@@ -32,10 +32,12 @@ FORMATS = {  # how the columns of these tables are shown
     "MIC": share1,
     "RMSSE": ".3f",
     "error": share1,
+    "share of all error": share1,
     "change_rate": share1,
     "sale_rate": share1,
     "last_value": ",.2f",
 }
+ENOUGH = 5  # origins, from which an interval is told
 SLICES = (
     {"changed": "changed", "sold": "nonzero"},
     {"changed": "unchanged", "sold": "zero"},
@@ -220,7 +222,7 @@ def skills(
     backtest: the columns of backtest.parquet, or what ``points.errors`` made. skill = 1 − rel_ql(model) / rel_ql(baseline)
     over the points that both forecast. Origins are drawn in circular blocks of about the cube root of their number, as
     neighbours in time are alike (Künsch 1989; Politis and Romano 1992). Returns baseline, skill, low, high, n_origins; low and
-    high are NaN with one origin.
+    high are NaN with fewer than ``ENOUGH`` origins: of four that all gained no draw could show a loss, whatever the truth.
     """
     scored = points.errors(backtest)
     rng, columns = np.random.default_rng(seed), ["baseline", "skill", "low", "high", "n_origins"]
@@ -244,7 +246,7 @@ def skills(
         index = ((starts[:, :, None] + np.arange(block)) % n).reshape(draws, -1)[:, :n]  # (draws, origins)
         totals = sums[index].sum(axis=1)  # (draws, 2)
         ratio = 1 - totals[totals[:, 1] > 0, 0] / totals[totals[:, 1] > 0, 1]
-        low, high = np.quantile(ratio, [(1 - level) / 2, (1 + level) / 2]) if n > 1 and len(ratio) else (np.nan, np.nan)
+        low, high = np.quantile(ratio, [(1 - level) / 2, (1 + level) / 2]) if n >= ENOUGH and len(ratio) else (np.nan, np.nan)
         rows.append((str(name), 1 - sums[:, 0].sum() / sums[:, 1].sum(), low, high, n))
     return pd.DataFrame(rows, columns=columns).sort_values("skill", ignore_index=True)
 
@@ -271,11 +273,20 @@ def by_series(backtest: pd.DataFrame) -> pd.Series:
 
 
 def worst(backtest: pd.DataFrame, series: pd.DataFrame, count: int = 10) -> pd.DataFrame:
-    """The series with the largest published error: series_id, title, error, last_value, and how often it changes or sells."""
+    """The series that the published quantile error comes from most: series_id, title, its share of all error, its own error
+    (``by_series``), last_value, and how often it changes or sells.
+
+    By the share, as the largest errors of their own are of items that sold once.
+    """
     rate = next(c for c in ("change_rate", "sale_rate") if c in series)
-    error = by_series(backtest).sort_values(ascending=False, kind="stable").head(count).rename("error").reset_index()
-    return error.merge(series[["series_id", "title", "last_value", rate]], on="series_id", how="left")[
-        ["series_id", "title", "error", "last_value", rate]
+    scored = points.errors(backtest[backtest["model"] == "published"])
+    loss = scored.groupby("series_id", observed=True)["loss"].sum()
+    loss.index = loss.index.astype(object)
+    share = loss / loss.sum() if loss.sum() > 0 else loss
+    found = pd.DataFrame({"share of all error": share, "error": by_series(scored)}).rename_axis("series_id")
+    found = found.sort_values("share of all error", ascending=False, kind="stable").head(count).reset_index()
+    return found.merge(series[["series_id", "title", "last_value", rate]], on="series_id", how="left")[
+        ["series_id", "title", "share of all error", "error", "last_value", rate]
     ]
 
 

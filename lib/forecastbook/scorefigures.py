@@ -150,7 +150,7 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
         said = f"{percent(abs(gain), 1)} {'below' if gain > 0 else 'above'} that of {against}"
         what = "error" if metric == "error" else "quantile score"
         title = f"The {model_name(ours)} {what} is {said if abs(gain) >= 0.0005 else f'the same as that of {against}'}"
-        title += f", {ahead(table.index, unit)}" if table.index.max() > 1 else ""
+        title += f", on average {ahead(table.index, unit)}" if table.index.max() > 1 else ""
     else:
         title = f"Error, {ahead(table.index, unit)}"
     if safe and (far := [m for m in models if m not in OURS and table[m].mean() > FAR * table[safe].mean()]):

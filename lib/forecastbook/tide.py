@@ -58,7 +58,7 @@ def fit(panel: Panel, *, progress: bool = False, on_epoch=None, **hyper) -> Mode
     with each row of ``history``.
     """
     hyper = settings(hyper)
-    year, T = tide_data.year(panel.freq), len(panel.dates)
+    year, T = panel.year, len(panel.dates)
     if hyper["seasonal"] is None:
         hyper["seasonal"] = bool(hyper["window_scale"] and year and year + 2 * hyper["sequence_length"] <= T)
     if hyper["seasonal"] and hyper["forecast_length"] >= year:

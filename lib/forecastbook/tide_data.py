@@ -19,7 +19,6 @@ from . import counts
 from .counts import learnable
 from .panel import Panel, carried
 
-YEAR = {"D": 365, "W": 52, "M": 12, "Q": 4}  # periods in a year, by the frequency's first letter
 ALPHAS = (0.4, 0.2, 0.1, 0.05)  # smoothing of the levels
 SCALE = 2  # of ALPHAS: the one whose level scales the window
 SHRUNK = 2.0  # periods of a series that weigh as much as nothing known
@@ -219,11 +218,6 @@ def weights(y: np.ndarray, length: int, alpha: float) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------------- covariates
 
 
-def year(freq: str) -> int:
-    """Periods in a year; 0 where the frequency has none that we know."""
-    return YEAR.get(freq[:1], 0)
-
-
 def learn_scaling(panel: Panel, hyper: dict) -> dict:
     """What must stay as it was when the network was trained: covariates and their spreads, tokens of categories."""
     kept = dict(tokens=_tokens(panel) if hyper["static_covariates"] else [], groups=[], past={}, future={})
@@ -325,7 +319,7 @@ def future_covariates(panel: Panel, y: np.ndarray, horizon: int, scaling: dict) 
 
     All of it is known at any origin: a year ago is more than a horizon ago (asserted), and the panel knows its future columns.
     """
-    (N, T), lag = y.shape, year(panel.freq)
+    (N, T), lag = y.shape, panel.year
     dates = np.concatenate([panel.dates, panel.horizon_dates(horizon)])  # (T + H,)
     ago = np.full((N, T + horizon), np.nan)
     ago[:, lag:] = y[:, : max(T + horizon - lag, 0)]
