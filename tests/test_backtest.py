@@ -77,14 +77,28 @@ def test_evidence_is_asked_of_a_sample_of_the_series_alone(panel, monkeypatch):
     monkeypatch.setattr(backtest, "WITNESSES", 5)
     params = tiny(backtest={"origins": 2}, model={"epochs": 1})
     record = gate.replay(backtest.rolling(panel, params), params)
-    witnesses = panel.sample(5, params.seed)
-    assert len(witnesses) == 5 and {len(o.y) for o in record if o.warm_up} == {5}
-    assert {len(o.y) for o in record if not o.warm_up} == {14}
-    at = next(o for o in record if o.warm_up)
-    np.testing.assert_array_equal(at.last, witnesses.until(at.date).last_value)
+    assert {len(o.y) for o in record if o.warm_up} == {5} and {len(o.y) for o in record if not o.warm_up} == {14}
+    for at in (o for o in record if o.warm_up):
+        then = panel.until(at.date)
+        assert (then.take(then.drawn(5, params.seed)).n_obs > 0).all()
+        np.testing.assert_array_equal(at.last, then.take(then.drawn(5, params.seed)).last_value)
     assert all("published" not in o.q for o in record if o.warm_up)
-    table = backtest.frame(record, panel.ids, params)
-    assert set(table["series_id"]) > set(witnesses.ids) - {"0005"} and table["origin"].nunique() == 2
+    assert backtest.frame(record, panel.ids, params)["origin"].nunique() == 2
+
+
+def test_what_begins_later_has_no_say_in_who_is_asked(panel, monkeypatch):
+    """Four items begin after the last origin, or never: who is asked, the gate and what is published are the same."""
+    monkeypatch.setattr(backtest, "WITNESSES", 6)
+    params, wide = tiny(**OPEN), np.r_[np.arange(14), np.arange(4)]
+    more = panel.take(wide)
+    ids = np.array([f"x{k:02d}" for k in range(18)], dtype=object)
+    never, later = more.y.copy(), more.y.copy()
+    never[14:], later[14:, :-6] = np.nan, np.nan
+    records = [gate.replay(backtest.rolling(replace(more, ids=ids, y=y), params), params) for y in (never, later)]
+    for a, b in zip(*records, strict=True):
+        assert a.q.keys() == b.q.keys() and a.date < panel.dates[-6]
+        for name in a.q:
+            assert np.array_equal(a.q[name], b.q[name], equal_nan=True), (name, a.date)
 
 
 def test_every_origin_asks_everyone_and_scores_with_what_came(panel, record):

@@ -82,6 +82,18 @@ def test_each_modulus_divides_the_next():
     assert (times > 1).all()
 
 
+@pytest.mark.parametrize("times", [10, 1000, 10_000])
+def test_another_currency_has_the_same_grid(times):
+    found = grid.of(habits(HUNDREDS * times))
+    assert found.modulus == 100 * times and found.endings.tolist() == [0]
+
+
+def test_the_last_bits_of_a_price_that_stands_are_no_new_price():
+    calm = np.r_[habits(NINES).y, np.full((3, 60), 7.25)]
+    noisy = calm * (1 + 1e-15 * np.random.default_rng(0).integers(-1, 2, calm.shape))
+    assert grid.of(panel_of(calm)).endings.tolist() == grid.of(panel_of(noisy)).endings.tolist() == [0.99]
+
+
 def test_a_few_items_endings_are_no_grid_of_the_shop():
     """Five prices are five endings of 10000 and of 100: both wider than a quarter of what the things cost."""
     found = grid.of(habits([11.3, 12.4, 13.9, 17.1, 19.6]))

@@ -105,6 +105,13 @@ def test_aggregation_sees_a_steady_rate_through_the_noise():
     assert forecast("imapa", weekly(y), H, LEVELS).mean[:, 0] == pytest.approx([0.25] * 4, abs=0.09)
 
 
+def test_of_constants_that_err_alike_the_smoothest_is_taken():
+    """A steady seller that jumps once: every constant has made the same one error, whatever the size of the shop."""
+    y = np.outer(np.arange(1.0, 200), np.r_[np.ones(11), 3.0])
+    found = intermittent.imapa(y, "W-MON", 1)[:, 0] / y[:, 0]
+    np.testing.assert_allclose(found, found[0], rtol=1e-9)
+
+
 # ---- quantiles
 
 

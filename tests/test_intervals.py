@@ -77,6 +77,12 @@ def test_the_rank_is_exact_where_the_difference_of_two_levels_is_not(n):
     assert found[0, 0, 0] == round(0.6 * (n + 1))
 
 
+def test_a_group_that_was_never_met_takes_the_widening_of_all():
+    y, q = np.repeat([5.0, 50.0], intervals.POOL)[:, None], np.full((2 * intervals.POOL, 1, 3), 5.0)
+    found = intervals.widening(y, q, np.ones(len(y)), [0.05, 0.5, 0.95], np.repeat([0, 1], intervals.POOL), groups=4)
+    assert found.shape == (4, 1, 1) and found[:, 0, 0].tolist() == [0, 45, 45, 45]
+
+
 def test_prices_that_stay_put_are_not_widened():
     q = np.full((30, 2, 5), 9.99)
     np.testing.assert_array_equal(intervals.widening(np.full((30, 2), 9.99), q, np.full(30, 9.99), LEVELS), 0)

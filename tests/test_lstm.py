@@ -81,6 +81,12 @@ def test_training_knows_nothing_of_held_out_days():
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(("days", "length", "held"), [(10, 30, 14), (20, 10, 28), (10, 2, 28), (10, 5, 28)])
+def test_a_few_days_to_fine_tune_on_are_not_all_held_out(panel, model, days, length, held):
+    made = lstm.fit(panel, **{**TINY, "sequence_length": length, "validation_days": held, "train_days": days})
+    assert made.info["n_origins"] > 0 and made.info["trained_from"] < made.info["trained_until"] < str(panel.as_of)
+
+
 def test_training_knows_nothing_of_days_after_the_as_of_date(panel):
     """The same weights to the bit, whatever came after the day that the network was trained on."""
     y = panel.y.copy()

@@ -175,6 +175,14 @@ def test_a_source_that_brings_sales_makes_a_job_of_sales(write):
     assert ours == theirs and shop.trade.name == "sales" and shop.publish.table == "FactSalesForecast"
     weekly = load(write("source: {kind: warehouse_sales}"))
     assert (weekly.model.name, weekly.freq, weekly.horizon) == ("tide", "W-MON", 4)
+    for bad, said in {
+        "tune: {space: {hidden_size: [a, b]}}": "tune.space.hidden_size holds 'a'",
+        "tune: {space: {learning_rate: [-1.0, 5.0]}}": "tune.space.learning_rate holds -1.0",
+        "publish: {model_id: 99999999999999999999}": "publish.model_id",
+        "gate: {refuse_above: .inf}": "gate.refuse_above",
+        "{model: {name: tide, seasonal: true}, source: {kind: shop_files}, horizon: 12}": "cannot serve 12 periods ahead",
+    }.items():
+        refused(write(bad), said)
     for cutoff in ("2022-09-30", "'2022-09-30'"):
         dated = load(write(f"source: {{kind: shop_files, stock: stock.xlsx, sales: [a.xlsx], cutoff: {cutoff}}}"))
         assert dated.source.cutoff == "2022-09-30"

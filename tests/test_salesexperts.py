@@ -246,6 +246,17 @@ def test_scores_are_those_of_independent_arithmetic(table, panel):
     assert classes == {f"class={c}" for c in table["demand_class"].unique()}
 
 
+def test_the_scale_of_an_error_is_that_of_demand(panel, table):
+    """Zeros of weeks in which an item was not on offer, and returns, are no demand: not in the errors, nor in their scale."""
+    before = table["origin"].min()
+    gone = np.random.default_rng(1).random(panel.y.shape) < 0.3
+    gone &= panel.dates <= np.datetime64(before, "D")
+    shut = replace(panel, y=np.where(gone, 0.0, panel.y), available=panel.available & ~gone)
+    unknown = replace(panel, y=np.where(gone, np.nan, panel.y))
+    mine = table[(table["model"] == "blend") & table["y"].notna()]
+    assert scoreboard._rmsse(mine, shut) == scoreboard._rmsse(mine, unknown) != scoreboard._rmsse(mine, panel)
+
+
 def test_points_average_to_the_weighted_quantile_loss(table, panel):
     board = scoreboard.score_table(table, PARAMS, panel).set_index(["model", "metric", "slice"])["value"]
     scored = points.errors(table)

@@ -250,6 +250,11 @@ def test_year_ago_counts_are_read_where_there_is_a_year_of_them(panel, model):
     np.testing.assert_array_equal(ahead, sold(panel)[row, 48:51].astype(np.float32))
 
 
+def test_no_year_ago_is_looked_at_where_the_horizon_reaches_beyond_it(panel):
+    made = tide.fit(panel, **{**TINY, "forecast_length": panel.year, "seeds": 1, "epochs": 1})
+    assert not made.hyper["seasonal"] and tide.forecast(made, panel, panel.year, LEVELS).q.shape[1] == panel.year
+
+
 def test_december_is_learnt_from_years_ago():
     panel = panel_of(sales(1, N=80, T=59, ragged=False), "2019-01-01", "MS")
     said = []

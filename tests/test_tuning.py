@@ -82,8 +82,8 @@ def test_draws_stay_in_the_space():
 
 
 def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path):
-    # no network has 0 units: that trial raises
-    run = made_run(tmp_path, searched({"hidden_size": [4, 0, 6]}), posted_prices(10, 130, seed=2))
+    run = made_run(tmp_path, searched({"hidden_size": [4, 6]}), posted_prices(10, 130, seed=2))
+    run.params.tune.space["hidden_size"].insert(1, 0)  # no network has 0 units: that trial raises
     panel = run.panel()
     search = tuning.search(run, panel)
     states = dict(zip(search.results["hidden_size"], search.results["state"], strict=True))
@@ -100,7 +100,8 @@ def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path):
 
 
 def test_all_trials_failing_is_a_clear_stop(tmp_path):
-    run = made_run(tmp_path, searched({"batch_size": [-1]}, trials=1), posted_prices(8, 130, seed=3))
+    run = made_run(tmp_path, searched({"batch_size": [8]}, trials=1), posted_prices(8, 130, seed=3))
+    run.params.tune.space["batch_size"][0] = -1
     object.__setattr__(run.params.model, "batch_size", -2)  # the first trial is what is in use: it must fail too
     with pytest.raises(tuning.TuningError, match="the search gave no result"):
         tuning.search(run, run.panel())

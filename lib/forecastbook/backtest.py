@@ -149,15 +149,16 @@ def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel
     judged = origins(panel, params)
     dates = sorted(judged + evidence(panel, params, judged))
     refit_at = {int(i) for i in np.linspace(0, len(dates), params.backtest.refits, endpoint=False)} if dates else set()
-    jury = judges(panel, params)
-    witnesses, speaker, record = jury.sample(WITNESSES, params.seed), None, []
+    jury, speaker, record = judges(panel, params), None, []
     for i, date in enumerate(tqdm(dates, desc="origins", disable=not progress)):
         if i in refit_at or speaker is None:
             speaker = train((teacher or panel).until(date), params, speaker and speaker.network)
             if teacher and speaker and params.trade is PRICES:
                 speaker = replace(speaker, counted=table.count(teacher.until(date), params.horizon))
         spoken = {params.model.name: speaker} if speaker else {}
-        asked, warm_up = (jury, False) if date in judged else (witnesses, True)
+        asked, warm_up = jury, date not in judged
+        if warm_up and len(jury) > WITNESSES:  # drawn as of that day: what begins later has no say in who is asked
+            asked = jury.take(jury.until(date).drawn(WITNESSES, params.seed))
         record.append(ask(asked, date, params, models.baselines(asked.until(date), params.trade) | spoken, warm_up))
     return record
 

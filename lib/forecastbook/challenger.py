@@ -169,7 +169,7 @@ def _contests(panel: Panel, params: Params) -> np.ndarray:
         return panel.dates[max(T - 1 - params.finetune.validation_days, 0) : T - 1]
     last = T - 1 - params.horizon
     count = max(params.finetune.validation_days - params.horizon + 1, 1)
-    return panel.dates[max(last - count + 1, params.model.sequence_length) : last + 1]
+    return panel.dates[max(last - count + 1, params.model.sequence_length) : max(last + 1, 0)]
 
 
 def settle(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataFrame) -> str:

@@ -75,7 +75,7 @@ def negative_binomial(mean: np.ndarray, variance: np.ndarray, levels) -> Demand:
 
     mean = np.maximum(np.asarray(mean, float), 1e-9)
     over = np.maximum(np.asarray(variance, float) - mean, 1e-9 * mean)
-    size = np.minimum(mean**2 / over, 1e6)  # of the negative binomial: to infinity it is Poisson
+    size = np.minimum(mean**2 / over, 1e3 * np.maximum(mean, 1e3))  # of the negative binomial: to infinity it is Poisson
     p = size / (size + mean)
     q = stats.nbinom.ppf(np.asarray(levels, float), size[..., None], p[..., None])  # (N, H, Q)
     return Demand(q, mean, p**size)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from forecastbook import intervals, scores
+from forecastbook import counts, intervals, scores
 from forecastbook.backtest import Origin, experts_of, point_error, quantile_error
 from forecastbook.files import sha256, write_json
 from forecastbook.params import Params
@@ -189,7 +189,11 @@ def _widening(finished: list[Origin], name: str, rounds: float, held: bool, para
     group = np.concatenate([_group(o) for o in finished])
     if params.trade is PRICES:
         return intervals.widening(actual, said, spread, params.levels, group)
-    out = intervals.widening(actual, said, spread, params.levels, group, SLACK) * len(finished) / (len(finished) + TRUST)
+    out = (
+        intervals.widening(actual, said, spread, params.levels, group, SLACK, len(counts.CLASSES))
+        * len(finished)
+        / (len(finished) + TRUST)
+    )
     out[..., 1:] = 0
     return out
 

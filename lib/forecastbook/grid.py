@@ -12,7 +12,7 @@ import numpy as np
 
 from .panel import Panel
 
-MODULI = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 50, 100, 500, 1000, 5000, 10000)
+MODULI = (0.01, 0.05, 0.1, 0.5, *(k * 10**n for n in range(8) for k in (1, 5)))
 ENDINGS = 5  # more than so many endings within a modulus are no habit
 SHARE = 0.95  # of posted prices that must lie on a grid
 COARSE = 0.25  # of the usual price: wider than this, endings are those of a few items, not of a shop
@@ -39,10 +39,10 @@ class Grid:
 def of(panel: Panel) -> Grid | None:
     """The widest-spaced grid that holds the prices posted of late up to the panel's as-of date; None where there is none."""
     recent = panel.last(DAYS).sample(SERIES, seed=0)
-    filled = recent.filled
+    filled = np.round(recent.filled, 6)  # the last bits of a price that stands are no new spell
     began = np.isfinite(filled)
     began[:, 1:] &= filled[:, 1:] != filled[:, :-1]
-    price, spells = np.unique(np.round(filled[began], 6), return_counts=True)  # a price counts once a spell
+    price, spells = np.unique(filled[began], return_counts=True)  # a price counts once a spell
     if spells.sum() < LEAST:
         return None
     coarsest, best = COARSE * np.median(np.repeat(price, spells)), None

@@ -157,7 +157,9 @@ def _smoothed(y: np.ndarray) -> np.ndarray:
         total = np.where(known, (1 - alphas) * total + alphas * new, total)
         weight = np.where(known, (1 - alphas) * weight + alphas, weight)
     mean = np.where(weight > 0, total / np.where(weight > 0, weight, 1), np.nan)
-    return np.take_along_axis(mean, error.argmin(axis=1)[:, None], axis=1)[:, 0]
+    least = error.min(axis=1, keepdims=True)
+    alike = error <= least * (1 + 1e-9) + 1e-12 * np.nan_to_num(mean) ** 2  # of a tie the smoothest, not the last bit's choice
+    return np.take_along_axis(mean, alike.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
 # --- quantiles ----------------------------------------------------------------------------------------------------------

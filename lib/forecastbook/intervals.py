@@ -21,7 +21,7 @@ def pairs(levels) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i in below for j in np.flatnonzero(np.isclose(levels, 1 - levels[i]))]
 
 
-def widening(y, q, scale, levels, group=None, slack: float = 0.0) -> np.ndarray:
+def widening(y, q, scale, levels, group=None, slack: float = 0.0, groups: int = 1) -> np.ndarray:
     """How much each central interval must be widened, by horizon, to have held what it promised: (G, H, P), relative to scale.
 
     Conformalized quantile regression (Romano, Patterson & Candes 2019) pooled over the series of a group: a point's score is
@@ -31,10 +31,11 @@ def widening(y, q, scale, levels, group=None, slack: float = 0.0) -> np.ndarray:
 
     slack: how much less than promised an interval may hold before it is widened, and is then widened to.
     y: (M, H) actuals, NaN left out; q: (M, H, Q); scale: (M,) positive; group: (M,) whole numbers from 0, None: one group. A
-    horizon without any point gets 0; a group with fewer than ``POOL`` points takes the widening of all.
+    horizon without any point gets 0; a group with fewer than ``POOL`` points takes the widening of all. groups: how many there
+    may be, met or not.
     """
     found, group = pairs(levels), np.zeros(len(y), dtype=int) if group is None else np.asarray(group)
-    out = np.zeros((int(group.max(initial=0)) + 1, y.shape[1], len(found)))
+    out = np.zeros((max(int(group.max(initial=0)) + 1, groups), y.shape[1], len(found)))
     for p, (i, j) in enumerate(found):
         score = np.maximum(q[..., i] - y, y - q[..., j]) / scale[:, None]  # (M, H)
         promised = levels[j] - levels[i] - slack

@@ -151,8 +151,9 @@ def _train(model: Model, panel: Panel, parent, progress, on_epoch=None) -> Model
     began = time.perf_counter()
     hyper, T = model.hyper, len(panel.dates)
     device = _device(hyper)
-    # a panel with room for context and targets gives up all of its held-out days; a shorter one keeps most of its days
-    held = min(hyper["validation_days"], max(T - hyper["sequence_length"] - hyper["forecast_length"], T // 4))
+    # days with room for context and targets give up all that are to be held out; fewer of them keep most
+    span, ahead = min(T, hyper["train_days"] or T), hyper["forecast_length"]
+    held = min(hyper["validation_days"], max(min(T - hyper["sequence_length"], span - 1) - ahead, span // 4))
     network = forking if hyper["window"] == "all" else plain
     data = network.prepare(model, panel, held, cold=parent is None)
     model.net.to(device)

@@ -121,10 +121,12 @@ class Panel:
 
         In a replay a series that begins later has its row already: whether it is there must not decide who is drawn.
         """
-        if len(self) <= most:
-            return self
+        return self if len(self) <= most else self.take(self.drawn(most, seed))
+
+    def drawn(self, most: int, seed: int) -> np.ndarray:
+        """The rows of ``sample``, rising: (n,) of those that have begun."""
         begun = np.flatnonzero(self.n_obs > 0)
-        return self.take(np.sort(np.random.default_rng(seed).choice(begun, min(max(most, 1), len(begun)), replace=False)))
+        return np.sort(np.random.default_rng(seed).choice(begun, min(max(most, 1), len(begun)), replace=False))
 
     def seen(self):
         """The series with any observation, ``CHUNK`` at a time, which bounds memory: their rows, and a panel of them."""

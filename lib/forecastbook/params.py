@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator, model_validator
 
+from .panel import YEAR
 from .trades import TRADES, Trade
 from .yamlfile import merge
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class WarehousePrices(Section):
@@ -254,7 +255,7 @@ class Tune(Section):
 
 class Publish(Section):
     table: Literal["FactPriceForecast", "FactSalesForecast"] = "FactPriceForecast"
-    model_id: int = Field(100, ge=1)
+    model_id: int = Field(100, ge=1, lt=2**63)
     enabled: StrictBool = True
 
 
@@ -383,8 +384,16 @@ class Params(Section):
                 raise ValueError(f"tune.space.{name} is no key of model" + (f" (nearest: {near[0]})" if near else ""))
             if not values:
                 raise ValueError(f"tune.space.{name} is an empty list: give values to try, or leave it out")
+            for value in values:
+                try:
+                    type(self.model).model_validate({"name": self.model.name, name: value})
+                except ValidationError as error:
+                    raise ValueError(f"tune.space.{name} holds {value!r}: {error.errors()[0]['msg']}") from None
         if self.model.forecast_length is not None and self.model.forecast_length < self.horizon:
             raise ValueError(f"model.forecast_length {self.model.forecast_length} is shorter than horizon {self.horizon}")
+        ahead, year = self.model.forecast_length or self.horizon, YEAR.get(self.freq[:1], 0)
+        if self.model.name == "tide" and self.model.seasonal and ahead >= year:
+            raise ValueError(f"model.seasonal looks {year} periods back and cannot serve {ahead} periods ahead: leave it out")
         return self
 
     @property

@@ -175,8 +175,8 @@ def lost(plan: pd.DataFrame, top: int = 12) -> pd.DataFrame:
 def table(rows: pd.DataFrame, kind: str = "reorder", units: str = "weeks") -> pd.DataFrame:
     """Rows of a plan as a reader wants them, columns with their units in the head; shown with ``FORMATS``.
 
-    kind: 'reorder', 'need' (where no stock is known), 'slow' or 'lost', which columns; units: what a period is. Columns that the
-    shop knows nothing of are left out; where only some stock is unknown, that is said.
+    kind: 'reorder', 'need' (where no stock is known), 'slow' or 'lost', which columns; units: what a period is. A column of
+    which the shop knows nothing is left out; where only some stock is unknown, that is said.
     """
     heads = {
         "title": "item",

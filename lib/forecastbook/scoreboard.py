@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from forecastbook import points, scores
+from forecastbook import counts, points, scores
 from forecastbook.backtest import level_name
 from forecastbook.panel import Panel
 from forecastbook.params import Params
@@ -155,7 +155,7 @@ def _rmsse(rows: pd.DataFrame, panel: Panel) -> float:
     if not len(rows):
         return float("nan")
     before = panel.until(rows["origin"].min())
-    steps = np.diff(before.y, axis=1) ** 2  # (N, T - 1)
+    steps = np.diff(counts.sold(before), axis=1) ** 2  # (N, T - 1), of demand, as the actuals are
     known = np.isfinite(steps)
     scale = np.where(known, steps, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     squared = ((rows["mean"] - rows["y"]) ** 2).groupby(rows["series_id"].astype(str)).mean()

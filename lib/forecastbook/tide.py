@@ -60,7 +60,8 @@ def fit(panel: Panel, *, progress: bool = False, on_epoch=None, **hyper) -> Mode
     hyper = settings(hyper)
     year, T = panel.year, len(panel.dates)
     if hyper["seasonal"] is None:
-        hyper["seasonal"] = bool(hyper["window_scale"] and year and year + 2 * hyper["sequence_length"] <= T)
+        reach = year + 2 * hyper["sequence_length"] <= T and hyper["forecast_length"] < year
+        hyper["seasonal"] = bool(hyper["window_scale"] and reach)
     if hyper["seasonal"] and hyper["forecast_length"] >= year:
         raise TideError(f"tide: seasonal looks a year back and cannot serve forecast_length {hyper['forecast_length']}")
     if not hyper["window_scale"] and (hyper["covariates"] or hyper["seasonal"] or hyper["static_covariates"]):
