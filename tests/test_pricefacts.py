@@ -245,6 +245,25 @@ def test_one_variant_with_one_day_is_enough_to_read(tmp_path):
     assert (intake.counts["series"], intake.counts["days"], intake.counts["observed"]) == (1, 1, 1)
 
 
+def test_facts_and_variants_without_a_key_harm_no_other(tmp_path):
+    """A shop's own tables may allow what ours do not: such rows are set aside and counted, and variant 1 stays what it was."""
+    house = shop(tmp_path, steady(1) + steady(2, first=2000))
+    with duckdb.connect(str(house.path)) as connection:
+        for table in ("DimVariant", "FactProductPrice"):
+            connection.execute(f"CREATE TABLE mine AS SELECT * FROM {table}; DROP TABLE {table} CASCADE")
+            connection.execute(f"ALTER TABLE mine RENAME TO {table}")
+        connection.execute("INSERT INTO DimVariant (variant_id, shop_product_id, variant_title) VALUES (NULL, 1, 'x')")
+        connection.execute(
+            "INSERT INTO FactProductPrice (price_fact_id, variant_id, date_id, current_price, is_available) VALUES "
+            f"(9001, NULL, {date_id(D)}, 5, true), (9002, 1, NULL, 5, true), (9003, 1, {date_id(D)}, NULL, true)"
+        )
+    found = PRICES.read(job(), house, D)
+    assert found.counts["observed"] == 20 and set(found.frame["series_id"]) == {"1", "2"} and adds_up(found)
+    reasons = found.quarantine.set_index("row")["reason"].to_dict()
+    assert reasons == {9001: "missing variant_id", 9002: "missing date_id", 9003: "not a number"}
+    assert found.quarantine.set_index("row").loc[[9001, 9002], "value"].isna().all() and found.counts["rows read"] == 23
+
+
 def test_variants_whose_facts_were_all_refused_are_named(tmp_path):
     refused = [(1, 2, D, 0.0), (2, 2, D, -1.0), (3, 2, D - dt.timedelta(days=1), 0.0)]
     intake = PRICES.read(job(), shop(tmp_path, [*steady(), *refused, (4, 3, D, 0.0, False), (5, 77, D, 5.0)]), D)

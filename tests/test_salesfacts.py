@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -218,7 +219,7 @@ def test_facts_from_files_are_written_once_corrected_and_never_shortened(tmp_pat
     assert stored(store) == {"x1": 2, "x2": 3}
     keep_facts(brought({"x1": 5, "x2": 3}), store, "vinyl")
     assert stored(store) == {"x1": 5, "x2": 3}
-    keep_facts(brought({"x1": 9}, MONDAYS[0]), store, "vinyl")
+    keep_facts(replace(brought({"x1": 9}, MONDAYS[0]), newest=False), store, "vinyl")
     assert stored(store) == {"x1": 5, "x2": 3} and any("are not written over them" in line for line in lines)
 
 
@@ -241,6 +242,36 @@ def test_what_corrected_files_no_longer_say_leaves_the_warehouse(tmp_path, emula
     assert units == {variant_ids([key], [key])["id"][0].as_py() for key in ("Northern", "other")}
     count = {table: f"SELECT COUNT(*) FROM {table}" for table in ("FactSales", "FactItemMonth", "FactStockMovement")}
     assert [publishing.stored(store, text) for text in count.values()] == [[(2,)], [(3,)], [(3,)]]
+
+
+def test_a_correction_may_take_the_newest_period_away(tmp_path):
+    """A sale of March was typed as one of May: the files then end earlier, and that is no run for a past date."""
+    store = connect(f"duckdb:{tmp_path / 'w.duckdb'}")
+    keep_facts(brought({"x1": 1}, MONDAYS[3]), store, "vinyl")
+    keep_facts(brought({"x1": 4}, MONDAYS[0]), store, "vinyl")
+    assert stored(store) == {"x1": 4} and store.query("sales_newest")["newest"].to_pylist() == [MONDAYS[0]]
+
+
+@pytest.mark.parametrize("where", ["duckdb", "bigquery"])
+def test_facts_without_a_key_are_set_aside_and_an_item_twice_counts_once(tmp_path, emulator, monkeypatch, where):
+    emulator.lead(monkeypatch)
+    store = connect({"duckdb": f"duckdb:{tmp_path / 'w.duckdb'}", "bigquery": "bigquery:test-project.keyless"}[where])
+    store.migrate()
+    for text in (  # a shop's own tables may allow what ours do not
+        "DROP TABLE DimItem",
+        "DROP TABLE FactSales",
+        "CREATE TABLE DimItem (item_id INT64, title STRING, source_key STRING, attributes_json STRING, from_files BOOL)",
+        "CREATE TABLE FactSales "
+        "(item_id INT64, period DATE, units FLOAT64, revenue FLOAT64, list_price FLOAT64, promotion FLOAT64)",
+        "INSERT INTO DimItem (item_id, title) VALUES (1, 'one'), (1, 'one'), (2, NULL), (NULL, 'none')",
+        "INSERT INTO FactSales (item_id, period, units) VALUES (1, DATE '2024-01-01', 3), (2, DATE '2024-01-08', 1), "
+        "(NULL, DATE '2024-01-01', 5), (1, NULL, 7)",
+    ):
+        publishing.stored(store, text)
+    monkeypatch.setattr(store, "looks_only", True)
+    found = READ.read(SOURCE.model_copy(update={"static": []}), store, MONDAYS[1])
+    assert found.frame[["series_id", "title", "y"]].astype(object).to_numpy().tolist() == [["1", "one", 3.0], ["2", "2", 1.0]]
+    assert sorted(found.quarantine["reason"]) == ["missing item_id", "missing period"] and found.counts["rows read"] == 4
 
 
 def test_the_default_as_of_date_is_a_period_that_is_over():

@@ -37,7 +37,8 @@ class Intake:
     rows: the long frame, or the grids of which it is made when it is asked for. quarantine: file, sheet, row (1-based data row,
     or price_fact_id), column, value (text), reason. facts: tables for the warehouse, keyed by the text series_id, of a source
     that reads a shop's own files; none where the facts are there already.
-    lost: the series of which every row was refused, as ``Sieve.lost`` has them. remarks: what else is to be said.
+    lost: the series of which every row was refused, as ``Sieve.lost`` has them. remarks: what else is to be said. newest: False
+    where the source says more of later days, which a run for an earlier date does not know.
     """
 
     rows: pd.DataFrame | Grids
@@ -46,6 +47,7 @@ class Intake:
     facts: dict[str, pa.Table] = field(default_factory=dict)
     lost: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LOST))
     remarks: tuple[str, ...] = ()
+    newest: bool = True
 
     @cached_property
     def frame(self) -> pd.DataFrame:

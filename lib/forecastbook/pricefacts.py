@@ -74,16 +74,20 @@ class PriceFacts:
         facts, variants, calendar, strays, later = warehouse.queries({name: asked[name] for name in wanted}).values()
         n, sieve = facts.num_rows, Sieve("FactProductPrice", facts["price_fact_id"])
 
-        (codes, variant), (date_codes, date_id) = side_by_side(numbered, [facts["variant_id"], facts["date_id"]])
+        key, date_key = facts["variant_id"], facts["date_id"]
+        absent = np.asarray(key.is_null()) if key.null_count else None
+        (codes, variant), (date_codes, date_id) = side_by_side(numbered, [key.fill_null(-1), date_key])
+        if absent is not None:
+            sieve.reject(absent, "variant_id", key, "missing variant_id")
         at = _places(variant, variants["variant_id"].to_numpy())  # -1 takes the last of what is appended below: nothing
         titles, known = np.append(variants["variant_title"].to_numpy(zero_copy_only=False), None)[at], at >= 0
         if not known.all():
-            sieve.reject(~known[codes], "variant_id", facts["variant_id"], "missing variant: not in DimVariant")
+            sieve.reject(~known[codes], "variant_id", key, "missing variant: not in DimVariant")
         at = _places(date_id, calendar["date_id"].to_numpy())
         day = np.append(longfile.arrow_days(calendar["full_date"]), np.datetime64("NaT"))[at]
         wrong = np.isnat(day) | (_date_ids(day) != date_id)
         if wrong.any():
-            sieve.reject(wrong[date_codes], "date_id", facts["date_id"], "impossible date: no such day in DimDate")
+            sieve.reject(wrong[date_codes], "date_id", date_key, "impossible date: no such day in DimDate")
         flag = facts["is_available"]
         if flag.null_count:
             sieve.reject(flag.is_null().to_numpy(), "is_available", flag, "missing: neither available nor not")
@@ -145,8 +149,9 @@ class PriceFacts:
         Listed are the first of them, counted all. Returns how many there are.
         """
         stray = Sieve(sieve.file, found["price_fact_id"].to_numpy())
-        ids = found["date_id"].to_numpy()
-        stray.reject(ids > _date_id(today()), "date_id", ids, "date in the future")
+        ids = found["date_id"]
+        stray.reject(np.asarray(ids.is_null()), "date_id", ids, "missing date_id")
+        stray.reject(ids.fill_null(0).to_numpy() > _date_id(today()), "date_id", ids, "date in the future")
         stray.reject(np.ones(len(ids), dtype=bool), "date_id", ids, "impossible date: no such day in DimDate")
         sieve.parts += stray.parts
         total = found["strays"][0].as_py() if len(ids) else 0

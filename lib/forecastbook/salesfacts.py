@@ -73,14 +73,17 @@ class SalesFacts:
         asked = self.asks(source, as_of)
         facts, items = warehouse.queries({name: asked[name] for name in ("sales_facts", "sales_items")}).values()
         n, sieve = facts.num_rows, Sieve("FactSales", np.arange(1, facts.num_rows + 1))
-        codes, item = numbered(facts["item_id"])
+        key, period = facts["item_id"], facts["period"]
+        codes, item = numbered(key.fill_null(-1))
         place = pd.Index(items["item_id"].to_numpy()).get_indexer(item)  # (N,) row of DimItem, -1: none
-        sieve.reject((place < 0)[codes], "item_id", facts["item_id"], "missing item: not in DimItem")
+        sieve.reject(np.asarray(key.is_null()), "item_id", key, "missing item_id")
+        sieve.reject(np.asarray(period.is_null()), "period", period, "missing period")
+        sieve.reject((place < 0)[codes], "item_id", key, "missing item: not in DimItem")
         units = facts["units"].to_numpy()
         sieve.reject(np.isnan(units), "units", facts["units"], "not a number")
         sieve.reject(np.isinf(units), "units", facts["units"], "not finite")
         sieve.reject(units < 0, "units", facts["units"], "negative")
-        day = longfile.arrow_days(facts["period"]).astype(np.int64).astype(np.int32)
+        day = longfile.arrow_days(period).astype(np.int64).astype(np.int32)
         titles, sources, about = (items[c].to_pylist() for c in ("title", "source_key", "attributes_json"))
         ids = np.array([str(sources[p] or i) if p >= 0 else str(i) for i, p in zip(item.tolist(), place, strict=True)], object)
         cells = Cells(ids, codes, day, sieve.ok)
@@ -97,7 +100,7 @@ class SalesFacts:
         data = {
             "y": units,
             "available": np.ones(n, dtype=bool),
-            "title": (None, np.array([titles[p] if p >= 0 else i for i, p in zip(ids, place, strict=True)], dtype=object)),
+            "title": (None, np.array([(p >= 0 and titles[p]) or i for i, p in zip(ids, place, strict=True)], dtype=object)),
             "price": price,
             "list_price": facts["list_price"].to_numpy(),
             "promotion": facts["promotion"].to_numpy(),

@@ -92,7 +92,7 @@ class ShopFiles:
             "series": len(frame["series_id"].cat.categories),
             "months": len(np.unique(frame["ts"])),
         }
-        return Intake(frame, known.sieve.quarantine(), counts, known.facts())
+        return Intake(frame, known.sieve.quarantine(), counts, known.facts(), newest=newest)
 
     @staticmethod
     def _shop(source) -> Shop:

@@ -276,10 +276,9 @@ def keep_facts(intake: Intake, store, job: str) -> None:
     store.migrate()
     stored = store.query("sales_newest")
     stored = stored.filter(pc.or_(pc.is_in(stored["item_id"], keys["id"]), pc.fill_null(pc.equal(stored["job"], job), False)))
-    later = pc.max(stored["newest"]).as_py()
-    newest = pc.max(intake.facts["FactSales"]["period"]).as_py()
-    if later and newest and later > newest:
-        log.info("%s has sales up to %s: those up to %s are not written over them", store.url, later, newest)
+    later, mine = pc.max(stored["newest"]).as_py(), pc.max(intake.facts["FactSales"]["period"]).as_py()
+    if not intake.newest and later and mine and later > mine:
+        log.info("%s has sales up to %s: those up to %s are not written over them", store.url, later, mine)
         return
     about = {"item_id": keys["id"], "title": keys["title"], "source_key": keys["source_key"]}
     about |= {"attributes_json": items["attributes_json"], "from_files": [True] * len(ids), "job": [job] * len(ids)}
