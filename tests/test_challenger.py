@@ -523,7 +523,7 @@ def test_crowning_and_settling_twice_changes_nothing(runs_at):
 def test_a_broken_champion_file_is_named(runs_at):
     run = runs_at("2024-03-10")
     (run.home / "champion.json").write_text("{")
-    with pytest.raises(RuntimeError, match="champion.json: not valid JSON"):
+    with pytest.raises(RuntimeError, match="champion.json: holds no champions"):
         run.champion()
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from conftest import python
-from forecastbook.files import RunError, copy_model, lock, replacing, write_text
+from forecastbook.files import RunError, copy_model, lock, part_name, replacing, sweep, write_text
 
 
 def test_a_failure_in_the_middle_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -129,3 +129,23 @@ def test_an_error_under_the_lock_gives_it_back(tmp_path):
         raise KeyError
     with lock(tmp_path / ".x.lock", wait=0):
         pass
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_another_writes_now_is_not(tmp_path):
+    code = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from forecastbook.files import part_name, replacing
+        part_name(Path(sys.argv[1]) / "model").mkdir()
+        with replacing(Path(sys.argv[1]) / "backtest.parquet") as part:
+            part.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    child = python(code, str(tmp_path))
+    child.communicate(timeout=60)
+    (tmp_path / "kept.parquet").touch()
+    part_name(tmp_path / "mine").touch()
+    left = {p.name.split(".")[1] for p in tmp_path.iterdir() if p.name.endswith(".part")}
+    assert child.returncode == -9 and left == {"model", "backtest", "mine"}
+    sweep(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"kept.parquet", part_name(tmp_path / "mine").name}

@@ -176,6 +176,8 @@ def test_a_source_that_brings_sales_makes_a_job_of_sales(write):
     weekly = load(write("source: {kind: warehouse_sales}"))
     assert (weekly.model.name, weekly.freq, weekly.horizon) == ("tide", "W-MON", 4)
     for bad, said in {
+        "source: {kind: shop_files, stock: a.xlsx, sales: [b.xlsx], cutoff: 2022-02-30}": "job.yaml:1: 2022-02-30 is no date",
+        "a: " + 3000 * "[": "hundreds deep",
         "tune: {space: {hidden_size: [a, b]}}": "tune.space.hidden_size holds 'a'",
         "tune: {space: {learning_rate: [-1.0, 5.0]}}": "tune.space.learning_rate holds -1.0",
         "publish: {model_id: 99999999999999999999}": "publish.model_id",

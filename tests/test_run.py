@@ -158,6 +158,46 @@ def test_notes_of_two_hands_at_once_are_all_kept(tmp_path):
     assert set(Run(run.dir).manifest["seconds"]) == {f"{mine}{k}" for mine in "ab" for k in range(n)}
 
 
+def test_columns_that_hold_nothing_are_text_and_can_be_read_beside_full_ones(tmp_path):
+    import duckdb
+
+    full = pd.DataFrame({"file": ["a.csv"], "sheet": ["one"], "row": [1]})
+    for name, frame in {"a": full, "b": full.iloc[:0].astype(object), "c": full.assign(sheet=None)}.items():
+        run = make(tmp_path / name)
+        run.write("quarantine.parquet", frame.astype({"row": "int64"}))
+        pd.testing.assert_frame_equal(
+            run.read("quarantine.parquet"), frame.astype({"row": "int64"}), check_dtype=len(frame) > 0
+        )
+    for order in ("a c b", "b c a"):
+        paths = [str(tmp_path / name / "prices/2024-03-10/quarantine.parquet") for name in order.split()]
+        assert len(duckdb.read_parquet(paths).fetchall()) == 2
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"run_id": "x"}', '{"as_of": "bad"}'])
+def test_a_manifest_or_a_list_of_champions_that_lacks_what_it_must_hold_is_named(tmp_path, text):
+    run = make(tmp_path)
+    if text.startswith("{"):
+        (run.home / "champion.json").write_text(text)
+        with pytest.raises(RunError, match="champion.json: holds no champions"):
+            run.champion()
+    (run.dir / "manifest.json").write_text(text)
+    with pytest.raises(RunError, match="manifest.json: holds no manifest .*; remove"):
+        Run(run.dir)
+
+
+def test_a_champion_is_found_where_its_run_is_kept(tmp_path):
+    """Day 2 kept day 1's model; day 1 is then made anew: the model that forecasts is the old one, under its new name."""
+    first = finished(make(tmp_path))
+    (first.dir / "model").mkdir()
+    (first.dir / "model" / "model.json").write_text("{}")
+    first.crown("better")
+    second = make(tmp_path, as_of=AS_OF + dt.timedelta(days=1))
+    second.crown("kept", second.champion())
+    make(tmp_path, fingerprint="other", force=True)
+    third = make(tmp_path, as_of=AS_OF + dt.timedelta(days=2)).champion()
+    assert third["run_id"] == first.id and third["path"].startswith("2024-03-10+") and third["path"].endswith("/model")
+
+
 def test_notes_of_two_hands_are_both_kept(tmp_path):
     step = make(tmp_path)
     runner = Run(step.dir)

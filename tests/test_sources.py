@@ -550,3 +550,18 @@ def test_a_thousand_series_each_on_two_days_of_a_century_find_their_cells(tmp_pa
     sparse = read(bare(path))
     assert len(sparse.frame) == 2000 and sparse.counts["days"] == 2
     assert (sparse.frame["y"] == sparse.frame["series_id"].astype(str).str[1:].astype(int) + 1).all()
+
+
+def test_columns_of_a_parquet_that_are_no_single_values_are_all_named(tmp_path):
+    path = tmp_path / "odd.parquet"
+    table = pa.table({"sku": [b"\xff\xfe"], "day": [D], "price": pa.array([[1.0]]), "name": pa.array([{"a": 1}])})
+    pq.write_table(table, path)
+    with pytest.raises(SourceError) as error:
+        read(bare(path))
+    said = str(error.value)
+    assert "column 'sku' is binary" in said and "column 'price' is list<" in said and "one value a cell" in said
+
+
+def test_a_head_of_a_csv_beyond_all_measure_is_told(tmp_path):
+    with pytest.raises(SourceError, match="cannot read .*field larger than field limit"):
+        read(bare(text(tmp_path, f"sku,day,{'x' * 140_000}\na,{D},1\n")))

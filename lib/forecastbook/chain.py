@@ -73,9 +73,11 @@ class _Asked:
     """What a command asks for: a job, looked up, with its source and its warehouse, at a date or the newest."""
 
     def __init__(self, job: str, as_of: str, out: str, url: str, overlays: list[str]):
-        from forecastbook.sources import SOURCES
+        from forecastbook.sources import SOURCES, SourceError, today
 
         self.given = jobs.as_of_date(as_of) if as_of else None
+        if self.given and self.given > today():
+            raise SourceError(f"as-of date {self.given} lies in the future: a forecast is made as of a day that has been")
         self.path, self.overlays = ROOT / "params" / f"{jobs.job_name(job)}.yaml", overlays
         self.params, self.store = self.load(), _connected(url, out, job)
         self.source = SOURCES[self.params.source.kind]
@@ -91,11 +93,12 @@ class _Asked:
 
     def date(self) -> dt.date:
         """The as-of date: the given one, if it lies within the data, or the newest."""
-        from forecastbook.sources import inside, newest
+        from forecastbook.sources import begins, inside, newest
 
         span = self.source.span(self.params.source, self.store)
         date = self.given or newest(span, self.params)
         inside(date, span, getattr(self.params.source, "path", self.params.source.kind))
+        begins(date, self.params.freq)
         return date
 
 
@@ -115,7 +118,7 @@ def _winner(home: Path, date: dt.date, force: bool) -> dict | None:
     try:
         chosen = json.loads(path.read_text(encoding="utf-8"))
         return chosen["hyper"] if chosen["as_of"] <= date.isoformat() else None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read ({error!r}); remove it, or run make tune again") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import backtest, models
-from forecastbook.files import copy_model, write_json
+from forecastbook.files import copy_model, part_name, write_json
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.roster import trainable
@@ -226,9 +226,12 @@ def _whole(panel: Panel, params: Params, begun: Start, challenger):
 
 def _put(run: Run, model, target: Path) -> None:
     """Save a model so that ``target`` is the old directory or the whole new one."""
-    with tempfile.TemporaryDirectory(dir=run.dir, prefix=".model.") as part:
-        models.save(model, Path(part))
-        copy_model(Path(part), target)
+    part = part_name(target.with_name("trained"))
+    try:
+        models.save(model, part)
+        copy_model(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _describe(directory: Path, **entries) -> None:

@@ -25,10 +25,15 @@ class RunError(RuntimeError):
     """A run directory, or a file in it, that cannot be used as it is."""
 
 
+def part_name(path: Path) -> Path:
+    """What a file or directory is called, beside its place, while this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 @contextlib.contextmanager
 def replacing(path: Path):
     """Give a temporary path beside ``path``; on success sync and move it there, on failure leave the old file as it was."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_name(path)
     try:
         yield part
         with part.open("rb+") as stream:
@@ -38,6 +43,25 @@ def replacing(path: Path):
         raise RunError(f"{path}: cannot write ({error.strerror or error}); the old file is untouched") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what writers that were killed left half done in a directory: what ``replacing`` and ``part_name`` name."""
+    for part in directory.glob(".*.part"):
+        pid = part.name.split(".")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            log.info("%s was left by a process that was killed: removed", part)
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -78,7 +102,7 @@ def copy_model(source: Path, target: Path) -> None:
     """
     for left in (left for end in ("part", "old") for left in target.parent.glob(f".{target.name}.*.{end}")):
         shutil.rmtree(left)
-    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    part, old = part_name(target), target.with_name(f".{target.name}.{os.getpid()}.old")
     shutil.copytree(source, part)
     part.chmod(target.parent.stat().st_mode)  # a temporary directory is its owner's alone; who reads the run may read the model
     if target.exists():

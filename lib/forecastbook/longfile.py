@@ -42,10 +42,11 @@ def load(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.DataFr
         if kind == ".parquet":
             with pq.ParquetFile(path) as file:
                 _has_columns(path, file.schema_arrow.names, wanted)
+                _are_plain(path, file.schema_arrow, wanted)
                 table = file.read(columns=wanted)
             return table.select(wanted), np.arange(1, table.num_rows + 1), quarantine(), False
         return _load_csv(path, wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError, csv.Error) as error:
         text = str(error).strip().split("\n")[0]
         advice = "save it as UTF-8" if "utf" in text.lower() else f"is it really a {kind} file, and complete?"
         raise SourceError(f"cannot read {path}: {text}; {advice}") from error
@@ -137,6 +138,18 @@ def _has_columns(path: Path, names: list[str], wanted: list[str]) -> None:
             faults.append(f"column {name!r} is there {names.count(name)} times")
     if faults:
         raise SourceError(f"{path}: {', '.join(faults)}; it has {', '.join(names)}. Map them in source.columns")
+
+
+def _are_plain(path: Path, schema: pa.Schema, wanted: list[str]) -> None:
+    """Raise SourceError, with all faults at once, where a column holds lists, records or bytes instead of single values."""
+    faults = []
+    for name in wanted:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            faults.append(f"column {name!r} is {kind}")
+    if faults:
+        raise SourceError(f"{path}: {', '.join(faults)}; wanted text, numbers, dates or yes and no: one value a cell")
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import pickle
+import struct
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -370,7 +371,17 @@ def load_checkpoint(path, **hyper) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of the formats that are refused below anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        struct.error,
+    ) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise LSTMError(
             f"{path}: refused, not a plain file of weights (a pickle, a TorchScript archive or a cut-off file is "

@@ -52,11 +52,14 @@ class Run:
             raise RunError(f"{path}: not found; a run is made by `make forecast`") from None
         except ValueError as error:
             raise RunError(f"{path}: not valid JSON ({error}); remove {self.dir} and run make forecast again") from error
-        if not isinstance(self.manifest, dict):
-            raise RunError(f"{path}: holds no manifest; remove {self.dir} and run make forecast again")
-        self.job, self.id = self.manifest["job"], self.manifest["run_id"]
-        self.as_of = dt.date.fromisoformat(self.manifest["as_of"])
-        self.warehouse = self.manifest["warehouse"]
+        try:
+            self.job, self.id, self.warehouse = (self.manifest[key] for key in ("job", "run_id", "warehouse"))
+            self.as_of = dt.date.fromisoformat(self.manifest["as_of"])
+            for key, kind in {"status": str, "params": dict, "steps": dict, "files": dict}.items():
+                if not isinstance(self.manifest[key], kind):
+                    raise TypeError(key)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path}: holds no manifest ({error}); remove {self.dir} and run make forecast again") from error
 
     @functools.cached_property
     def params(self) -> Params:
@@ -91,7 +94,7 @@ class Run:
         path, rows = self.dir / name, 0
         with replacing(path) as part:
             if isinstance(frame, pd.DataFrame):
-                frame.to_parquet(part, index=False)
+                pq.write_table(_typed(pa.Table.from_pandas(frame, preserve_index=False)), part)
                 rows = len(frame)
             else:
                 with contextlib.ExitStack() as opened:
@@ -226,6 +229,12 @@ def _covariates(params: Params) -> dict:
     return {"past": source.past, "future": source.future, "static": source.static, "horizon": params.horizon}
 
 
+def _typed(table: pa.Table) -> pa.Table:
+    """The same with columns that hold nothing as text: other programs can then read the files of several runs as one table."""
+    fields = [pa.field(f.name, pa.string()) if pa.types.is_null(f.type) else f for f in table.schema]
+    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
+
+
 def _in_order(frame: pd.DataFrame) -> bool:
     """Whether the rows of a long frame with categorical ids are sorted by series and day, as sources return them."""
     series, ts = frame["series_id"].cat.codes.to_numpy(), frame["ts"].to_numpy()
@@ -237,9 +246,12 @@ def _champions(home: Path) -> dict:
     if not path.is_file():
         return {"history": []}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path}: not valid JSON ({error}); mend it, or remove it to start from no champion") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if all({"as_of", "path", "run_id"} <= set(entry) for entry in found["history"]):
+            return found
+        raise KeyError("run_id")
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: holds no champions ({error!r}); mend it, or remove it to start from none") from error
 
 
 # --- making and finding a run ---------------------------------------------------------------------------------------
@@ -301,12 +313,25 @@ def _make_room(run: Run, changed: list[str], force: bool) -> None:
         taken = len(list(run.home.glob(f"{name}*")))
         kept = run.home / (f"{name}-{taken + 1}" if taken else name)
         os.replace(run.dir, kept)
+        _follow(run, kept)
         log.warning("inputs changed (%s): the finished run is kept in %s", what, kept)
     else:
         raise RunError(
             f"{run.dir} is finished and was made with other inputs: {what}. It is kept as it is. "
             "FORCE=1 makes a new run and keeps the old one; another AS_OF or OUT leaves it alone"
         )
+
+
+def _follow(run: Run, kept: Path) -> None:
+    """Champions of later dates that are this run's model find it in the directory that now holds it."""
+    path = run.home / "champion.json"
+    with lock(run.home / ".champion.lock", wait=60):
+        history = _champions(run.home)["history"]
+        for entry in history:
+            if entry["run_id"] == run.id:
+                entry["path"] = f"{kept.name}/model"
+        if history:
+            write_json(path, {"champion": history[-1], "history": history})
 
 
 def again(directory: Path, steps: Iterable[str]) -> None:

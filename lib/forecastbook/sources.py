@@ -261,6 +261,13 @@ def newest(span: tuple[date, date], params) -> date:
     return pd.date_range(end=pd.Timestamp(last), periods=2, freq=params.freq)[0].date()
 
 
+def begins(as_of: date, freq: str) -> None:
+    """Raise SourceError unless the as-of date is the first day of a period."""
+    (first,) = pd.date_range(end=pd.Timestamp(as_of), periods=1, freq=freq).date
+    if first != as_of:
+        raise SourceError(f"as-of date {as_of} is not the first day of a period of freq {freq}: write {first}")
+
+
 def keep_facts(intake: Intake, store, job: str) -> None:
     """Write the facts that a job's own files hold into the warehouse; sources whose facts are there already bring none.
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from forecastbook.environment import git_state
-from forecastbook.files import RunError, write_text
+from forecastbook.files import RunError, sweep, write_text
 from forecastbook.run import STEPS, Run
 
 log = logging.getLogger("forecastbook")
@@ -71,6 +71,7 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
     step, run = notebook.stem, Run(run.dir)  # read anew: another process may have finished the run while this one waited
     check(notebook)
     part, final, failed = run.dir / f".{step}.part.ipynb", run.dir / f"{step}.ipynb", run.dir / f"{step}.failed.ipynb"
+    sweep(run.dir)
     for stale in (part, failed, failed.with_suffix(".html")):
         stale.unlink(missing_ok=True)
     values = {

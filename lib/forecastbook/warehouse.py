@@ -24,6 +24,8 @@ def connect(url: str, lock_wait: float = 60.0, labels: dict[str, str] | None = N
     ({"job": ..., "run_id": ...}). Nothing is opened yet. Raises WarehouseError on any other url.
     """
     scheme, _, rest = str(url).partition(":")
+    if scheme == "duckdb" and "://" in rest:
+        raise WarehouseError(f"not a file: {rest!r}; wanted duckdb:PATH, a place on this machine")
     if scheme == "duckdb" and rest.strip() and rest != ":memory:":  # memory would be gone after each call
         return DuckDB(url, Path(rest).expanduser(), lock_wait)
     if scheme == "bigquery":

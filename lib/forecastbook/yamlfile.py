@@ -39,8 +39,16 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     return yaml.SafeLoader.construct_yaml_int(loader, node)
 
 
+def _date(loader: _Loader, node: yaml.ScalarNode):
+    try:
+        return yaml.SafeLoader.construct_yaml_timestamp(loader, node)
+    except ValueError as error:
+        raise ParamsError(f"{_place(node)}: {node.value} is no date ({error}); correct it, or quote it as text") from error
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _date)
 
 
 def read_yaml(path: Path) -> dict:
@@ -53,6 +61,8 @@ def read_yaml(path: Path) -> dict:
             data = yaml.load(stream, Loader=_Loader)  # noqa: S506  (a SafeLoader that refuses more)
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ParamsError(f"{path}: brackets within brackets, hundreds deep, which no params are") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: not UTF-8 text: {error}") from error
     if data is None:
