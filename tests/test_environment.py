@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 
 import pytest
 import yaml
@@ -47,6 +49,22 @@ def test_the_lock_is_what_pyproject_asks_for():
         wanted = Requirement(text)
         assert PINS[canonicalize_name(wanted.name)] in wanted.specifier, text
     assert set(CORE) <= set(PINS) and PINS["torch"] == "2.13.0" and PINS["darts"].startswith("0.48.") and PINS["pandas"] < "3"
+
+
+def test_whatever_the_package_imports_is_declared():
+    named = set()
+    for path in (LIB / "forecastbook").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                named.add(node.module.split(".")[0])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    brings = metadata.packages_distributions()
+    own = {"forecastbook", "google", *sys.stdlib_module_names}  # google is a name that several packages share
+    undeclared = {name for name in named - own if not {canonicalize_name(d) for d in brings[name]} & declared}
+    assert not undeclared
 
 
 def test_conda_installs_the_same_lock():

@@ -425,9 +425,16 @@ def test_what_does_not_fit_a_trade_is_refused(given, words):
         Params.model_validate({"model": {"name": "tide"}, "source": {"kind": "shop_files"}} | given)
 
 
-def test_an_old_model_config_is_read_as_keys_or_as_a_file(tmp_path):
+def test_an_old_model_config_is_read_as_keys_or_as_a_file(tmp_path, lines):
     base = {"source": {"kind": "shop_files"}}
     found = Params.model_validate(base | {"model": {"name": "tide", "config": OLD_CONFIG, "seeds": 1}}).model
+    assert [line for line in lines if "model config" in line] == [
+        "WARNING model config: temporal_width_past has no effect without model.covariates: true"
+    ]
+    lines.clear()
+    odd = OLD_CONFIG | {"quantiles": [0.1, 0.5, 0.9], "model_config": {"random_state": 42}}
+    Params.model_validate(base | {"model": {"name": "tide", "config": odd}})
+    assert [line.partition(": ")[2].split()[0] for line in lines] == ["seed", "quantiles"]
     assert (found.num_encoder_layers, found.num_decoder_layers, found.temporal_width_past) == (3, 2, 2)
     assert (found.learning_rate, found.weight_decay, found.T_0, found.T_mult) == (7.7e-05, 0.0028, 160, 1), "nothing is rounded"
     assert (found.head, found.schedule, found.seeds, found.hidden_size) == ("quantile", "cosine_restarts", 1, 64)

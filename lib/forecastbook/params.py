@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 import warnings
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 from .panel import YEAR
 from .trades import TRADES, Trade
 from .yamlfile import merge
+
+log = logging.getLogger("forecastbook")
 
 
 class Section(BaseModel):
@@ -208,8 +211,13 @@ class Tide(Section):
             if not Path(config).is_file():
                 raise ValueError(f"config {config}: there is no such file; a relative path starts at {Path.cwd()}")
             config = Path(config).read_text(encoding="utf-8")
-        known = {k: v for k, v in from_config(config).items() if k in cls.model_fields}
-        return known | {k: v for k, v in given.items() if k != "config"}
+        found, own = from_config(config), {k: v for k, v in given.items() if k != "config"}
+        for name, ours in {"seed": "seed", "levels": "quantiles"}.items():
+            if name in found and found.pop(name) != Params.model_fields[ours].default:
+                log.warning("model config: %s is left out, as it is the job's own: give it in the params", ours)
+        if found.get("temporal_width_past") and not own.get("covariates"):
+            log.warning("model config: temporal_width_past has no effect without model.covariates: true")
+        return found | own
 
 
 class Finetune(Section):

@@ -161,8 +161,11 @@ class Run:
         """Write what ingest found: ``panel.parquet``, ``series.parquet`` and ``quarantine.parquet``.
 
         The panel holds observed rows and rows that say "not available", up to the as-of date; values known ahead go to
-        ``future.parquet``.
+        ``future.parquet``. Raises RunError when no series is left to forecast: before anything is trained.
         """
+        if (roster["source"] == "excluded").all():
+            why = roster["why"].mode().iloc[0]
+            raise RunError(f"{self.job}: no series can be forecast as of {self.as_of}, most often because: {why}")
         text = ["title", *panel.static_names]  # once a series, in series.parquet
         frame = intake.frame.drop(columns=[c for c in text if c in intake.frame])
         frame["series_id"] = frame["series_id"].astype(pd.CategoricalDtype(panel.ids))  # none for series that are not wanted

@@ -1,6 +1,7 @@
 """The sales model: TiDE (Das et al. 2023) as an ensemble: train, fine-tune, forecast, export.
 
-The network itself stands on darts (``tide_darts``); its windows are in ``tide_data``, its settings and files in ``tide_model``.
+The network itself stands on darts (``tide_darts``, ``tide_build``); its windows are in ``tide_data``, its settings and files in
+``tide_model``.
 
 Symbols: N series, T periods, H periods ahead, B windows, W windows in all, P parameters, Q levels, E networks of the ensemble.
 """
@@ -18,7 +19,7 @@ from . import tide_data, tide_heads
 from .counts import LEAST, Demand
 from .panel import Panel
 from .threads import one_thread
-from .tide_darts import LOADER, built, device, nets, network, quiet
+from .tide_build import LOADER, built, device, nets, network, quiet
 from .tide_data import Feed
 from .tide_heads import quantile_weights
 from .tide_model import DEFAULTS, NETWORK, SHAPE, Model, TideError, from_config, load, save, settings

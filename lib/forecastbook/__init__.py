@@ -1,0 +1,1 @@
+"""Forecasts of prices and sales, written by notebooks. ARCHITECTURE.md says what each module is."""
