@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -183,6 +185,7 @@ def every_figure(panel, forecast, backtest) -> dict[str, style.Figure]:
         "skill": scorefigures.skill(skills[: 0 if few else None]),
         "band_width": scorefigures.band_width(backtest),
         "changed_unchanged": scorefigures.changed_unchanged(backtest),
+        "reliability": scorefigures.reliability(backtest),
         "track_record": scorefigures.track_record(record[: 0 if few else None]),
     }
 
@@ -236,6 +239,7 @@ def test_a_single_origin_and_a_single_day_draw(panel, backtest):
         scorefigures.calibration,
         scorefigures.band_width,
         scorefigures.changed_unchanged,
+        scorefigures.reliability,
     ):
         assert draw(day).png(50)
     assert figures.coverage_over_time(panel[panel["ts"] == panel["ts"].max()]).png(50)
@@ -386,6 +390,23 @@ def test_labels_stay_clear_of_lines_and_edges(backtest):
     assert inside and not any(box.x0 < promise < box.x1 for box in inside)
 
 
+def test_a_probability_is_held_against_how_often_it_came(backtest):
+    """A group's point is what was said and what came in it; an honest one lies on the diagonal, few forecasts are hollow."""
+    n = 4000
+    said = np.random.default_rng(0).choice([0.03, 0.15, 0.62], n, p=[0.6, 0.396, 0.004])
+    came = np.random.default_rng(1).random(n) < said
+    frame = pd.DataFrame({"model": ["published"] * n, "horizon": 1})
+    frame = frame.assign(y=np.where(came, 2.0, 1.0), last_value=1.0, q50=1.0, p_change=said, p_up=said)
+    fig = scorefigures.reliability(frame)
+    diagonal, curve, *points = fig.axes[0].lines
+    x, y = curve.get_data()
+    assert x == pytest.approx([0.03, 0.15, 0.62]) and y == pytest.approx([came[said == p].mean() for p in (0.03, 0.15, 0.62)])
+    hollow = {line.get_markerfacecolor(): len(line.get_xdata()) for line in points}
+    assert hollow["white"] == 1 and sum(hollow.values()) == 3
+    assert f"A change, called more likely than not {(said > 0.5).sum()} times, came in" in fig.alt
+    assert "never called more likely than not" in scorefigures.reliability(frame.assign(p_change=0.1)).alt
+
+
 def test_what_counts_as_a_change_is_written_on_the_figures_that_count_it(panel, forecast, backtest):
     drawn = (figures.moves(forecast), scorefigures.calibration(backtest), scorefigures.changed_unchanged(backtest))
     for fig in (*drawn, figures.small_multiples(panel)):
@@ -436,3 +457,14 @@ def test_a_title_that_no_font_draws_gives_way_to_the_id():
     assert style.called(unknown, "item-7") == "item-7"
     assert style.called("Crème brûlée \U00012000", "item-7") == "Crème brûlée □"
     assert style.called("Сыр", "item-7") == "Сыр"
+
+
+@pytest.mark.parametrize("most", [4, 6])
+def test_dates_find_their_ticks_over_any_span(most):
+    fig, axes = style.canvas("spans", size=(4, 2))
+    style.date_axis(axes[0, 0], most=most)
+    first, locate = pd.Timestamp("2021-01-01"), axes[0, 0].xaxis.get_major_locator()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for days in range(1, 2000, 13):
+            assert 1 <= len(locate.tick_values(first, first + pd.Timedelta(days=days))) <= most + 3

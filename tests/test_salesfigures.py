@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from forecastbook import reorder as book
-from forecastbook import salesfigures
+from forecastbook import salesfigures, scorefigures
 from forecastbook.points import errors
 
 LEVELS = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q80": 0.8, "q90": 0.9, "q95": 0.95, "q99": 0.99}
@@ -262,3 +262,10 @@ def test_the_names_beside_bars_of_errors_end_before_the_axis(backtest):
     fig.png(60)
     error = fig.axes[0]
     assert all(t.get_window_extent().x1 <= error.get_window_extent().x1 for t in error.texts)
+
+
+def test_the_probability_of_a_sale_is_held_against_how_often_one_came(backtest):
+    fig = scorefigures.reliability(backtest)
+    assert (
+        told(fig).startswith("A sale, called more likely than not") and "probability said of a sale" in fig.axes[0].get_xlabel()
+    )

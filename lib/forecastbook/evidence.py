@@ -309,6 +309,7 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
     return {
         "text": text,
         "calibration": salesfigures.pit(backtest) if sales else scorefigures.calibration(backtest),
+        "chances": scorefigures.reliability(backtest),
         "split": salesfigures.zero_nonzero(scored) if sales else scorefigures.changed_unchanged(backtest),
         "cost": salesfigures.service(backtest) if sales else None,
         "table": table(frame, {"inside90": share1, "inside50": share1}, heads),

@@ -258,6 +258,51 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
     return fig
 
 
+CHANCES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # edges of the groups of a reliability curve
+FEW = 30  # forecasts: a group of fewer is drawn hollow
+
+
+@drawn
+def reliability(frame: pd.DataFrame, model: str = "published") -> Figure:
+    """The probability that was said of the event (a changed price, a sale) against how often it came, by groups of it.
+
+    frame: a backtest, whose rows of `model` are shown. A point is the mean of what was said in a group (``CHANCES``), with the
+    number of its forecasts.
+    """
+    mine = frame[(frame["model"] == model) & frame["y"].notna()] if len(frame) else frame
+    trade = trades.of(frame)
+    mine = mine[mine[trade.probability].notna()] if len(mine) else mine
+    if not len(mine):
+        return nothing("No forecast has met its actuals yet")
+    said = mine[trade.probability].to_numpy(float)
+    came = trade.happened(mine["y"].to_numpy(float)[:, None], mine["last_value"].to_numpy(float))[:, 0]
+    group = np.clip(np.digitize(said, CHANCES) - 1, 0, len(CHANCES) - 2)
+    by = pd.DataFrame({"said": said, "came": came, "n": 1}).groupby(group).agg({"said": "mean", "came": "mean", "n": "size"})
+    sure = said > 0.5
+    title = f"{trade.called} was never called more likely than not"
+    if sure.any():
+        times = counted(int(sure.sum()), "time")
+        title = f"{trade.called}, called more likely than not {times}, came in {percent(came[sure].mean())} of them"
+    fig, axes = canvas(title, size=(8.2, 3.6))
+    ax = axes[0, 0]
+    ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
+    ax.annotate("honest", (0.93, 0.87), color=GREY, ha="center", va="top", fontsize=9)
+    ax.plot(by["said"], by["came"], "-", color=BLUE, lw=1.5)
+    for full, rows in by.groupby(by["n"] >= FEW):
+        ax.plot(rows["said"], rows["came"], "o", color=BLUE, ms=6, mfc=BLUE if full else "white", clip_on=False)
+    for row in by.itertuples():
+        ax.annotate(
+            f"{row.n:,}", (row.said, row.came), xytext=(7, -3), textcoords="offset points", va="top", color=GREY, fontsize=8
+        )
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_ylim(-0.02, 1.02)
+    percent_axis(ax.xaxis)
+    percent_axis(ax.yaxis)
+    ax.set_xlabel(f"probability said of {trade.called.lower()}" + (f"\n({CHANGE})" if trade is PRICES else ""))
+    ax.set_ylabel("share that came")
+    return fig
+
+
 @drawn
 def band_width(frame: pd.DataFrame, model: str = "published") -> Figure:
     """Mean width of the central bands by horizon, as a share of the last price. frame: a backtest; rows of `model` count."""

@@ -41,6 +41,10 @@ def quiet():
             logger.setLevel(level)
 
 
+# What tqdm says at its import, wherever that comes first: a notebook that runs headless has no widgets, and wants none.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+
 @cache
 def nets():
     """The module of the classes that stand on darts. darts takes 11 s to import, so that it is imported when one is wanted."""

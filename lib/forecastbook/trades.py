@@ -47,6 +47,7 @@ class Trade:
     safe_words: str  # what a sentence calls the safe baseline
     things: str  # what the values are
     unit: str  # what they are counted in: label of an axis
+    called: str  # what the event is called
     with_event: str  # the points where it came, and the others
     without_event: str
     size: str  # what errors are divided by, so that items can be averaged
@@ -89,6 +90,7 @@ PRICES = Trade(
     safe_words="the last value",
     things="prices",
     unit="price",
+    called="A change",
     with_event="changed prices",
     without_event="unchanged prices",
     size="the last price",
@@ -127,6 +129,7 @@ SALES = Trade(
     safe_words="IMAPA",
     things="sales",
     unit="units",
+    called="A sale",
     with_event="periods with sales",
     without_event="periods without",
     size="mean sales",
