@@ -145,7 +145,7 @@ def drawn(draw):
 
 
 def date_axis(ax, ts=None, most: int = 6) -> None:
-    ticks = {mdates.YEARLY: most, mdates.MONTHLY: most + 1, mdates.DAILY: most}  # half years fill what is no two years yet
+    ticks = dict.fromkeys(range(8), most) | {mdates.MONTHLY: most + 1}  # half years fill what is no two years yet
     locator = mdates.AutoDateLocator(minticks=2, maxticks=ticks)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _day(mdates.num2date(v))))
