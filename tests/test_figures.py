@@ -167,9 +167,7 @@ def every_figure(panel, forecast, backtest) -> dict[str, style.Figure]:
                 ]
             )
         ),
-        "trials": figures.trials(
-            pd.DataFrame({"score": score[: 0 if few else None]}), {"defaults": 0.031, "last_value": 0.036}
-        ),
+        "trials": figures.trials(pd.DataFrame({"score": score[: 0 if few else None]})),
         "losses": figures.losses(history[: 0 if few else None]),
         "errors_by_origin": scorefigures.errors_by_origin(backtest),
         "fans": figures.fans(

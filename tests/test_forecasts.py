@@ -330,6 +330,10 @@ def test_the_models_row_has_real_metrics_and_every_hyperparameter(job):
     row = forecasts.model_record(job.run, scored)
     assert (row["model_name"], row["model_type"]) == ("LSTM_Price_Forecaster", "LSTM_Seq2Seq")
     mine = scored[(scored.model == "published") & (scored["slice"] == "all")].set_index("metric")["value"]
+    assert {"mae", "mape", "coverage", "n"} <= set(row["performance_metrics"]) and row["performance_metrics"]["mape"] == mine[
+        "mape"
+    ]
+    assert row["performance_metrics"]["coverage"] == mine["coverage90"]
     assert row["performance_metrics"]["rel_mae"] == mine["rel_mae"] and row["performance_metrics"]["published"] == "blend"
     assert all(not isinstance(v, float) or math.isfinite(v) for v in row["performance_metrics"].values())
     assert row["hyperparameters"]["hidden_size"] == 8 and row["hyperparameters"]["finetune"]["days"] == 30

@@ -63,6 +63,7 @@ def loop(rows):
         "winkler90": [],
         "brier": [],
         "mae": [],
+        "mape": [],
     }
     losses, sizes, events = [], [], []
     for r in rows.itertuples():
@@ -73,7 +74,7 @@ def loop(rows):
         below, above = r.y - 1e-9 * max(1, r.y), r.y + 1e-9 * max(1, r.y)  # the last bits of a bound do not count
         inside = [q[0] <= above and below <= q[4], q[1] <= above and below <= q[3]]
         one = [abs(r.y - q[2]) / size, loss / size, (q[2] - r.y) / size, *inside]
-        one += [winkler / size, (event - r.p_change) ** 2, abs(r.y - q[2])]
+        one += [winkler / size, (event - r.p_change) ** 2, abs(r.y - q[2]), abs(r.y - q[2]) / r.y]
         for name, v in zip(out, one, strict=True):
             out[name].append(v)
         losses.append(loss), sizes.append(abs(r.y)), events.append(event)

@@ -29,7 +29,7 @@ from forecastbook.style import (
     plain,
 )
 from forecastbook.trades import PRICES, Trade
-from forecastbook.wording import CHANGE, counted, model_name, percent, period_name, signed, span
+from forecastbook.wording import CHANGE, counted, percent, period_name, signed, span
 
 
 def _history(ax, y: pd.Series) -> None:
@@ -187,8 +187,8 @@ def splits(train, validation, test) -> Figure:
 
 
 @drawn
-def trials(frame: pd.DataFrame, references: dict[str, float] | None = None, metric: str = "relative quantile score") -> Figure:
-    """Score of each trial and the best so far. frame: score (lower is better), in order; references: name → score."""
+def trials(frame: pd.DataFrame, metric: str = "relative quantile score") -> Figure:
+    """Score of each trial and the best so far. frame: score (lower is better), in order."""
     score = frame["score"].to_numpy(float) if len(frame) else np.empty(0)
     done = np.isfinite(score)
     if not done.any():
@@ -203,14 +203,9 @@ def trials(frame: pd.DataFrame, references: dict[str, float] | None = None, metr
     ax.plot(number[done], score[done], "o", color=PALE, ms=6, mec="white")
     ax.step(number[np.isfinite(best)], best[np.isfinite(best)], where="post", color=BLUE)
     ax.plot(number[winner], score[winner], "o", color=BLUE, ms=8)
-    ends = [(number[-1], best[-1], "best so far", BLUE)]
-    for label, value in (references or {}).items():
-        if np.isfinite(value):
-            ax.axhline(value, color=GREY, lw=1, ls=(0, (4, 3)))
-            ends.append((number[-1], value, plain(model_name(label)), GREY))
     ax.set_xlim(0.5, len(score) + 0.5)
     ax.margins(y=0.12)
-    end_labels(ax, ends)
+    end_labels(ax, [(number[-1], best[-1], "best so far", BLUE)])
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_xlabel("trial, in order of start")
     ax.set_ylabel(f"{metric}\n(lower is better)")

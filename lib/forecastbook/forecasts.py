@@ -143,6 +143,7 @@ def model_record(run: Run, table: pd.DataFrame) -> dict:
     """The run's row in DimModel: what was published, how well it did over the rolling origins, and every hyperparameter."""
     overall = table[(table["slice"] == "all") & (table["model"] == "published")]
     metrics = {row.metric: row.value for row in overall.itertuples() if np.isfinite(row.value)}
+    metrics |= {"coverage": metrics["coverage90"]} if "coverage90" in metrics else {}  # as the readers of DimModel know it
     decided = run.manifest["gate"]
     name, family = run.params.trade.families[run.params.model.name]
     path = run.dir / "model" / "model.json"

@@ -185,7 +185,10 @@ def today() -> date:
 
 def as_day(value) -> date:
     """An as-of date in any form that numpy takes. Raises SourceError when it is none."""
-    day = np.datetime64(value, "D").astype(date)
+    try:
+        day = np.datetime64(value, "D").astype(date)
+    except ValueError:
+        day = None
     if day is None:
         raise SourceError(f"as-of is no date: {value!r}")
     return day

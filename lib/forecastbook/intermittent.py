@@ -17,8 +17,8 @@ from . import counts, scores
 from .counts import Demand
 from .panel import SEASON, Panel, carried
 
-WINDOW = {"D": 28, "W": 13, "M": 6, "Q": 4, "h": 168}  # periods of the moving average
-SPREAD = {"D": 91, "W": 26, "M": 24, "Q": 8, "h": 336}  # periods of the historical quantiles and of the spread
+WINDOW = {"D": 28, "W": 13, "M": 6, "Q": 4}  # periods of the moving average
+SPREAD = {"D": 91, "W": 26, "M": 24, "Q": 8}  # periods of the historical quantiles and of the spread
 ALPHA = 0.1  # smoothing of sizes, intervals and probabilities: Croston and TSB
 ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # what simple smoothing chooses from, by each item's one-step errors
 BLOCKS = (2, 8)  # fewest and most levels of aggregation

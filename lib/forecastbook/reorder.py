@@ -31,7 +31,7 @@ COLUMNS = (
     *("series_id", "title", "demand_class", "total_units", "stock", "expected", "need", "order", "lost_units", "price", "cost"),
     *("p_any", "periods_of_stock", "short", "level", "periods"),
 )
-UNITS = ("days", "weeks", "months", "quarters", "hours", "periods")
+UNITS = ("days", "weeks", "months", "quarters", "periods")
 FORMATS = {  # how the columns of these tables are shown
     "stock, units": right,
     "expected sales, units": ",.1f",

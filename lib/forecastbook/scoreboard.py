@@ -48,15 +48,16 @@ def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params,
     """``scores.parquet``: model, metric, slice, value, n: over all points, those with and without the event, each horizon, and
     each class of demand.
 
-    rel_mae and rel_ql are divided by the last price before averaging, for sales by the mean of all; coverage50 and coverage90
-    are shares of actuals inside the central bands; winkler90 is relative too; brier and ap_ratio judge the probability of the
-    event (ap_ratio: average precision / base rate); side is the share of the changed prices that went where the likelier side
-    was (a half where neither was); wql is not relative. Of sales also: bias (of the mean forecast, as a share
-    of what was sold), miws and mic by zero and non-zero actuals and combined, pinball and service (share of points not above
-    the quantile) at each service level, and rmsse (root mean squared error of the mean, scaled by the naive one's on ``panel``
-    before the first origin: Makridakis, Spiliotis & Assimakopoulos 2022). Points without an observation are left out. skill is
-    1 - rel_ql / that of the safe baseline, over the origins from which both forecast. A large backtest may come in parts, all
-    rows of a model in the same one.
+    rel_mae, rel_ql and rel_bias (of the median) are divided by the last price before averaging, for sales by the mean of
+    all; mae is in units of the data, mape divided by the actual price; coverage50 and coverage90 are shares of actuals
+    inside the central bands; winkler90 is relative too; brier and ap_ratio judge the probability of the event (ap_ratio:
+    average precision / base rate, which is change_rate or sale_rate; brier_skill: against always saying that rate); side is
+    the share of the changed prices that went where the likelier side was (a half where neither was); wql is not relative.
+    Of sales also: bias (of the mean forecast, as a share of what was sold), miws and mic by zero and non-zero actuals and
+    combined, pinball and service (share of points not above the quantile) at each service level, and rmsse (root mean
+    squared error of the mean, scaled by the naive one's on ``panel`` before the first origin: Makridakis, Spiliotis &
+    Assimakopoulos 2022). Points without an observation are left out. skill is 1 - rel_ql / that of the safe baseline, over
+    the origins from which both forecast. A large backtest may come in parts, all rows of a model in the same one.
     """
     parts, found, losses = [backtest] if isinstance(backtest, pd.DataFrame) else backtest, [], {}
     for part in parts:
@@ -103,6 +104,8 @@ def _scores(
             "mae": np.abs(y - at[0.5]),
         }
     )
+    if trade is PRICES:
+        per_point["mape"] = np.abs(y - at[0.5]) / np.where(y > 0, y, np.nan)
     if 0.25 in at and 0.75 in at:
         per_point["coverage50"] = scores.covered(y, at[0.25], at[0.75])
     if trade is SALES:

@@ -58,7 +58,7 @@ class LongFile:
         return {}
 
     def fingerprint(self, source, warehouse, as_of) -> str:
-        """Hash of the rows that a run as of then reads: rows after it, their order and the file's format do not count."""
+        """Hash of the rows that a run as of then reads: neither their order nor the file's format, nor other rows, count."""
         rows = self.read(source, warehouse, as_of).frame.drop(columns="title")
         content = hashlib.sha256(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes()).hexdigest()
         return digest(
