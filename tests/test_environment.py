@@ -71,7 +71,9 @@ def test_conda_installs_the_same_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *plain, pip = environment["dependencies"]
     assert environment["name"] == "forecastbook" and environment["channels"][0] == "conda-forge"
-    assert pip == {"pip": ["-r requirements.lock", "-e ."]} and "pip" in plain and any(p.startswith("python=3.1") for p in plain)
+    assert (
+        pip == {"pip": ["-r requirements.lock", "-e ."]} and "pip" in plain and any(p.startswith("python=3.1") for p in plain)
+    )
 
 
 def test_every_make_command_of_the_readme_exists():

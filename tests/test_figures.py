@@ -182,7 +182,7 @@ def every_figure(panel, forecast, backtest) -> dict[str, style.Figure]:
         "calibration": scorefigures.calibration(backtest),
         "skill": scorefigures.skill(skills[: 0 if few else None]),
         "band_width": scorefigures.band_width(backtest),
-        "changed_unchanged": scorefigures.changed_unchanged(backtest),
+        "by_event": scorefigures.by_event(backtest),
         "reliability": scorefigures.reliability(backtest),
         "track_record": scorefigures.track_record(record[: 0 if few else None]),
     }
@@ -218,8 +218,8 @@ def test_one_series_constant_price_and_no_change_draw(panel, forecast, backtest)
     past = backtest[backtest["series_id"] == "v0001"].assign(**dict.fromkeys([*QUANTILES, "last_value", "y"], 5.0))
     for label, fig in every_figure(one, ahead, past).items():
         assert fig.png(50), label
-    flat = scorefigures.changed_unchanged(past)
-    assert "No price changed" in flat.alt
+    flat = scorefigures.by_event(past)
+    assert "No forecast met changed prices" in flat.alt
     assert "0 %" in figures.small_multiples(one).alt
     assert (
         figures.spells([1]).png(50)
@@ -236,7 +236,7 @@ def test_a_single_origin_and_a_single_day_draw(panel, backtest):
         scorefigures.accuracy,
         scorefigures.calibration,
         scorefigures.band_width,
-        scorefigures.changed_unchanged,
+        scorefigures.by_event,
         scorefigures.reliability,
     ):
         assert draw(day).png(50)
@@ -363,7 +363,7 @@ def test_errors_of_nothing_have_no_axis_to_read(backtest):
     flat = backtest.assign(**dict.fromkeys([*QUANTILES, "y"], backtest["last_value"]))
     for draw in (scorefigures.accuracy, scorefigures.error_by_horizon, scorefigures.errors_by_origin):
         assert draw(flat).alt == scorefigures.STILL, draw
-    error = scorefigures.changed_unchanged(flat).axes[0]
+    error = scorefigures.by_event(flat).axes[0]
     assert error.get_xlim() == (0, 1)
     small = scorefigures.accuracy(pd.DataFrame({"model": ["published", "last_value"], "value": [1e-5, 2e-5]}))
     small.png(40)
@@ -379,7 +379,7 @@ def test_labels_stay_clear_of_lines_and_edges(backtest):
     bars = [whole.transData.transform((level, 0))[0] for level in QUANTILES.values()]
     assert not any(box.x0 < x < box.x1 for x in bars)
     assert not changed.texts and len(changed.lines) == len(whole.lines) - 1, "of what changed nothing is promised: no diagonal"
-    fig = scorefigures.changed_unchanged(backtest)
+    fig = scorefigures.by_event(backtest)
     fig.png(60)
     error, cover = fig.axes
     assert all(t.get_window_extent().x1 <= error.get_window_extent().x1 for t in error.texts)
@@ -406,7 +406,7 @@ def test_a_probability_is_held_against_how_often_it_came(backtest):
 
 
 def test_what_counts_as_a_change_is_written_on_the_figures_that_count_it(panel, forecast, backtest):
-    drawn = (figures.moves(forecast), scorefigures.calibration(backtest), scorefigures.changed_unchanged(backtest))
+    drawn = (figures.moves(forecast), scorefigures.calibration(backtest), scorefigures.by_event(backtest))
     for fig in (*drawn, figures.small_multiples(panel)):
         assert wording.CHANGE in words(fig).replace("\n", " "), fig.alt
 

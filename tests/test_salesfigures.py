@@ -81,7 +81,6 @@ def every_figure(backtest, series, plan) -> dict:
         "reorder": salesfigures.reorder(plan, units="weeks"),
         "service": salesfigures.service(backtest),
         "pit": salesfigures.pit(backtest),
-        "zero_nonzero": salesfigures.zero_nonzero(backtest),
     }
 
 
@@ -121,7 +120,7 @@ def test_nothing_to_draw_is_said_and_not_raised(backtest, plan):
         for label, fig in every_figure(*frames).items():
             assert fig.png(50) and fig.alt in words(fig) and len(fig.alt) > 10, label
     unseen = backtest.assign(y=np.nan)
-    for draw in (salesfigures.service, salesfigures.pit, salesfigures.zero_nonzero):
+    for draw in (salesfigures.service, salesfigures.pit, scorefigures.by_event):
         assert draw(unseen).png(50) and draw(backtest, model="nobody").png(50)
 
 
@@ -132,9 +131,9 @@ def test_a_single_point_silence_and_frames_with_few_columns_draw(backtest, plan)
     few = backtest[["model", "series_id", "origin", "horizon", "y", "q05", "q50", "q95", "p_sale", "last_value"]]
     categories = backtest.astype({"model": "category", "series_id": "category"})
     for frame in (one, silent, few, categories, few[few["model"] == "published"]):
-        for draw in (salesfigures.service, salesfigures.pit, salesfigures.zero_nonzero):
+        for draw in (salesfigures.service, salesfigures.pit, scorefigures.by_event):
             assert draw(frame).png(50)
-    assert "only silence was tested" in told(salesfigures.zero_nonzero(backtest.assign(y=backtest["y"] * 0)))
+    assert "No forecast met periods with sales" in told(scorefigures.by_event(backtest.assign(y=backtest["y"] * 0)))
     none = shop(3).assign(interval=np.nan, cv2=np.nan, demand_class="silent")
     assert told(salesfigures.demand_map(none)) == "100 % of 3 items have not sold yet" and salesfigures.demand_map(none).png(50)
     assert salesfigures.demand_map(shop(1).assign(interval=1.0, cv2=0.0, demand_class="smooth")).png(50)
@@ -238,9 +237,10 @@ def test_zero_and_nonzero_state_what_was_held(backtest):
     scored = errors(backtest)
     mine = scored[scored["model"] == "published"]
     held = mine.loc[mine["sold"], "inside90"].mean()
-    title = f"{100 * mine['sold'].mean():.0f} % of periods had sales; the 90 % band held {100 * held:.0f} % of those"
-    assert told(salesfigures.zero_nonzero(backtest)) == told(salesfigures.zero_nonzero(scored)) == title
-    bars = [bar.get_width() for group in salesfigures.zero_nonzero(scored).axes[0].containers for bar in group]
+    share = f"{100 * mine['sold'].mean():.1f} % of forecasts met periods with sales"
+    title = f"{share}; the 90 % band held {100 * held:.0f} % of those"
+    assert told(scorefigures.by_event(backtest)) == told(scorefigures.by_event(scored)) == title
+    bars = [bar.get_width() for group in scorefigures.by_event(scored).axes[0].containers for bar in group]
     expected = [
         scored[(scored["model"] == m) & (scored["sold"] == s)]["error"].mean()
         for s in (False, True)
@@ -258,7 +258,7 @@ def test_one_item_is_not_written_as_many(plan):
 
 
 def test_the_names_beside_bars_of_errors_end_before_the_axis(backtest):
-    fig = salesfigures.zero_nonzero(backtest)
+    fig = scorefigures.by_event(backtest)
     fig.png(60)
     error = fig.axes[0]
     assert all(t.get_window_extent().x1 <= error.get_window_extent().x1 for t in error.texts)

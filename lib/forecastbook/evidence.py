@@ -310,7 +310,7 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
         "text": text,
         "calibration": salesfigures.pit(backtest) if sales else scorefigures.calibration(backtest),
         "chances": scorefigures.reliability(backtest),
-        "split": salesfigures.zero_nonzero(scored) if sales else scorefigures.changed_unchanged(backtest),
+        "split": scorefigures.by_event(scored),
         "cost": salesfigures.service(backtest) if sales else None,
         "table": table(frame, {"inside90": share1, "inside50": share1}, heads),
     }

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from forecastbook.counts import ADI, CLASSES, CV2
-from forecastbook.points import OURS, errors, event, levels
+from forecastbook.points import OURS, levels
 from forecastbook.reorder import reorder as to_order
 from forecastbook.reorder import saved, stock_cost, upper
 from forecastbook.scores import pinball
-from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, Figure, called, canvas, drawn, nothing, percent_axis, top_of
+from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, Figure, called, canvas, drawn, nothing, percent_axis
 from forecastbook.trades import SALES
 from forecastbook.wording import counted, model_name, span
 
@@ -286,55 +286,3 @@ def pit(backtest: pd.DataFrame, model: str = "published", bins: int = 10, seed: 
     percent_axis(ax.yaxis)
     ax.grid(axis="x", visible=False)
     return fig
-
-
-@drawn
-def zero_nonzero(scored: pd.DataFrame, model: str = "published", against: str = "imapa") -> Figure:
-    """Error and coverage of the 90 % band in periods without and with sales. scored: ``points.errors``, or a backtest."""
-    scored = errors(scored) if len(scored) else scored
-    mine, other = (scored[scored["model"] == m] if len(scored) else scored for m in (model, against))
-    if not len(mine):
-        return nothing(UNMET)
-    sold = event(mine).to_numpy(bool)
-    held = mine["inside90"].to_numpy(float) if "inside90" in mine else np.full(len(mine), np.nan)
-    groups = {SALES.without_event: False, SALES.with_event: True}
-    title = (
-        f"{_share(sold.mean())} of periods had sales; the 90 % band held {_share(held[sold].mean())} of those"
-        if sold.any()
-        else "Nothing was sold in the backtest: only silence was tested"
-    )
-    fig, (axes,) = canvas(title, cols=2, size=(8.2, 2.6))
-    for row, came in enumerate(groups.values()):
-        theirs = other.loc[event(other) == came, "error"].mean() if len(other) else np.nan
-        _pair(axes[0], row, {model: mine.loc[sold == came, "error"].mean(), against: theirs})
-        _held(axes[1], row, held[sold == came].mean() if (sold == came).any() else np.nan)
-    axes[0].set_xlim(0, top_of(axes[0].dataLim.x1, 2.0))  # the names stand right of the bars
-    axes[0].set_xlabel(SALES.error)
-    axes[1].axvline(0.9, color=INK, lw=1, ls=DASHED)
-    axes[1].annotate("promised 90 %", (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
-    axes[1].set_xlim(0, 1)
-    axes[1].set_xlabel("share inside the 90 % band")
-    for ax in axes:
-        percent_axis(ax.xaxis)
-        ax.set_yticks([0, 1], [f"{k}\n{counted(int((sold == v).sum()), 'forecast')}" for k, v in groups.items()])
-        ax.set_ylim(1.5, -0.5)
-        ax.grid(axis="y", visible=False)
-    axes[1].tick_params(labelleft=False)
-    return fig
-
-
-def _pair(ax, row: int, values: dict[str, float]) -> None:
-    """The errors of two models as bars around a row."""
-    for shift, colour, (model, value) in zip((-0.19, 0.19), (BLUE, ORANGE), values.items(), strict=False):
-        if np.isfinite(value):
-            ax.barh(row + shift, value, height=0.34, color=colour)
-            text = f"{100 * value:.0f} %  {model_name(model)}"
-            ax.annotate(text, (value, row + shift), xytext=(4, 0), textcoords="offset points", va="center", color=colour)
-
-
-def _held(ax, row: int, value: float) -> None:
-    """The share that a band held, as a bar with its number inside."""
-    if np.isfinite(value):
-        ax.barh(row, value, height=0.5, color=BLUE)
-        start, colour = (0, "white") if value > 0.25 else (value, BLUE)
-        ax.annotate(_share(value), (start, row), xytext=(6, 0), textcoords="offset points", va="center", color=colour)

@@ -376,45 +376,47 @@ def skill(frame: pd.DataFrame) -> Figure:
 
 
 @drawn
-def changed_unchanged(frame: pd.DataFrame, model: str = "published", against: str = "last_value") -> Figure:
-    """Error and band coverage where the price changed and where it did not. frame: a backtest."""
+def by_event(frame: pd.DataFrame, model: str = "published") -> Figure:
+    """Error and coverage of the 90 % band where the event came (a change, a sale) and where not, beside the safe baseline.
+
+    frame: a backtest, scored or not.
+    """
     scored = errors(frame) if len(frame) else pd.DataFrame()
     mine = scored[scored["model"] == model] if len(scored) else scored
     if not len(mine):
         return nothing("No forecast has met its actuals yet")
-    kinds = {"unchanged": mine["changed"] == False, "changed": mine["changed"] == True}  # noqa: E712
-    share = percent(kinds["changed"].mean(), 1)
-    held = mine.loc[kinds["changed"], "inside90"].mean()
-    title = (
-        f"{share} of actual prices had changed; the 90 % band held {percent(held)} of those"
-        if kinds["changed"].any()
-        else "No price changed in the backtest: only stillness was tested"
-    )
+    trade, came = trades.of(scored), event(mine).to_numpy(bool)
+    other = scored[scored["model"] == trade.safe]
+    held = mine["inside90"].to_numpy(float) if "inside90" in mine else np.full(len(mine), np.nan)
+    title = f"No forecast met {trade.with_event}: only {trade.without_event} were tested"
+    if came.any():
+        title = f"{percent(came.mean(), 1)} of forecasts met {trade.with_event}"
+        title += f"; the 90 % band held {percent(held[came].mean())} of those"
     fig, axes = canvas(title, cols=2, size=(8.2, 2.5))
-    other = scored[scored["model"] == against]
     error, cover = axes.flat
-    for row, (kind, mask) in enumerate(kinds.items()):
-        theirs = other.loc[other["changed"] == (kind == "changed"), "error"].mean()
-        for shift, value, colour in ((-0.19, mine.loc[mask, "error"].mean(), BLUE), (0.19, theirs, ORANGE)):
+    groups = {trade.without_event: ~came, trade.with_event: came}
+    for row, mask in enumerate(groups.values()):
+        theirs = other.loc[event(other).to_numpy(bool) == bool(row), "error"].mean()
+        ours, share = (values[mask].mean() if mask.any() else np.nan for values in (mine["error"].to_numpy(float), held))
+        for shift, value, colour, name in ((-0.19, ours, BLUE, model), (0.19, theirs, ORANGE, trade.safe)):
             if np.isfinite(value):
                 error.barh(row + shift, value, height=0.34, color=colour)
-                text = f"{percent(value, 2)}  {model_name(model if colour == BLUE else against)}"
+                text = f"{percent(value, 1)}  {model_name(name)}"
                 error.annotate(text, (value, row + shift), xytext=(4, 0), textcoords="offset points", va="center", color=colour)
-        value = mine.loc[mask, "inside90"].mean()
-        if np.isfinite(value):
-            cover.barh(row, value, height=0.5, color=BLUE)
-            start, colour = (0, "white") if value > 0.25 else (value, BLUE)  # left of the line of the promise
-            cover.annotate(percent(value), (start, row), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
+        if np.isfinite(share):
+            cover.barh(row, share, height=0.5, color=BLUE)
+            start, colour = (0, "white") if share > 0.25 else (share, BLUE)  # left of the line of the promise
+            cover.annotate(percent(share), (start, row), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
     error.set_xlim(0, top_of(error.dataLim.x1, 2.0))  # the names stand right of the bars
-    error.set_xlabel("mean |error| / last price")
+    error.set_xlabel(trade.error)
     cover.axvline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
     over = "promised over both: 90 %"
     cover.annotate(over, (0.9, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=9)
     cover.set_xlim(0, 1)
-    cover.set_xlabel(f"share inside the 90 % band\n({CHANGE})")
+    cover.set_xlabel("share inside the 90 % band" + (f"\n({CHANGE})" if trade is PRICES else ""))
     for ax in axes.flat:
         percent_axis(ax.xaxis)
-        ax.set_yticks([0, 1], [f"{k}\n{counted(int(m.sum()), 'forecast')}" for k, m in kinds.items()])
+        ax.set_yticks([0, 1], [f"{k}\n{counted(int(m.sum()), 'forecast')}" for k, m in groups.items()])
         ax.set_ylim(1.5, -0.5)
         ax.grid(axis="y", visible=False)
     cover.tick_params(labelleft=False)

@@ -78,11 +78,6 @@ def certainty(backtest: pd.DataFrame, params: Params) -> Figure:
     return salesfigures.service(backtest) if params.trade is SALES else scorefigures.band_width(backtest)
 
 
-def events(scored: pd.DataFrame, params: Params) -> Figure:
-    """Error and coverage with and without the event."""
-    return salesfigures.zero_nonzero(scored) if params.trade is SALES else scorefigures.changed_unchanged(scored)
-
-
 def standings(scores: pd.DataFrame, params: Params) -> Html:
     """The mean scores of all models over the rolling origins, best first."""
     caption = "Mean over all rolling origins, best first"
