@@ -110,7 +110,7 @@ DRAWING = {
     "runpage": "agenda evidence executed pages provenance runfiles scoreboard scorefigures trades wording",
     "report": "executed files pages runfiles runpage wording",
     # the runner
-    "doctor": "intake jobs params run schema sources warehouse wording yamlfile",
+    "doctor": "intake jobs params roster run schema sources warehouse wording yamlfile",
     "step": "environment files report run",
     "chain": "files jobs params roster run sources step trackrecord warehouse",
 }

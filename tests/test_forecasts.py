@@ -286,7 +286,7 @@ def test_the_gate_can_refuse_to_publish(fresh, tmp_path):
 def test_a_limit_on_the_error_lets_nothing_out_whose_error_is_not_known(tmp_path, unknown):
     strict = Job(tmp_path, gate={"refuse_above": 0.5})
     strict.run.write("scores.parquet", unknown(strict.run.read("scores.parquet")))
-    with pytest.raises(PublishError, match="not known, as no origin has finished"):
+    with pytest.raises(PublishError, match="not known, as no forecast has met its actual"):
         strict.publish()
 
 

@@ -210,7 +210,7 @@ def stored(store) -> dict[int, float]:
         )
 
 
-def test_facts_from_files_are_written_once_corrected_and_never_shortened(tmp_path, lines):
+def test_facts_from_files_are_written_once_corrected_and_not_shortened_by_a_past_date(tmp_path, lines):
     store = connect(f"duckdb:{tmp_path / 'w.duckdb'}")
     keep_facts(Intake(pd.DataFrame(), pd.DataFrame(), {}), store, "vinyl")
     assert not store.exists(), "a source without facts writes nothing"
@@ -250,6 +250,15 @@ def test_a_correction_may_take_the_newest_period_away(tmp_path):
     keep_facts(brought({"x1": 1}, MONDAYS[3]), store, "vinyl")
     keep_facts(brought({"x1": 4}, MONDAYS[0]), store, "vinyl")
     assert stored(store) == {"x1": 4} and store.query("sales_newest")["newest"].to_pylist() == [MONDAYS[0]]
+
+
+def test_what_another_job_or_a_past_date_does_not_know_stays(tmp_path):
+    store = connect(f"duckdb:{tmp_path / 'w.duckdb'}")
+    keep_facts(brought({"x1": 1, "late": 2}, MONDAYS[3]), store, "vinyl")
+    keep_facts(brought({"x1": 4}, MONDAYS[0]), store, "older_files")
+    assert stored(store) == {"x1": 1, "late": 2}, "another job's files end earlier"
+    keep_facts(replace(brought({"x1": 3}, MONDAYS[3]), newest=False), store, "vinyl")
+    assert stored(store) == {"x1": 3, "late": 2}, "an earlier day knows fewer items"
 
 
 @pytest.mark.parametrize("where", ["duckdb", "bigquery"])

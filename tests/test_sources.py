@@ -188,7 +188,9 @@ def test_marks_between_thousands_are_read_where_they_can_mean_one_thing(tmp_path
     path = text(tmp_path, sep.join(["sku", "day", "price"]) + f'\na{sep}{D}{sep}"{written}"\nb{sep}{D}{sep}{other}\n')
     intake = read(bare(path))
     if number is None:
-        wanted = "1234,56, 1.234,56 or 1234.56" if sep == ";" else "1234.56 or 1,234.56"
+        wanted = (
+            "1234,56, 1.234,56 or 1234.56; 1.234 may be two numbers: 1234 or 1,234" if sep == ";" else "1234.56 or 1,234.56"
+        )
         reason = "negative" if written[0] == "-" else f"not a number (wanted {wanted})"
         assert intake.quarantine["reason"].tolist() == [reason]
     else:
@@ -554,12 +556,22 @@ def test_a_thousand_series_each_on_two_days_of_a_century_find_their_cells(tmp_pa
 
 def test_columns_of_a_parquet_that_are_no_single_values_are_all_named(tmp_path):
     path = tmp_path / "odd.parquet"
-    table = pa.table({"sku": [b"\xff\xfe"], "day": [D], "price": pa.array([[1.0]]), "name": pa.array([{"a": 1}])})
+    table = pa.table({"sku": pa.array([{"a": 1}]), "day": [D], "price": pa.array([[1.0]])})
     pq.write_table(table, path)
     with pytest.raises(SourceError) as error:
         read(bare(path))
     said = str(error.value)
-    assert "column 'sku' is binary" in said and "column 'price' is list<" in said and "one value a cell" in said
+    assert "column 'sku' is struct<" in said and "column 'price' is list<" in said and "one value a cell" in said
+
+
+def test_text_that_is_not_marked_as_such_is_text(tmp_path):
+    """Older writers of Parquet leave the mark out; bytes that are no text are refused by their column's name."""
+    path = tmp_path / "old.parquet"
+    pq.write_table(pa.table({"sku": [b"a", b"b"], "day": [D, D], "price": [b"1.5", b"2"]}), path)
+    assert [reading(read(bare(path)), series, D)["y"] for series in "ab"] == [1.5, 2]
+    pq.write_table(pa.table({"sku": [b"\xff\xfe"], "day": [D], "price": [1.0]}), path)
+    with pytest.raises(SourceError, match="column 'sku' holds bytes that are no UTF-8 text"):
+        read(bare(path))
 
 
 def test_a_head_of_a_csv_beyond_all_measure_is_told(tmp_path):

@@ -43,12 +43,13 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
         text += f"{'have' if blind else 'order'} {units} in all, of {len(due):,} of the {counted(len(plan), 'item')}"
         text += "; those first whose shortage would cost most." if len(due) > 1 else "."
     else:
-        text += "nothing needs to be ordered."
-    text += " The stock is not known here, so this is what must be there, not what must be bought." if blind else ""
+        text += "no stock is needed." if blind else "nothing needs to be ordered."
+    if blind and len(due):
+        text += " The stock is not known here, so this is what must be there, not what must be bought."
     if backtest is not None and np.isfinite(enough := reorder.kept(backtest, level)):
         text += f" At past dates as much was enough for {percent(enough)} of the items."
     shown = reorder.table(reorder.reorder(plan, 20), "need" if blind else "reorder", unit)
-    tables = [table(shown, reorder.FORMATS, empty="Nothing to reorder.")]
+    tables = [table(shown, reorder.FORMATS, empty="Nothing is needed." if blind else "Nothing to reorder.")]
     for kind, rows, caption in (
         ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, and least likely to sell"),
         (

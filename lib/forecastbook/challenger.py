@@ -187,7 +187,7 @@ def settle(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataFra
 
 
 def _settled(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataFrame) -> str:
-    means, trade = outcome.groupby("model")["rel_ql"].agg(lambda errors: errors.mean(skipna=False)), run.params.trade
+    means, trade = _means(outcome)["rel_ql"], run.params.trade
     target, safe_model = run.dir / "model", models.Baseline(trade.safe, trade)
     if challenger is None:
         models.save(begun.model or safe_model, target)
@@ -246,12 +246,17 @@ def spoken(run: Run) -> set[str]:
     return {run.params.trade.trusted} - {None} if trained else set()
 
 
+def _means(outcome: pd.DataFrame) -> pd.DataFrame:
+    """Mean errors of a duel by model; one that is no number at an origin has none."""
+    return outcome.groupby("model")[["rel_ql", "rel_mae"]].agg(lambda errors: errors.mean(skipna=False))
+
+
 def means(outcome: pd.DataFrame, champion: str = "champion") -> pd.DataFrame:
     """A duel's mean errors, one row a contender, best first: relative to the last price, or in units sold.
 
     champion: what it is called (``Start.called``).
     """
-    table = outcome.groupby("model")[["rel_ql", "rel_mae"]].mean().sort_values("rel_ql").reset_index()
+    table = _means(outcome).sort_values("rel_ql").reset_index()
     table["model"] = table["model"].map(lambda name: model_name(name, champion))
     return table.rename(columns={"rel_ql": "quantile error", "rel_mae": "absolute error"})
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from forecastbook import jobs, schema, warehouse
+from forecastbook import jobs, roster, schema, warehouse
 from forecastbook import run as runs
 from forecastbook.intake import SourceError, inside, today
 from forecastbook.params import Params
@@ -325,8 +325,8 @@ def data(p: Patient) -> tuple[str, str]:
         return "warn", f"{p.params.source.kind} has nothing yet: the first run makes a sample of it"
     inside(p.day, p.span, p.params.source.kind)
     (first, last), fresh = p.span, p.params.freshness
-    age = (today() - p.day).days
-    said = f"from {first} to {last}; a run as of {p.day} knows nothing of the last {age} days"
+    age = roster.age(p.day, p.params, today())
+    said = f"from {first} to {last}; a run as of {p.day} knows nothing of the last {max(age, 0)} days"
     if fresh.max_age_days is not None and age > fresh.max_age_days:
         said += f", more than freshness.max_age_days allows ({fresh.max_age_days})"
         if fresh.action == "stop":

@@ -183,7 +183,9 @@ def publish(run: Run, store, forecast: pd.DataFrame, series: pd.DataFrame) -> pd
     limit = params.gate.refuse_above
     if limit is not None and not error.le(limit).any():
         known = (
-            f"{error.iloc[0]:.3f} over the rolling origins" if error.notna().any() else "not known, as no origin has finished,"
+            f"{error.iloc[0]:.3f} over the rolling origins"
+            if error.notna().any()
+            else "not known, as no forecast has met its actual,"
         )
         raise PublishError(f"not published: the relative error is {known} and gate.refuse_above allows {limit}")
     if not params.publish.enabled:

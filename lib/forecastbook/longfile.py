@@ -43,7 +43,7 @@ def load(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.DataFr
             with pq.ParquetFile(path) as file:
                 _has_columns(path, file.schema_arrow.names, wanted)
                 _are_plain(path, file.schema_arrow, wanted)
-                table = file.read(columns=wanted)
+                table = _decoded(path, file.read(columns=wanted))
             return table.select(wanted), np.arange(1, table.num_rows + 1), quarantine(), False
         return _load_csv(path, wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError, csv.Error) as error:
@@ -141,15 +141,22 @@ def _has_columns(path: Path, names: list[str], wanted: list[str]) -> None:
 
 
 def _are_plain(path: Path, schema: pa.Schema, wanted: list[str]) -> None:
-    """Raise SourceError, with all faults at once, where a column holds lists, records or bytes instead of single values."""
-    faults = []
-    for name in wanted:
-        kind = schema.field(name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            faults.append(f"column {name!r} is {kind}")
+    """Raise SourceError, with all faults at once, where a column holds lists or records instead of single values."""
+    faults = [f"column {n!r} is {schema.field(n).type}" for n in wanted if pa.types.is_nested(schema.field(n).type)]
     if faults:
         raise SourceError(f"{path}: {', '.join(faults)}; wanted text, numbers, dates or yes and no: one value a cell")
+
+
+def _decoded(path: Path, table: pa.Table) -> pa.Table:
+    """The same with bytes as text: older writers do not mark text as such. SourceError names a column that is none."""
+    for at, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+            try:
+                table = table.set_column(at, field.name, table.column(at).cast(pa.large_string()))
+            except pa.ArrowInvalid:
+                raise SourceError(f"{path}: column {field.name!r} holds bytes that are no UTF-8 text; write text") from None
+    return table
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -180,8 +187,8 @@ def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,).
 
-    comma: a lone comma is a decimal one. Then 1.445 is refused, as it may be 1445, unless other numbers of the column show that
-    a point is the decimal sign there.
+    comma: a lone comma is a decimal one. Then 1.445, which may be 1445, is refused in a column that has commas, and in one of
+    which no other number shows that a point is the decimal sign.
     """
     column = _plain(column)
     kind = column.type
@@ -193,7 +200,10 @@ def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray
         value = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
         return value, np.isnan(value), np.zeros(len(value), dtype=bool)
     codes, texts = _coded(column)
-    shown = any(re.fullmatch(r"[+-]?\d*\.\d+", text.strip()) and not THOUSANDS.fullmatch(text.strip()) for text in texts)
+    shown = any(
+        re.fullmatch(r"[+-]?\d*\.\d+(e[+-]?\d+)?", text.strip(), re.I) and not THOUSANDS.fullmatch(text.strip())
+        for text in texts
+    )
     unclear = comma and (any("," in text for text in texts) or not shown)
     parsed = np.array([_number(text, comma, unclear) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
     value, fine = parsed[codes, 0], parsed[codes, 1] == 1
@@ -202,7 +212,7 @@ def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray
 
 def numbers(comma: bool) -> str:
     """How a number may be written in a file with decimal commas, or with points."""
-    return "1234,56, 1.234,56 or 1234.56" if comma else "1234.56 or 1,234.56"
+    return "1234,56, 1.234,56 or 1234.56; 1.234 may be two numbers: 1234 or 1,234" if comma else "1234.56 or 1,234.56"
 
 
 def _number(text: str, comma: bool, unclear: bool) -> tuple[float, bool]:

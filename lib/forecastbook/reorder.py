@@ -96,9 +96,8 @@ def plan(forecast: pd.DataFrame, series: pd.DataFrame, level: float = 0.9) -> pd
     """What to do about each item, one row an item of the forecast, the most urgent first, in the columns ``COLUMNS``.
 
     order = need − stock, at least 0, and the whole need where the stock is not known; cost = order × price, the latest one that
-    customers paid; p_any: chance of a
-    sale in the horizon, its periods taken to be independent; periods_of_stock: how long the stock lasts at the expected rate;
-    short: units expected to be asked for beyond the stock if nothing is bought; periods: H.
+    customers paid; p_any: chance of a sale in the horizon, its periods taken to be independent; periods_of_stock: how long the
+    stock lasts at the expected rate; short: units expected to be asked for beyond the stock if nothing is bought; periods: H.
 
     Urgent is what loses most if nothing is bought: short × price (a price that is not known counts as the median one). That
     puts first the items that run out soon and sell much. Items of unknown stock come after those of a known one: nobody knows

@@ -199,8 +199,8 @@ def overdue(as_of: dt.date, params: Params, today: dt.date | None = None) -> str
 
     Raises StaleError when the params say that this stops the run.
     """
-    age, limit = _age(as_of, params, today), params.freshness.max_age_days
-    if limit is None or age <= limit:
+    limit = params.freshness.max_age_days
+    if limit is None or age(as_of, params, today) <= limit:
         return ""
     said = f"The newest {_old(as_of, params, today)}; the limit is {_some(limit, 'day')} (freshness.max_age_days)"
     if params.freshness.action == "stop":
@@ -210,11 +210,14 @@ def overdue(as_of: dt.date, params: Params, today: dt.date | None = None) -> str
 
 def _old(as_of: dt.date, params: Params, today: dt.date | None) -> str:
     """'day, 2025-09-30, is 2 days old'; 'month, 2025-09-01, ended 2 days ago'."""
-    age, period = _some(_age(as_of, params, today), "day"), period_name(params.freq)[:-1]
-    return f"{period}, {as_of}, {f'is {age} old' if period == 'day' else f'ended {age} ago'}"
+    days, period = age(as_of, params, today), period_name(params.freq)[:-1]
+    if days < 0:
+        return f"{period}, {as_of}, is not over yet"
+    old = _some(days, "day")
+    return f"{period}, {as_of}, " + (f"is {old} old" if period == "day" else f"ended {old} ago")
 
 
-def _age(as_of: dt.date, params: Params, today: dt.date | None) -> int:
-    """Days since the last day of the period that begins with ``as_of``."""
+def age(as_of: dt.date, params: Params, today: dt.date | None = None) -> int:
+    """Days since the last day of the period that begins with ``as_of``; negative while it is not over."""
     last = periods(as_of, 2, params.freq)[1].astype(dt.date) - dt.timedelta(days=1)
     return ((today or clock()) - last).days

@@ -315,8 +315,8 @@ def _make_room(run: Run, changed: list[str], force: bool) -> None:
         name = f"{run.dir.name}+{run.id.rsplit('-', 1)[-1]}"
         taken = len(list(run.home.glob(f"{name}*")))
         kept = run.home / (f"{name}-{taken + 1}" if taken else name)
-        os.replace(run.dir, kept)
         _follow(run, kept)
+        os.replace(run.dir, kept)
         log.warning("inputs changed (%s): the finished run is kept in %s", what, kept)
     else:
         raise RunError(

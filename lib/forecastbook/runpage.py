@@ -91,8 +91,8 @@ def _dates(as_of: str, freq: str, forecast) -> str:
     if forecast is None or "ts" not in forecast or not len(forecast):
         return known
     first, last = (f"{day:%Y-%m-%d}" for day in (forecast["ts"].min(), forecast["ts"].max()))
-    dates = first if first == last else f"{first} to {last}"
-    return f"{known} · forecast for {dates if unit == 'days' else f'the {unit} of {dates}'}"
+    dates, unit = (first, unit[:-1]) if first == last else (f"{first} to {last}", unit)
+    return f"{known} · forecast for {dates if unit.startswith('day') else f'the {unit} of {dates}'}"
 
 
 def _names(trade: Trade, fans: dict | None) -> dict[str, str]:

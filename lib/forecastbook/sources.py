@@ -282,15 +282,20 @@ def keep_facts(intake: Intake, store, job: str) -> None:
     number = dict(zip(ids, keys["id"].to_pylist(), strict=True))
     store.migrate()
     stored = store.query("sales_newest")
-    stored = stored.filter(pc.or_(pc.is_in(stored["item_id"], keys["id"]), pc.fill_null(pc.equal(stored["job"], job), False)))
-    later, mine = pc.max(stored["newest"]).as_py(), pc.max(intake.facts["FactSales"]["period"]).as_py()
-    if not intake.newest and later and mine and later > mine:
+    own = pc.fill_null(pc.equal(stored["job"], job), False)
+    stored = stored.append_column("own", own).filter(pc.or_(pc.is_in(stored["item_id"], keys["id"]), own))
+    mine = pc.max(intake.facts["FactSales"]["period"]).as_py()
+    others = (
+        stored if not intake.newest else stored.filter(pc.invert(stored["own"]))
+    )  # what another job knows is no mistake of ours
+    later = pc.max(others["newest"]).as_py()
+    if later and mine and later > mine:
         log.info("%s has sales up to %s: those up to %s are not written over them", store.url, later, mine)
         return
     about = {"item_id": keys["id"], "title": keys["title"], "source_key": keys["source_key"]}
     about |= {"attributes_json": items["attributes_json"], "from_files": [True] * len(ids), "job": [job] * len(ids)}
     store.append("DimItem", pa.table(about), replacing=("item_id",))
-    held = tuple(stored["item_id"].to_pylist())
+    held = tuple(stored["item_id"].to_pylist()) if intake.newest else ()  # an earlier day does not know all items yet
     for table in ("FactSales", "FactStockMovement", "FactItemMonth"):
         rows = intake.facts[table]
         keyed = pa.array([number[i] for i in rows["series_id"].to_pylist()], pa.int64())
