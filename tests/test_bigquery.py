@@ -944,7 +944,7 @@ def test_many_rows_come_by_the_storage_api_and_are_those_of_the_rest_api_in_orde
 
 
 def test_several_queries_are_asked_side_by_side(emulator, cost):
-    asked_for = {"price_variants": {}, "sales_stock": {}, "ledger": {}}
+    asked_for = {"price_variants": {}, "sales_held": {}, "ledger": {}}
     with FaultProxy(emulator.host) as proxy, ThreadPoolExecutor(1) as pool:
         held = proxy.fault("hold", when=asked("FROM DimVariant"))
         found = pool.submit(at(proxy.host, "cost").queries, asked_for)
@@ -1061,11 +1061,11 @@ def test_a_table_of_another_case_and_a_view_without_its_table_are_errors_and_not
         away = at(proxy.host, "cases")
         said = "Not found: Table test-project:{} was not found in location EU"
         proxy.fault("status", when=is_query, code=404, reason="notFound", message=said.format("cases.FactProductPrice"))
-        assert away.query("price_stock").num_rows == 0
+        assert away.query("price_held").num_rows == 0
         for place in ("other.FactProductPrice", "cases.elsewhere"):  # behind a view of the shop's
             proxy.fault("status", when=is_query, code=404, reason="notFound", message=said.format(place))
-            with pytest.raises(WarehouseError, match=f"query price_stock: .*{place}"):
-                away.query("price_stock")
+            with pytest.raises(WarehouseError, match=f"query price_held: .*{place}"):
+                away.query("price_held")
     stored(house, "CREATE TABLE factproductprice (date_id INT64)")
     with pytest.raises(WarehouseError, match="factproductprice is not FactProductPrice to BigQuery, which minds the case"):
         house.migrate()

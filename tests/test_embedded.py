@@ -31,8 +31,8 @@ def test_seed_fills_an_empty_table_once_and_leaves_a_full_one(house):
         ),
         "DimVariant": pa.table({"variant_id": [1], "shop_product_id": [1], "variant_title": ["tea"]}),
     }
-    assert house.seed("price_stock", facts) is True
-    assert house.seed("price_stock", facts) is False
+    assert house.seed("price_held", facts) is True
+    assert house.seed("price_held", facts) is False
     assert stored(house, "SELECT COUNT(*) FROM FactProductPrice") == [(2,)]
 
 

@@ -320,7 +320,7 @@ def test_two_processes_load_the_sample_once(tmp_path):
     )
     running = [python(code) for _ in range(2)]
     assert sorted(p.communicate(timeout=60)[0].strip() for p in running) == ["False", "True"]
-    found = connect(f"duckdb:{tmp_path}/w.duckdb").query("price_stock").to_pylist()[0]
+    found = connect(f"duckdb:{tmp_path}/w.duckdb").query("price_held").to_pylist()[0]
     assert found["own"] == 30
 
 
@@ -338,7 +338,7 @@ def test_killed_while_the_sample_is_loaded_it_is_not_there_and_loads_next_time(t
     process.kill()
     process.communicate()
     house = connect(f"duckdb:{tmp_path}/w.duckdb")
-    assert house.query("price_stock").to_pylist() == [{"facts": 0, "own": 0}]
+    assert house.query("price_held").to_pylist() == [{"facts": 0, "own": 0}]
     assert ensure_sample(house, 30) is True
 
 
@@ -346,7 +346,7 @@ def test_a_shops_own_empty_price_table_is_an_error_not_a_place_for_the_sample(tm
     house = shop(tmp_path, [])
     with pytest.raises(SourceError, match="no facts, though DimVariant has 3 rows"):
         PRICES.span(job(), house)[1]
-    assert house.query("price_stock").to_pylist()[0]["facts"] == 0
+    assert house.query("price_held").to_pylist()[0]["facts"] == 0
 
 
 def test_a_file_job_before_the_first_price_job_does_not_stand_in_the_samples_way(tmp_path):

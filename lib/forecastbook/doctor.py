@@ -319,7 +319,7 @@ def tables(p: Patient) -> tuple[str, str]:
 def data(p: Patient) -> tuple[str, str]:
     asked = p.asks(today())
     if p.span is None:
-        own = sum(r["own"] for name in asked if name.endswith("_stock") for r in p.store.query(name, asked[name]).to_pylist())
+        own = sum(r["own"] for name in asked if name.endswith("_held") for r in p.store.query(name, asked[name]).to_pylist())
         if asked and (own or not p.store.embedded):
             raise Wrong(f"{_facts(asked)[1]} has no facts: load them first, or point WAREHOUSE elsewhere")
         return "warn", f"{p.params.source.kind} has nothing yet: the first run makes a sample of it"

@@ -22,7 +22,7 @@ class PriceFacts:
 
     def there(self, source, warehouse) -> bool:
         """Whether there is anything yet, or only the first run makes it. Looks, and makes nothing."""
-        return sample.held(warehouse, "price_stock")
+        return sample.held(warehouse, "price_held")
 
     def span(self, source, warehouse) -> tuple[date, date]:
         """First and newest day with a usable price, not after today. Raises SourceError when there is none."""
@@ -30,7 +30,7 @@ class PriceFacts:
         found = warehouse.query("price_span", self.asks(source, today())["price_span"])
         first, last = (found["first_date"][0].as_py(), found["last_date"][0].as_py()) if found.num_rows else (None, None)
         if last is None:
-            facts = sum(warehouse.query("price_stock")["facts"].to_pylist())
+            facts = sum(warehouse.query("price_held")["facts"].to_pylist())
             raise SourceError(
                 f"FactProductPrice in {warehouse.url} has {facts:,} facts and no usable price up to today ({today()}), which "
                 "is one that is available, positive, of a variant in DimVariant and a day in DimDate: fill those tables too, "
@@ -41,12 +41,12 @@ class PriceFacts:
     def asks(self, source, as_of) -> dict[str, dict]:
         """Every query that a run as of then may send to read its facts, with its parameters; none is sent here.
 
-        price_stock is sent to a file, and to a server only where nothing was found.
+        price_held is sent to a file, and to a server only where nothing was found.
         """
         start, as_of = self._window(source, as_of)
         window = {"from_date_id": _date_id(start), "to_date_id": _date_id(as_of)}
         return {
-            "price_stock": {},
+            "price_held": {},
             "price_span": {"from_date_id": 19000101, "to_date_id": _date_id(today())},
             "price_fingerprint": window,
             "price_variants": {},
@@ -186,7 +186,7 @@ class PriceFacts:
 
 def ensure_sample(warehouse, sample_series: int) -> bool:
     """``sample.ensure`` of prices."""
-    return sample.ensure(warehouse, "price_stock", "FactProductPrice", "DimVariant", lambda: sample.build(sample_series))
+    return sample.ensure(warehouse, "price_held", "FactProductPrice", "DimVariant", lambda: sample.build(sample_series))
 
 
 def _places(values: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class SalesFacts:
 
     def there(self, source, warehouse) -> bool:
         """Whether there is anything yet, or only the first run loads it. Looks, and makes nothing."""
-        return sample.held(warehouse, "sales_stock")
+        return sample.held(warehouse, "sales_held")
 
     def span(self, source, warehouse) -> tuple[date, date]:
         """First and newest period with sales, not after today. Raises SourceError when there is none."""
@@ -38,7 +38,7 @@ class SalesFacts:
         found = warehouse.query("sales_span", {"last": today()})
         first, last = (found["first_date"][0].as_py(), found["last_date"][0].as_py()) if found.num_rows else (None, None)
         if last is None:
-            facts = sum(warehouse.query("sales_stock")["facts"].to_pylist())
+            facts = sum(warehouse.query("sales_held")["facts"].to_pylist())
             raise SourceError(
                 f"FactSales in {warehouse.url} has {facts:,} facts and no usable row up to today ({today()}), which is one of "
                 "units of 0 or more and of an item in DimItem: fill that table too, or point WAREHOUSE elsewhere"
@@ -48,12 +48,12 @@ class SalesFacts:
     def asks(self, source, as_of) -> dict[str, dict]:
         """Every query that a run as of then may send to read its facts, with its parameters; none is sent here.
 
-        sales_stock is sent to a file, and to a server only where nothing was found.
+        sales_held is sent to a file, and to a server only where nothing was found.
         """
         as_of, days = as_day(as_of), source.history_days
         start = FIRST if days is None else max(as_of - timedelta(days=days - 1), FIRST)
         return {
-            "sales_stock": {},
+            "sales_held": {},
             "sales_span": {"last": today()},
             "sales_facts": {"first": start, "last": as_of},
             "sales_items": {},
@@ -128,4 +128,4 @@ def _attribute(text: str | None, name: str) -> str:
 
 def ensure_sample(warehouse, items: int) -> bool:
     """``sample.ensure`` of sales."""
-    return sample.ensure(warehouse, "sales_stock", "FactSales", "DimItem", lambda: sample.sales(items))
+    return sample.ensure(warehouse, "sales_held", "FactSales", "DimItem", lambda: sample.sales(items))
