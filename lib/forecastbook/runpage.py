@@ -159,13 +159,11 @@ def _verdict(run: RunFiles, head: dict | None, trade: Trade) -> str:
     if said and head and head["against"] and not head["calm"] and abs(head["skill"]) >= 0.0005:  # nor is a NaN
         side, best = "lower" if head["skill"] > 0 else "higher", "best other" if head["itself"] else "best"
         gain = f"{share1(abs(head['skill']))} {side} than the {best} baseline's, {head['against']}"
-        said += f" On the past dates below, the quantile error of what is published was {gain}"
-        other = held and held[1] != head["against"]  # the gate also tries baselines whose point stands at the last price
-        return said + (
-            f"; against {held[1]}, on all finished ones, {share1(abs(held[0]))} {'lower' if held[0] > 0 else 'higher'}."
-            if other
-            else "."
-        )
+        said += f" On the past dates below, the quantile error of what is published was {gain}."
+        if held and held[1] != head["against"]:  # the gate also tries baselines whose point stands at the last price
+            said += f" Against the strongest that the gate tried, {held[1]}, it was {share1(abs(held[0]))} "
+            said += f"{'lower' if held[0] > 0 else 'higher'} on all finished origins."
+        return said
     if said or not head:
         return said
     if head["low"] > 0:
