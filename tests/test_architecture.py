@@ -32,6 +32,7 @@ DRAWING = {
     "yamlfile": "",
     "files": "",
     "environment": "",
+    "logs": "",
     # what is asked for
     "trades": "scores",
     "counts": "panel",
@@ -110,9 +111,9 @@ DRAWING = {
     "runpage": "agenda evidence executed pages provenance runfiles scoreboard scorefigures trades wording",
     "report": "executed files pages runfiles runpage wording",
     # the runner
-    "doctor": "intake jobs params roster run schema sources warehouse wording yamlfile",
+    "doctor": "intake jobs logs params roster schema sources warehouse wording yamlfile",
     "step": "environment files report run",
-    "chain": "files jobs params roster run sources step trackrecord warehouse",
+    "chain": "files jobs logs params roster run sources step trackrecord warehouse",
 }
 LAZY = {
     ("params", "tide_model"),

@@ -17,6 +17,7 @@ import pytest
 from conftest import day, made_run, posted_prices, python, same, tiny
 from forecastbook import run as runs
 from forecastbook.files import RunError, copy_model, lock, sha256
+from forecastbook.logs import log_to
 from forecastbook.panel import build
 from forecastbook.params import Params
 from forecastbook.run import Run, prepare
@@ -402,7 +403,7 @@ def test_log_lines_go_to_one_file_with_time_level_and_step(tmp_path):
     log.handlers[:] = []
     try:
         for label in ("01_ingest", "03_finetune"):
-            runs.log_to(tmp_path / "run.log", label)
+            log_to(tmp_path / "run.log", label)
             logging.getLogger("forecastbook.lstm").warning("said by %s", label)
         written = (tmp_path / "run.log").read_text().splitlines()
         pattern = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING "

@@ -18,6 +18,7 @@ from pathlib import Path
 from forecastbook import jobs, roster
 from forecastbook import run as runs
 from forecastbook.files import RunError, lock, lock_of
+from forecastbook.logs import log_to
 from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.step import CELL_TIMEOUT, MARK, StepError, Stopped, execute
@@ -138,7 +139,7 @@ def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: li
     if not os.environ.get(MARK):
         os.chdir(ROOT)  # Jupyter starts a kernel in notebooks/; paths in params are relative to where make runs
     if not as_of:
-        runs.log_to(None, step)
+        log_to(None, step)
         run = plan(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays)
         with lock(lock_of(run.dir), runs.WAIT):  # of two notebooks opened at once the second waits
             for earlier in runs.LEFT:
@@ -146,7 +147,7 @@ def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: li
                     execute(ROOT / "notebooks" / f"{earlier}.ipynb", run, overlays)
         as_of = run.as_of.isoformat()
     run = Run(Path(out) / job / as_of)
-    runs.log_to(run.dir / "run.log", step)
+    log_to(run.dir / "run.log", step)
     return run
 
 
@@ -240,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     tuning = args.command == "step" and args.notebook.stem == "02_tune"
     again = "score" if args.command == "score" else "tune" if tuning else "forecast"
-    runs.log_to(None, args.notebook.stem if args.command == "step" else args.job)
+    log_to(None, args.notebook.stem if args.command == "step" else args.job)
     try:
         if args.command == "plan":
             asked = (args.job, args.as_of, args.out, args.warehouse, args.params.split())

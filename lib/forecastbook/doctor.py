@@ -22,8 +22,8 @@ from pathlib import Path
 import pandas as pd
 
 from forecastbook import jobs, roster, schema, warehouse
-from forecastbook import run as runs
 from forecastbook.intake import SourceError, inside, today
+from forecastbook.logs import log_to
 from forecastbook.params import Params
 from forecastbook.schema import WarehouseError
 from forecastbook.sources import SOURCES, newest
@@ -434,7 +434,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             sub.add_argument("--dry-run", action="store_true", help="print the statements, change nothing")
     args = parser.parse_args(argv)
-    runs.log_to(None, args.command)
+    log_to(None, args.command)
     try:
         if args.command == "migrate":
             store = warehouse.connect(args.warehouse, labels={"job": args.job})

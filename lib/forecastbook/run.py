@@ -396,18 +396,3 @@ def _changes(old, new, key: str = "") -> list[str]:
     if old == new:
         return []
     return [DATA if key == "fingerprint" else f"{key.removeprefix('params.')}: {old!r} -> {new!r}"]
-
-
-# --- logging --------------------------------------------------------------------------------------------------------
-
-
-def log_to(path: Path | None, label: str) -> None:
-    """Send the package's log lines to a file (a kernel's way) or to stderr (``path`` None)."""
-    for old in list(log.handlers):
-        log.removeHandler(old)
-        old.close()
-    handler = logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {label} %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
