@@ -38,21 +38,16 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
     same = scorefigures.itself(skill)
     itself, skill, still = list(skill.loc[same, "baseline"]), skill[~same], scorefigures.still(scored)
     base = by[~by.index.isin([*OURS, *itself])]
-    held = scored[points.event(scored)] if trade is SALES else scored  # a zero lies on its bound as a rule
-    held = held.loc[held["model"] == "published", "inside90"].mean() if "inside90" in scored else np.nan
-    moved = (
-        scored.loc[points.event(scored) & (scored["model"] == "published"), "inside90"].mean()
-        if "inside90" in scored
-        else np.nan
-    )
+    inside = scored.loc[scored["model"] == "published"].get("inside90", pd.Series(dtype=float))
+    held, moved = inside.mean(), inside[points.event(scored).reindex(inside.index)].mean()
     best = skill.iloc[0] if len(skill) and not still else None  # the lowest skill is the one against the strongest baseline
     mine = by.loc["published"] if "published" in by.index else by.iloc[0]
     return {
         "error": float(mine[trade.metric]),
         "best_error": float(base[trade.metric].min()) if len(base) else np.nan,
         "best": model_name(base[trade.metric].idxmin()) if base[trade.metric].notna().any() else "",
-        "inside90": float(held),
-        "moved90": float(moved) if trade is not SALES else np.nan,
+        "inside90": float(moved if trade is SALES else held),  # a zero lies on its bound as a rule
+        "moved90": float(np.nan if trade is SALES else moved),
         "skill": float(best["skill"]) if best is not None else np.nan,
         "low": float(best["low"]) if best is not None else np.nan,
         "high": float(best["high"]) if best is not None else np.nan,

@@ -200,14 +200,16 @@ def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray
         value = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
         return value, np.isnan(value), np.zeros(len(value), dtype=bool)
     codes, texts = _coded(column)
-    shown = any(
-        re.fullmatch(r"[+-]?\d*\.\d+(e[+-]?\d+)?", text.strip(), re.I) and not THOUSANDS.fullmatch(text.strip())
-        for text in texts
-    )
-    unclear = comma and (any("," in text for text in texts) or not shown)
+    unclear = comma and (any("," in text for text in texts) or not any(map(_pointed, texts)))
     parsed = np.array([_number(text, comma, unclear) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
     value, fine = parsed[codes, 0], parsed[codes, 1] == 1
     return value, np.isnan(value) & fine, ~fine
+
+
+def _pointed(text: str) -> bool:
+    """Whether a number shows that a point is its decimal sign: 12.5, and not 1.445, which may be 1445."""
+    text = text.strip()
+    return bool(re.fullmatch(r"[+-]?\d*\.\d+(e[+-]?\d+)?", text, re.I)) and not THOUSANDS.fullmatch(text)
 
 
 def numbers(comma: bool) -> str:

@@ -65,8 +65,8 @@ class Panel:
 
     @property
     def year(self) -> int:
-        """Periods in a year; 0 where the frequency has none that we know."""
-        return YEAR.get(self.freq[:1], 0)
+        """Periods in a year, as ``year``."""
+        return year(self.freq)
 
     def horizon_dates(self, horizon: int) -> np.ndarray:
         """The next ``horizon`` periods after ``as_of``: (H,) datetime64[D]. They follow the data, never the clock."""
@@ -201,6 +201,11 @@ def carried(values: np.ndarray, last: np.ndarray | None = None) -> np.ndarray:
     out = np.take_along_axis(values, np.maximum(last, 0), axis=1)
     out[last < 0] = np.nan
     return out
+
+
+def year(freq: str) -> int:
+    """Periods of a frequency in a year; 0 where it has none that we know."""
+    return YEAR.get(freq[:1], 0)
 
 
 def periods(start, count: int, freq: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator, model_validator
 
-from .panel import YEAR
+from .panel import year
 from .trades import TRADES, Trade
 from .yamlfile import merge
 
@@ -399,9 +399,9 @@ class Params(Section):
                     raise ValueError(f"tune.space.{name} holds {value!r}: {error.errors()[0]['msg']}") from None
         if self.model.forecast_length is not None and self.model.forecast_length < self.horizon:
             raise ValueError(f"model.forecast_length {self.model.forecast_length} is shorter than horizon {self.horizon}")
-        ahead, year = self.model.forecast_length or self.horizon, YEAR.get(self.freq[:1], 0)
-        if self.model.name == "tide" and self.model.seasonal and ahead >= year:
-            raise ValueError(f"model.seasonal looks {year} periods back and cannot serve {ahead} periods ahead: leave it out")
+        ahead, back = self.model.forecast_length or self.horizon, year(self.freq)
+        if self.model.name == "tide" and self.model.seasonal and ahead >= back:
+            raise ValueError(f"model.seasonal looks {back} periods back and cannot serve {ahead} periods ahead: leave it out")
         return self
 
     @property

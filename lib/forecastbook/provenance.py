@@ -201,12 +201,10 @@ def _what_came(before: RunFiles, panel: pd.DataFrame | None) -> pd.DataFrame | N
 
 
 def published(manifest: dict) -> str:
-    """'published 2026-01-05 06:12 UTC', and by whom it is superseded; '' for a run that published nothing."""
+    """When, and by whom it is superseded: '2026-01-05 06:12 UTC'; '' for a run that published nothing."""
     receipt = manifest.get("receipt") or {}
-    if not receipt.get("published_at"):
-        return ""
-    over = f", {receipt['status']}" if str(receipt.get("status")).startswith("superseded") else ""
-    return f"published {moment(receipt['published_at'])}{over}"
+    status = str(receipt.get("status"))
+    return moment(receipt.get("published_at") or "") + (f", {status}" if status.startswith("superseded") else "")
 
 
 def _code(said: dict) -> str:
@@ -231,7 +229,7 @@ def making(run: RunFiles) -> dict:
         *((f"code of {step.replace('_', ' ', 1)}", said) for step, said in later.items()),
         ("seed", m.get("seed")),
         ("published by", gate.get("use")),
-        ("published", where + published(m).removeprefix("published ") if where else "not published"),
+        ("published", where + published(m) if where else "not published"),
         ("hardware", ", ".join(f"{k} {v}" for k, v in (m.get("hardware") or {}).items())),
     ]
     seconds = {k: v for k, v in (m.get("seconds") or {}).items() if isinstance(v, (int, float))}

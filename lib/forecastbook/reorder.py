@@ -20,13 +20,8 @@ SLOW = 4.0  # a stock that lasts longer than so many horizons is slow, whatever 
 LONG = 99  # periods above which a stock is only said to last longer
 CHUNK = 8192  # items whose draws are in memory at once
 SEED = 20051  # of the order in which the draws of each period are met
-KNOWN = (
-    "demand_class",
-    "total_units",
-    "stock",
-    "price",
-    "lost_units",
-)  # columns of a series that a plan takes over where they are there
+# Columns of a series that a plan takes over where they are there.
+KNOWN = ("demand_class", "total_units", "stock", "price", "lost_units")
 COLUMNS = (
     *("series_id", "title", "demand_class", "total_units", "stock", "expected", "need", "order", "lost_units", "price", "cost"),
     *("p_any", "periods_of_stock", "short", "level", "periods"),

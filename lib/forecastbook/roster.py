@@ -26,34 +26,28 @@ class StaleError(RuntimeError):
 def status(panel: Panel, params: Params) -> np.ndarray:
     """(N,) 'model' where a model may forecast, 'naive' for short or new series, 'excluded' for those gone or never seen."""
     rules, (known, gap, absent) = params.eligible, _known(panel, params)
-    gone = (gap > rules.max_gap) | (known == 0) | absent
+    gone = (gap > rules.max_gap) | (absent > (panel.year or len(panel.dates))) | (known == 0)
     return np.where(gone, "excluded", np.where(known < rules.min_observations, "naive", "model")).astype(object)
 
 
 def _known(panel: Panel, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """((N,) observations, (N,) periods since the last, (N,) bool, not on offer for more than a year).
+    """(N,) observations, periods since the last one, and periods since an item was on offer (0 for prices).
 
-    Of sales the observations are those that speak of demand, and the periods those since the last one sold. What a shop has
-    not had for a year tells nothing of the next months: a single copy that sold at once would be expected to sell every month.
+    Of sales the observations are those that speak of demand, and the second counts from the last one sold. What a shop has not
+    had for a year tells nothing of the next months: a single copy that sold at once would be expected to sell every month.
     """
     if params.trade is not SALES:
-        return panel.n_obs, panel.gap, np.zeros(len(panel), dtype=bool)
+        return panel.n_obs, panel.gap, np.zeros(len(panel), dtype=int)
     y = counts.sold(panel)
-    some, T = y > 0, y.shape[1]  # NaN is not
-    since = np.where(some.any(axis=1), np.argmax(some[:, ::-1], axis=1), np.minimum(panel.life, T))
-    return np.isfinite(y).sum(axis=1), since, _absent(y) > (panel.year or T)
-
-
-def _absent(demand: np.ndarray) -> np.ndarray:
-    """(N,) periods since demand was last known: those in which an item was not on offer. demand: (N, T)."""
-    known = np.isfinite(demand)
-    return np.where(known.any(axis=1), np.argmax(known[:, ::-1], axis=1), demand.shape[1])
+    some, known, T = y > 0, np.isfinite(y), y.shape[1]  # NaN is not
+    sold = np.where(some.any(axis=1), np.argmax(some[:, ::-1], axis=1), np.minimum(panel.life, T))
+    return known.sum(axis=1), sold, np.where(known.any(axis=1), np.argmax(known[:, ::-1], axis=1), T)
 
 
 def reasons(panel: Panel, params: Params) -> np.ndarray:
     """(N,) why a series is not forecast by the model, None where it is."""
     rules, kind, (known, gap, absent) = params.eligible, status(panel, params), _known(panel, params)
-    verb, since = ("sold", _absent(counts.sold(panel))) if params.trade is SALES else ("seen", panel.gap)
+    verb = "sold" if params.trade is SALES else "seen"
     return np.array(
         [
             None
@@ -61,13 +55,13 @@ def reasons(panel: Panel, params: Params) -> np.ndarray:
             else (
                 f"no valid observation up to {panel.as_of}"
                 if n == 0
-                else f"not on offer for {s} periods (limit {panel.year}, a year)"
-                if a and g <= rules.max_gap
                 else f"not {verb} for {g} periods (limit {rules.max_gap})"
+                if g > rules.max_gap
+                else f"not on offer for {a} periods (limit {panel.year}, a year)"
                 if k == "excluded"
                 else f"only {_some(n, 'observation')} (a model needs {rules.min_observations}): {params.trade.safe_words}"
             )
-            for k, n, g, a, s in zip(kind, known, gap, absent, since, strict=True)
+            for k, n, g, a in zip(kind, known, gap, absent, strict=True)
         ],
         dtype=object,
     )

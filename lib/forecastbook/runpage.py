@@ -60,13 +60,18 @@ def render_run(directory: str | Path) -> Path:
     nothing = "There is no forecast to show."
     names = _names(trade, sections["fans"])
     ahead = f"next {span(horizon, period_name(freq))}" if horizon else "forecast"
-    stands = provenance.published(m) or state
+    published = provenance.published(m)
     job, as_of = str(m.get("job", "")), str(m.get("as_of", ""))
     text = pages.render(
         "run.html.j2",
         title=f"{job.capitalize()} {as_of}",
         heading=f"{job.replace('_', ' ').capitalize()}: {ahead}",
-        subtitle=" · ".join(filter(None, [_dates(as_of, freq, forecast), f"run {m.get('run_id', '')}", stands])),
+        subtitle=" · ".join(
+            filter(
+                None,
+                [_dates(as_of, freq, forecast), f"run {m.get('run_id', '')}", f"published {published}" if published else state],
+            )
+        ),
         problems=[*_failures(run), *run.problems],
         alarms=[(alarm["title"], plain_line(alarm["text"], 600)) for alarm in m.get("alarms") or []],
         warnings=_warnings(run, state, tone, _untested(run, gate, scored, trade)),

@@ -14,11 +14,10 @@ from forecastbook.points import OURS, levels
 from forecastbook.reorder import reorder as to_order
 from forecastbook.reorder import saved, stock_cost, upper
 from forecastbook.scores import pinball
-from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, Figure, called, canvas, drawn, nothing, percent_axis
+from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, UNMET, Figure, called, canvas, drawn, nothing, percent_axis
 from forecastbook.trades import SALES
 from forecastbook.wording import counted, model_name, span
 
-UNMET = "No forecast has met its actuals yet"
 HABITS = {  # of each class of demand
     "smooth": "sell steadily",
     "erratic": "sell often, in uneven amounts",

@@ -18,6 +18,7 @@ from forecastbook.style import (
     INK,
     ORANGE,
     PALE,
+    UNMET,
     Figure,
     canvas,
     date_axis,
@@ -140,7 +141,7 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
     metric = metric or trades.of(frame).metric
     table = _by(frame, metric, "horizon")
     if table.empty:
-        return nothing("No forecast has met its actuals yet")
+        return nothing(UNMET)
     if trades.of(frame) is PRICES and table.max(axis=None) < DUST:
         return nothing(STILL)
     ours, models, safe, trade = _ours(table.columns), _rank(table.columns), _safe(table.columns), trades.of(frame)
@@ -187,7 +188,7 @@ def accuracy(frame: pd.DataFrame, metric: str | None = None, same=()) -> Figure:
     metric = metric or trades.of(frame).metric
     table = _means(frame, metric, "model").sort_values(ascending=False)
     if table.empty:
-        return nothing("No forecast has met its actuals yet")
+        return nothing(UNMET)
     if "value" not in frame and still(frame) and table.max() < 1e-9:
         return nothing(STILL)
     ours, best = _ours(table.index), table.index[-1]
@@ -226,7 +227,7 @@ def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:
     frame = frame[frame["model"] == model] if "model" in frame and len(frame) else frame
     scored = errors(frame) if len(frame) else frame
     if not len(scored):
-        return nothing("No forecast has met its actuals yet")
+        return nothing(UNMET)
     rows, quantiles = frame.loc[scored.index], levels(frame)
     trade = trades.of(scored)
     groups = {"all periods": np.ones(len(rows), bool), trade.with_event: event(scored).to_numpy()}
@@ -273,9 +274,9 @@ def reliability(frame: pd.DataFrame, model: str = "published") -> Figure:
     trade = trades.of(frame)
     mine = mine[mine[trade.probability].notna()] if len(mine) else mine
     if not len(mine):
-        return nothing("No forecast has met its actuals yet")
+        return nothing(UNMET)
     said = mine[trade.probability].to_numpy(float)
-    came = trade.happened(mine["y"].to_numpy(float)[:, None], mine["last_value"].to_numpy(float))[:, 0]
+    came = trade.happened(mine["y"].to_numpy(float), mine["last_value"].to_numpy(float))
     group = np.clip(np.digitize(said, CHANCES) - 1, 0, len(CHANCES) - 2)
     by = pd.DataFrame({"said": said, "came": came, "n": 1}).groupby(group).agg({"said": "mean", "came": "mean", "n": "size"})
     sure = said > 0.5
@@ -384,7 +385,7 @@ def by_event(frame: pd.DataFrame, model: str = "published") -> Figure:
     scored = errors(frame) if len(frame) else pd.DataFrame()
     mine = scored[scored["model"] == model] if len(scored) else scored
     if not len(mine):
-        return nothing("No forecast has met its actuals yet")
+        return nothing(UNMET)
     trade, came = trades.of(scored), event(mine).to_numpy(bool)
     other = scored[scored["model"] == trade.safe]
     held = mine["inside90"].to_numpy(float) if "inside90" in mine else np.full(len(mine), np.nan)

@@ -122,6 +122,9 @@ def canvas(title: str, alt: str = "", rows: int = 1, cols: int = 1, size: tuple[
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)
 
 
+UNMET = "No forecast has met its actuals yet"  # what figures of scores say where there is nothing to see
+
+
 def nothing(message: str) -> Figure:
     """A figure that says why there is nothing to see."""
     fig = Figure(figsize=(8.2, 1.3))
