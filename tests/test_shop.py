@@ -309,6 +309,17 @@ def test_the_same_rows_in_other_bytes_count_twice_and_are_warned_of(tmp_path, ca
     assert "b.csv holds the same 2 rows as" in caplog.text
 
 
+def test_a_file_of_sales_may_hold_heads_alone(tmp_path, caplog):
+    stock_file = xlsx(tmp_path / "stock.xlsx", table([lot(1)]))
+    some, heads = table([sale("05.07.2022"), last_of(8)]), table([sale()])[:1]
+    none = [xlsx(tmp_path / "09.xlsx", heads), text(tmp_path / "10.csv", heads, ";")]
+    found = read(job(stock_file, none[0], xlsx(tmp_path / "08.xlsx", some), none[1], cutoff="01.11.2022"))
+    assert months_of(found) == {"2022-07": 1, "2022-08": 1, "2022-09": 0, "2022-10": 0}
+    assert caplog.text.count("has heads and no sales below them") == 2 and "holds the same" not in caplog.text
+    with pytest.raises(SourceError, match="the sales files have no usable row"):
+        read(job(stock_file, *none))
+
+
 def test_reading_twice_changes_nothing(tmp_path):
     source = shop(tmp_path, [lot(2)], [sale("05.07.2022"), last_of(8)])
     first = read(source)

@@ -203,7 +203,7 @@ def test_an_empty_file_is_refused(tmp_path, name):
         load(path)
 
 
-def test_a_file_without_rows_is_refused(tmp_path):
+def test_a_file_of_stock_without_rows_is_refused(tmp_path):
     assert "is empty" in refusal(xlsx(tmp_path / "none.xlsx", [], []))
     for path in (
         xlsx(tmp_path / "head.xlsx", LOTS[:1]),

@@ -65,11 +65,11 @@ def render_run(directory: str | Path) -> Path:
     text = pages.render(
         "run.html.j2",
         title=f"{job.capitalize()} {as_of}",
-        heading=f"{job.replace('_', ' ').capitalize()}: {ahead}",
+        heading=f"{(m.get('params') or {}).get('title') or 'Forecast'}: {ahead}",
         subtitle=" · ".join(
             filter(
                 None,
-                [_dates(as_of, freq, forecast), f"run {m.get('run_id', '')}", f"published {published}" if published else state],
+                [f"Job {job}", _dates(as_of, freq, forecast), f"run {m.get('run_id', '')}", f"published {published}" if published else state],
             )
         ),
         problems=[*_failures(run), *run.problems],

@@ -100,7 +100,7 @@ def load(doc: Document, kind: str, sheet: str | None = None) -> Sheet:
     number, head = table.rows[0]
     if any(first <= number <= last for first, last in table.merged):
         raise SourceError(f"{where}, row {number}: merged cells in the head row; unmerge them, one head a column")
-    if len(table.rows) == 1:
+    if len(table.rows) == 1 and kind == "stock":  # a month in which nothing was sold is a file of sales all the same
         raise SourceError(f"{where} has a head in row {number} and no rows below it")
     columns = _columns(f"{where}, row {number}", head, kind)
     return _sheet(doc.path, table, columns)

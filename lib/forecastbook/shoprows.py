@@ -132,9 +132,10 @@ def parsed(
             refused.append(str(error))  # said below, with all others: one answer for all bad files
     if refused:
         raise SourceError(" | ".join(refused[:5]) + (f" | and {len(refused) - 5} more files" if len(refused) > 5 else ""))
+    read, sheets = len(sheets), _with_rows(sheets)
     _warn_of_twins(sheets[1:])
     rows, sieve = _rows(sheets)
-    notes = {"files read": len(sheets), "files given again": repeated} | _rules(rows, sieve)
+    notes = {"files read": read, "files given again": repeated} | _rules(rows, sieve)
     sold = rows.loc[sieve.ok, "sold"].to_numpy("datetime64[D]")
     if np.isnat(sold).all():
         raise SourceError(f"the sales files have no usable row: {len(rows)} rows read, {reasons(sieve.counts)}")
@@ -157,6 +158,14 @@ def _silent_months(sold: np.ndarray, end: np.datetime64) -> list[str]:
     """Whole months between the first sale and ``end`` in which the shop sold nothing at all. sold: (n,) days, NaT in stock."""
     months = sold[~np.isnat(sold)].astype("datetime64[M]")
     return np.setdiff1d(np.arange(months.min(), end.astype("datetime64[M]")), months).astype(str).tolist()
+
+
+def _with_rows(sheets: list[shopfile.Sheet]) -> list[shopfile.Sheet]:
+    """Those that hold rows: a file of sales may hold heads alone, which is said."""
+    for sheet in sheets:
+        if not len(sheet.row):
+            log.warning("%s has heads and no sales below them: is it meant to be empty?", sheet.file)
+    return [sheet for sheet in sheets if len(sheet.row)]
 
 
 def _warn_of_twins(sheets: list[shopfile.Sheet]) -> None:
