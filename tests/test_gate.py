@@ -58,7 +58,7 @@ def test_a_clearly_better_model_is_published():
     decided = gate.decide(record(4, {SAFE: 1.0, "seasonal_naive": 0.9, "lstm": 0.6}), PARAMS)
     assert decided.use == "lstm" and decided.origins == 4
     assert decided.skill == pytest.approx(0.4)
-    assert "The network is published: its quantile error was 40.0 % lower" in decided.verdict()
+    assert "The network is published: its quantile score was 40.0 % lower" in decided.verdict()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_what_was_published_is_no_candidate_and_scores_are_taken_once(monkeypatc
     assert {row["model"] for row in decided.standings} == {SAFE, "lstm"}
     assert all({SAFE, "lstm"} <= set(o.means) for o in at)
     seen = [o.means["lstm"] for o in at]
-    monkeypatch.setattr(gate, "quantile_error", lambda *_: 1 / 0)
+    monkeypatch.setattr(gate, "quantile_score", lambda *_: 1 / 0)
     assert gate.decide(at, PARAMS).standings == decided.standings and [o.means["lstm"] for o in at] == seen
 
 

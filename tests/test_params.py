@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import tiny
+from forecastbook import lstm, tide_model
 from forecastbook.jobs import as_of_date, job_name, load
-from forecastbook.params import Columns, File, Params, WarehousePrices, digest
+from forecastbook.params import Columns, File, Lstm, Params, Tide, WarehousePrices, digest
 from forecastbook.yamlfile import ParamsError, merge
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -396,13 +397,11 @@ def test_a_sales_job_has_the_defaults_of_its_trade():
     assert Params().levels == Params().quantiles and Params().trade.name == "prices"
 
 
-def test_the_networks_defaults_are_those_of_the_params():
-    from forecastbook import tide_model
-    from forecastbook.params import Tide
-
-    theirs = {k: v for k, v in tide_model.DEFAULTS.items() if k in Tide.model_fields and k != "forecast_length"}
-    ours = Tide(name="tide").model_dump()
-    assert {k: ours[k] for k in theirs} == theirs and len(theirs) >= len(Tide.model_fields) - 2
+@pytest.mark.parametrize(("section", "network"), [(Tide(name="tide"), tide_model), (Lstm(), lstm)])
+def test_the_networks_defaults_are_those_of_the_params(section, network):
+    ours = section.model_dump()
+    theirs = {k: v for k, v in network.DEFAULTS.items() if k in ours and k != "forecast_length"}
+    assert {k: ours[k] for k in theirs} == theirs and len(theirs) >= len(ours) - 2
 
 
 @pytest.mark.parametrize(
@@ -417,6 +416,8 @@ def test_the_networks_defaults_are_those_of_the_params():
         ({"quantiles": [0.05, 0.5, 0.95]}, "FactSalesForecast has.*go into service_levels"),
         ({"quantiles": [0.05, 0.25, 0.5, 0.75, 0.9, 0.95]}, "go into service_levels"),
         ({"model": {"name": "tide", "config": "no.json"}}, "no.json: there is no such file"),
+        ({"model": {"name": "tide", "window_scale": False}}, "a count head needs window_scale"),
+        ({"model": {"name": "tide", "window_scale": False, "head": "quantile", "seasonal": True}}, "reads raw counts"),
         ({"model": {"name": "tide", "config": {"optimizer_config": {"lr": 4.616}}}}, "exponent was lost"),
     ],
 )  # fmt: skip

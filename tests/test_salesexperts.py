@@ -275,7 +275,7 @@ def test_the_summary_speaks_of_sales(table, panel):
     assert {"WQL", "bias of the mean", "inside, where sold", "MIWS", "MIC", "RMSSE"} <= set(best)
     assert best["WQL"].is_monotonic_increasing and float(best.set_index("model").loc["imapa", "skill"]) == 0
     said = scoreboard.verdict(board, {"verdict": "So."})
-    assert "IMAPA on quantile error" in said and "sales that were not zero" in said and said.endswith("So.")
+    assert "IMAPA on quantile score" in said and "sales that were not zero" in said and said.endswith("So.")
 
 
 def test_an_item_of_which_no_row_was_used_is_left_out_and_not_called_silent(panel):
@@ -384,7 +384,7 @@ def test_the_views_of_a_sales_job_are_about_sales(run, panel, table):
     for figure in (
         views.agenda_figure(due, ahead, series, PARAMS),
         views.honesty(table, PARAMS),
-        views.certainty(table, PARAMS),
+        salesfigures.service(table),
     ):
         assert figure.png(40)[:4] == b"\x89PNG"
     assert "WQL" in views.standings(run.read("scores.parquet"), PARAMS)

@@ -121,7 +121,7 @@ def test_nothing_to_draw_is_said_and_not_raised(backtest, plan):
             assert fig.png(50) and fig.alt in words(fig) and len(fig.alt) > 10, label
     unseen = backtest.assign(y=np.nan)
     for draw in (salesfigures.service, salesfigures.pit, scorefigures.by_event):
-        assert draw(unseen).png(50) and draw(backtest, model="nobody").png(50)
+        assert draw(unseen).png(50)
 
 
 @pytest.mark.filterwarnings("error")
@@ -191,9 +191,7 @@ def test_service_is_the_share_covered_and_the_true_law_holds_less_stock_than_a_g
     alone = salesfigures.service(backtest[backtest["model"] == "published"])
     assert told(alone).endswith("of periods") and "IMAPA" not in words(alone)
     better = backtest[backtest["model"] == "published"].assign(model="tsb")
-    assert told(salesfigures.service(pd.concat([backtest, better]))) == title, "the safe baseline where it is there"
-    others = backtest[backtest["model"] != "imapa"]
-    assert "zeros" in words(salesfigures.service(others)), "the best baseline there is"
+    assert told(salesfigures.service(pd.concat([backtest, better]))) == title, "against the safe baseline"
 
 
 def test_an_honest_forecast_keeps_its_promise_in_periods_with_sales_too(backtest):

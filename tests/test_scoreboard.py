@@ -133,7 +133,7 @@ def test_a_record_in_which_no_price_moved_has_no_word_on_changes(back):
 
 def test_the_summary_ranks_by_skill_against_the_last_value(scored):
     summary = scoreboard.summary(scored)
-    error = summary["quantile error"]
+    error = summary["quantile score"]
     assert error.is_monotonic_increasing and set(summary["model"]) == {"published", "lstm", "last_value"}
     safe = value(scored, "last_value", "rel_ql")
     np.testing.assert_allclose(summary["skill"], 1 - error / safe)
@@ -160,7 +160,7 @@ def test_a_model_that_came_later_is_compared_where_it_has_forecast(back):
     summary = scoreboard.summary(scoreboard.score_table(late, PARAMS)).set_index("model")
     matched = scoreboard.skills(late, model="lstm").set_index("baseline")["skill"]
     assert summary.loc["lstm", "skill"] == pytest.approx(matched["last_value"], abs=1e-12)
-    naive = 1 - summary.loc["lstm", "quantile error"] / summary.loc["last_value", "quantile error"]
+    naive = 1 - summary.loc["lstm", "quantile score"] / summary.loc["last_value", "quantile score"]
     assert naive > summary.loc["lstm", "skill"] + 0.1, "over its own points it would look better than it is"
     assert summary["points"].nunique() == 2 and summary["points"].idxmin() == "lstm"
 

@@ -204,7 +204,7 @@ def first(view: Panel, params: Params, progress: bool = False):
     return models.finetune(base, view, progress=progress, parent=models.SHIPPED, train_days=None, **free)
 
 
-def quantile_error(at: Origin, q, params: Params) -> np.ndarray:
+def quantile_score(at: Origin, q, params: Params) -> np.ndarray:
     """(N, H) mean pinball over the levels, relative to the scale; NaN where not observed."""
     loss = scores.pinball(at.y, q[..., params.scored], params.quantiles).mean(axis=-1)
     return loss / at.scale[:, None]

@@ -148,7 +148,7 @@ def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
                 (
                     name,
                     pd.Timestamp(at.date),
-                    backtest.quantile_error(at, at.q[name], params)[scored].mean(),
+                    backtest.quantile_score(at, at.q[name], params)[scored].mean(),
                     backtest.point_error(at, name, params)[scored].mean(),
                 )
                 for name in asked
@@ -201,7 +201,7 @@ def _settled(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataF
             _put(run, begun.rival, target)
         _describe(target, rolled_back=True)
         told = (
-            f"training did not lower the held-out quantile error ({mine:.5f} against {before:.5f} of the {begun.called})"
+            f"training did not lower the held-out quantile score ({mine:.5f} against {before:.5f} of the {begun.called})"
             if np.isfinite(before)
             else "no held-out origin shows that training helped"
         )
@@ -214,7 +214,7 @@ def _settled(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataF
         return "No network is kept: its held-out error is not a number, so its training failed. The baselines forecast."
     _put(run, _whole(panel, run.params, begun, challenger), target)
     gained = f", {share1(1 - mine / before)} lower than the {begun.called}'s" if np.isfinite(before) else ""
-    judged = f"held-out quantile error {mine:.5f}{gained}" if np.isfinite(mine) else "no held-out origin to judge it by"
+    judged = f"held-out quantile score {mine:.5f}{gained}" if np.isfinite(mine) else "no held-out origin to judge it by"
     run.crown(f"{judged}; {against}")
     return f"The challenger becomes the champion: {judged} ({against})."
 
@@ -258,7 +258,7 @@ def means(outcome: pd.DataFrame, champion: str = "champion") -> pd.DataFrame:
     """
     table = _means(outcome).sort_values("rel_ql").reset_index()
     table["model"] = table["model"].map(lambda name: model_name(name, champion))
-    return table.rename(columns={"rel_ql": "quantile error", "rel_mae": "absolute error"})
+    return table.rename(columns={"rel_ql": "quantile score", "rel_mae": "absolute error"})
 
 
 def history(model) -> list[dict]:

@@ -9,7 +9,10 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("forecastbook", "numpy", "pandas", "torch", "duckdb", "pyarrow", "papermill", "nbconvert")
+PACKAGES = (
+    *("forecastbook", "numpy", "pandas", "scipy", "numba", "torch", "pytorch-lightning", "darts", "lightgbm", "statsforecast"),
+    *("pyarrow", "duckdb", "papermill"),
+)
 
 
 def git_state() -> tuple[str, bool | None]:

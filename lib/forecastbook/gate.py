@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import counts, intervals, scores
-from forecastbook.backtest import Origin, experts_of, point_error, quantile_error
+from forecastbook.backtest import Origin, experts_of, point_error, quantile_score
 from forecastbook.files import sha256, write_json
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES, Trade
@@ -60,9 +60,9 @@ class Gate:
         over = f"over {self.origins} finished origin{'s' * (self.origins != 1)}"
         if self.use == self.trade.safe:
             gap = f"{share1(self.skill)} lower, which is within the doubt," if self.skill > 0 else "no lower"  # nor is a NaN
-            return f"{first}: {over} the best candidate's quantile error was {gap} than {safe}'s."
+            return f"{first}: {over} the best candidate's quantile score was {gap} than {safe}'s."
         hold = " Points stay at the last value, on which it was no better." if self.hold_median else ""
-        gain = f"its quantile error was {share1(self.skill)} lower than {safe}'s"
+        gain = f"its quantile score was {share1(self.skill)} lower than {safe}'s"
         return f"{titled(self.use, self.trade)} is published: {gain} {over}.{hold}"
 
 
@@ -246,8 +246,8 @@ def _means(at: Origin, params: Params) -> dict[str, tuple[float, float, float]]:
         if not scored.any():
             at.means[name] = (np.nan, np.nan, np.nan)
             continue
-        loose = quantile_error(at, at.q[name], params)[scored].mean()
-        held = loose if params.trade is SALES else quantile_error(at, hold(at.q[name], at, params), params)[scored].mean()
+        loose = quantile_score(at, at.q[name], params)[scored].mean()
+        held = loose if params.trade is SALES else quantile_score(at, hold(at.q[name], at, params), params)[scored].mean()
         at.means[name] = (
             float(loose),
             float(held),
@@ -320,7 +320,7 @@ def standings(decided: Gate) -> pd.DataFrame:
     """
     heads = {
         "model": "candidate",
-        "score": "quantile error",
+        "score": "quantile score",
         "skill": "skill",
         "expected": "expected gain",
         "doubt": "doubt",

@@ -219,6 +219,14 @@ class Tide(Section):
             log.warning("model config: temporal_width_past has no effect without model.covariates: true")
         return found | own
 
+    @model_validator(mode="after")
+    def _scaled(self) -> Tide:
+        if not self.window_scale and self.head != "quantile":
+            raise ValueError("a count head needs window_scale: on raw counts its mean runs away; set head to quantile")
+        if not self.window_scale and (self.covariates or self.static_covariates or self.seasonal):
+            raise ValueError("without window_scale the network reads raw counts, and no covariates, statics or seasons")
+        return self
+
 
 class Finetune(Section):
     base: str = "champion"  # champion (else the shipped base) | none | path of a checkpoint | anew: from nothing, each time

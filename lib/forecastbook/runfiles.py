@@ -58,7 +58,7 @@ class RunFiles:
         return self.files[name]
 
     def backtest(self) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-        """(the published and last-value rows of backtest.parquet, the scores of all rows), read and scored piece by piece.
+        """(what ``points.read`` keeps of backtest.parquet, the scores of all rows), read and scored piece by piece.
 
         Millions of rows fit: of the other models only what ``points.errors`` makes of them is kept.
         """

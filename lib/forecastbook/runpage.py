@@ -69,7 +69,12 @@ def render_run(directory: str | Path) -> Path:
         subtitle=" · ".join(
             filter(
                 None,
-                [f"Job {job}", _dates(as_of, freq, forecast), f"run {m.get('run_id', '')}", f"published {published}" if published else state],
+                [
+                    f"Job {job}",
+                    _dates(as_of, freq, forecast),
+                    f"run {m.get('run_id', '')}",
+                    f"published {published}" if published else state,
+                ],
             )
         ),
         problems=[*_failures(run), *run.problems],
@@ -164,7 +169,7 @@ def _verdict(run: RunFiles, head: dict | None, trade: Trade) -> str:
     if said and head and head["against"] and not head["calm"] and abs(head["skill"]) >= 0.0005:  # nor is a NaN
         side, best = "lower" if head["skill"] > 0 else "higher", "best other" if head["itself"] else "best"
         gain = f"{share1(abs(head['skill']))} {side} than the {best} baseline's, {head['against']}"
-        said += f" On the past dates below, the quantile error of what is published was {gain}."
+        said += f" On the past dates below, the quantile score of what is published was {gain}."
         if held and held[1] != head["against"]:  # the gate also tries baselines whose point stands at the last price
             said += f" Against the strongest that the gate tried, {held[1]}, it was {share1(abs(held[0]))} "
             said += f"{'lower' if held[0] > 0 else 'higher'} on all finished origins."

@@ -10,10 +10,9 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from forecastbook.counts import ADI, CLASSES, CV2
-from forecastbook.points import OURS, levels
+from forecastbook.points import levels
 from forecastbook.reorder import reorder as to_order
 from forecastbook.reorder import saved, stock_cost, upper
-from forecastbook.scores import pinball
 from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, UNMET, Figure, called, canvas, drawn, nothing, percent_axis
 from forecastbook.trades import SALES
 from forecastbook.wording import counted, model_name, span
@@ -26,6 +25,7 @@ HABITS = {  # of each class of demand
     "silent": "have not sold yet",
 }
 SLACK = 0.02  # a share that is off by no more than this is as promised
+BARS = 10  # of the histogram of where sales fell
 DASHED = (0, (4, 3))
 
 
@@ -136,37 +136,26 @@ def _met(frame: pd.DataFrame, model: str) -> pd.DataFrame:
     return frame[(frame["model"] == model) & np.isfinite(frame["y"])] if len(frame) else frame
 
 
-def _rival(frame: pd.DataFrame, model: str) -> str | None:
-    """The baseline to compare with: the safe one where it is there, else the one of least quantile loss."""
-    met = {m: f for m in pd.unique(frame["model"]) if m != model and m not in OURS and len(f := _met(frame, m))}
-    if SALES.safe in met:
-        return SALES.safe
-    known = upper(frame)
-    loss = {m: pinball(f["y"], f[list(known)], list(known.values())).mean() for m, f in met.items()}
-    return min(loss, key=loss.get, default=None)
-
-
 @drawn
-def service(backtest: pd.DataFrame, model: str = "published") -> Figure:
-    """Whether a stock planned by a quantile serves as promised, and what it costs against the best baseline.
+def service(backtest: pd.DataFrame) -> Figure:
+    """Whether a stock planned by a quantile of the published forecast serves as promised, and what it costs against IMAPA.
 
     Left: each level ≥ ½ against the share of periods whose sales it covered, for all and for periods with sales, each with the
     least that an honest forecast covers (sales are whole numbers, so it may cover more). Right: mean units left over against
     mean units short; the lower curve holds less stock at the same service. All models have forecast the same points.
     """
-    met = _met(backtest, model)
+    met, safe = _met(backtest, "published"), _met(backtest, SALES.safe)
     if not len(met) or not upper(met):
         return nothing(UNMET)
-    rival = _rival(backtest, model)
-    mine, theirs = stock_cost(met), stock_cost(_met(backtest, rival)) if rival else None
+    mine, theirs = stock_cost(met), stock_cost(safe) if len(safe) else None
     at = int((mine["level"] - 0.9).abs().argmin())
     title = f"Stock for {_share(mine['level'][at])} service covered {_share(mine['served'][at])} of periods"
-    gain = saved(mine, theirs, at) if rival else np.nan
+    gain = saved(mine, theirs, at) if len(safe) else np.nan
     if abs(gain) >= 0.005:
-        title += f", with {_share(abs(gain))} {'less' if gain > 0 else 'more'} left over than by {model_name(rival)}"
+        title += f", with {_share(abs(gain))} {'less' if gain > 0 else 'more'} left over than by {SALES.safe_words}"
     fig, (axes,) = canvas(title, cols=2, size=(8.2, 3.7))
     _promise(axes[0], mine)
-    _curve(axes[1], mine, theirs, model_name(model), model_name(rival) if rival else "")
+    _curve(axes[1], mine, theirs, "published", model_name(SALES.safe))
     return fig
 
 
@@ -255,25 +244,25 @@ def _verdict(u: np.ndarray, noise: float) -> str:
 
 
 @drawn
-def pit(backtest: pd.DataFrame, model: str = "published", bins: int = 10, seed: int = 0) -> Figure:
+def pit(backtest: pd.DataFrame) -> Figure:
     """Histogram of ``pit_values``: even when honest, a bowl when too narrow, a hill when too wide, a slope when biased.
 
     The band holds nine in ten bars of an honest forecast, taking an item's periods from one origin as a single trial: they are
     not independent of each other.
     """
-    met = _met(backtest, model)
+    met = _met(backtest, "published")
     if not len(met):
         return nothing(UNMET)
-    u = pit_values(met, seed)
+    u = pit_values(met)
     u = u[np.isfinite(u)]
     if not len(u):
         return nothing(UNMET)
     trials = max(len(met[["series_id", "origin"]].drop_duplicates()), 1)
     fig, axes = canvas(_verdict(u, 1.645 * np.sqrt(0.25 / trials)), size=(8.2, 3.1))
-    ax, even = axes[0, 0], 1 / bins
-    share, edges = np.histogram(u, bins, (0, 1))
+    ax, even = axes[0, 0], 1 / BARS
+    share, edges = np.histogram(u, BARS, (0, 1))
     band = 1.645 * np.sqrt(even * (1 - even) / trials)
-    ax.bar(edges[:-1], share / len(u), width=0.92 / bins, align="edge", color=BLUE)
+    ax.bar(edges[:-1], share / len(u), width=0.92 * even, align="edge", color=BLUE)
     ax.axhspan(max(even - band, 0), even + band, color=INK, alpha=0.14, lw=0, zorder=3)
     ax.axhline(even, color=INK, lw=1, ls=DASHED, zorder=4)
     ax.annotate("honest", (1.0, even), xytext=(7, 0), textcoords="offset points", va="center", annotation_clip=False)

@@ -15,7 +15,7 @@ from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import change, percent, share1
 
 FORMATS = {  # how the columns of these tables are shown
-    "quantile error": ".3f",
+    "quantile score": ".3f",
     "absolute error": ".3f",
     "WQL": ".4f",
     "skill": change,
@@ -183,7 +183,7 @@ def summary(table: pd.DataFrame, trade: Trade = PRICES) -> pd.DataFrame:
     wide[["covered", "side"]] = on_event.reindex(columns=["coverage90", "side"])  # none where the event never came
     names = {
         PRICES.name: {
-            "rel_ql": "quantile error",
+            "rel_ql": "quantile score",
             "skill": "skill",
             "rel_mae": "absolute error",
             "coverage90": "inside 90 % band",
@@ -276,7 +276,7 @@ def by_series(backtest: pd.DataFrame) -> pd.Series:
 
 
 def worst(backtest: pd.DataFrame, series: pd.DataFrame, count: int = 10) -> pd.DataFrame:
-    """The series that the published quantile error comes from most: series_id, title, its share of all error, its own error
+    """The series that the published quantile score comes from most: series_id, title, its share of all error, its own error
     (``by_series``), last_value, and how often it changes or sells.
 
     By the share, as the largest errors of their own are of items that sold once.
@@ -319,6 +319,6 @@ def verdict(table: pd.DataFrame, gate: dict) -> str:
         held = table.set_index(["model", "metric", "slice"])["value"].get(("published", "coverage90", "nonzero"), np.nan)
         of = "sales that were not zero"
     return (
-        f"Published forecasts were {word} {trade.safe_words} on quantile error; {percent(held)} of {of} fell "
+        f"Published forecasts were {word} {trade.safe_words} on quantile score; {percent(held)} of {of} fell "
         f"inside bands that promised 90 %. {gate['verdict']}"
     )

@@ -30,7 +30,7 @@ from forecastbook.style import (
     whole_ticks,
 )
 from forecastbook.trades import PRICES, Trade
-from forecastbook.wording import CHANGE, ahead, counted, model_name, percent, signed, span, the
+from forecastbook.wording import CHANGE, ahead, counted, model_name, percent, signed, the
 
 COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "blend": BLUE, "champion": GREEN}
 STILL = "No price moved in the record: there is nothing to compare"
@@ -301,38 +301,6 @@ def reliability(frame: pd.DataFrame, model: str = "published") -> Figure:
     percent_axis(ax.yaxis)
     ax.set_xlabel(f"probability said of {trade.called.lower()}" + (f"\n({CHANGE})" if trade is PRICES else ""))
     ax.set_ylabel("share that came")
-    return fig
-
-
-@drawn
-def band_width(frame: pd.DataFrame, model: str = "published") -> Figure:
-    """Mean width of the central bands by horizon, as a share of the last price. frame: a backtest; rows of `model` count."""
-    mine = frame[frame["model"] == model] if len(frame) else frame
-    mine = mine[mine["last_value"] > 0] if len(mine) else mine
-    bands = {promised: ends for promised, ends in {0.9: ("q05", "q95"), 0.5: ("q25", "q75")}.items() if set(ends) <= set(mine)}
-    if not len(mine) or not bands:
-        return nothing("No band has been forecast yet")
-    lines = {
-        promised: ((mine[high] - mine[low]) / mine["last_value"]).groupby(mine["horizon"]).mean()
-        for promised, (low, high) in bands.items()
-    }
-    width = lines[max(lines)]
-    ahead = f"{span(width.index[-1], 'periods')} ahead"
-    title = f"The {percent(max(lines))} band is {percent(width.iloc[-1], 1)} of the price wide {ahead}"
-    if 0.5 in lines and len(lines) > 1:
-        title += f", the 50 % band {percent(lines[0.5].iloc[-1], 1)}"
-    fig, axes = canvas(title, size=(8.2, 2.8))
-    ax = axes[0, 0]
-    for promised, line in lines.items():
-        ax.plot(line.index, line, "o-", color=BLUE if promised == max(lines) else GREY)
-    ax.set_ylim(0, top_of(width.max(), 1.15))
-    end_labels(
-        ax, [(w.index[-1], w.iloc[-1], f"{percent(p)} band", BLUE if p == max(lines) else GREY) for p, w in lines.items()]
-    )
-    whole_ticks(ax, width.index)
-    ax.set_xlabel("periods ahead")
-    ax.set_ylabel("mean width / last price")
-    percent_axis(ax.yaxis)
     return fig
 
 

@@ -317,7 +317,8 @@ def momentum(y: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def future_covariates(panel: Panel, y: np.ndarray, horizon: int, scaling: dict) -> np.ndarray:
     """(N, T + H, 2 + 5 + F): counts a year ago and around it, the calendar, the anniversary of the first sale, the panel's own.
 
-    All of it is known at any origin: a year ago is more than a horizon ago (asserted), and the panel knows its future columns.
+    All of it is known at any origin: a year ago is more than a horizon ago (``tide.fit`` sees to it), and the panel knows its
+    future columns.
     """
     (N, T), lag = y.shape, panel.year
     dates = np.concatenate([panel.dates, panel.horizon_dates(horizon)])  # (T + H,)

@@ -13,7 +13,7 @@ from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.tables import Html, table
 from forecastbook.trades import SALES
-from forecastbook.wording import CHANGE, labels, model_name, percent, period_name, span
+from forecastbook.wording import CHANGE, change, labels, model_name, percent, period_name, span
 
 
 def character(panel: Panel, series: pd.DataFrame, params: Params) -> Figure:
@@ -73,14 +73,19 @@ def honesty(backtest: pd.DataFrame, params: Params) -> Figure:
     return salesfigures.pit(backtest) if params.trade is SALES else scorefigures.calibration(backtest)
 
 
-def certainty(backtest: pd.DataFrame, params: Params) -> Figure:
-    """What it costs to hold more of what comes: the width of bands, or the units that a service level leaves on the shelf."""
-    return salesfigures.service(backtest) if params.trade is SALES else scorefigures.band_width(backtest)
-
-
 def standings(scores: pd.DataFrame, params: Params) -> Html:
     """The mean scores of all models over the rolling origins, best first."""
     caption = "Mean over all rolling origins, best first"
     summary = scoreboard.summary(scores, params.trade)
     summary["model"] = summary["model"].map(model_name)
     return table(summary, scoreboard.FORMATS, caption=caption, empty="There is no record yet.")
+
+
+def skills(scored: pd.DataFrame) -> Html:
+    """How far what is published is ahead of each baseline, with the interval of that. scored: what ``points.errors`` made."""
+    found = scoreboard.skills(scored)
+    found["baseline"] = found["baseline"].map(model_name)
+    heads = {"low": "90 % interval from", "high": "to", "n_origins": "origins"}
+    forms = dict.fromkeys(("skill", "low", "high"), change)
+    caption = "Skill of the published forecast: its quantile score below each baseline's"
+    return table(found, forms, heads, caption=caption, empty="There is no record yet.")
