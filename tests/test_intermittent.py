@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from conftest import LEVELS, panel_of
 from forecastbook import counts, intermittent, scores
-from forecastbook.intermittent import BASELINES, forecast
+from forecastbook.intermittent import forecast
+from forecastbook.trades import SALES
 
+BASELINES = SALES.baselines
 nan = np.nan
 H = 4
 RNG = np.random.default_rng(5)

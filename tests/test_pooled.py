@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import LEVELS, long_frame, panel_of
-from forecastbook import counts, demand, gbm, intermittent, pooled, scores
+from forecastbook import boosting, counts, demand, intermittent, pooled, scores
 from forecastbook.panel import build
 
 nan = np.nan
@@ -330,6 +330,6 @@ def test_a_model_that_does_not_fit_its_names_is_refused(model, tmp_path):
     with pytest.raises(pooled.PooledError, match="grown on other features"):
         pooled.load(tmp_path)
     text = '{"levels": [0.5]}\n'
-    (tmp_path / pooled.FILE).write_text(f"{text}{gbm.SEAL}{gbm._hash(text)}\n")
+    (tmp_path / pooled.FILE).write_text(boosting.sealed(text))
     with pytest.raises(pooled.PooledError, match="not the text of a pooled model"):
         pooled.load(tmp_path)

@@ -61,6 +61,11 @@ class Origin:
             said = said.q, 1 - said.zero, said.mean
         self.q[name], self.p[name], self.beside[name] = said
 
+    @property
+    def scored(self) -> np.ndarray:
+        """(N, H) bool: points that have an actual, of series that a model may forecast."""
+        return (self.status == "model")[:, None] & np.isfinite(self.y)
+
     def unrounded(self, name: str) -> np.ndarray:
         """(N, H, Q) quantiles as they were said, where that is known; else as they are."""
         return self.raw[name].q if name in self.raw else self.q[name]
@@ -226,35 +231,39 @@ def parts(record: list[Origin], ids: np.ndarray, params: Params) -> Iterator[pd.
     """
     judged = [at for at in record if not at.warm_up]
     names = ["published", *dict.fromkeys(n for at in record for n in at.q if n != "published")]
-    model, series, H = pd.CategoricalDtype(names), pd.CategoricalDtype(ids), params.horizon
+    kinds = {"series_id": ids, "demand_class": list(counts.CLASSES)}  # columns of codes, and what they stand for
     for name in [n for n in names if any(n in at.q for at in judged)] or names[:1]:
-        asked = [(at, np.flatnonzero(at.status != "excluded"), at.q[name], at.p[name]) for at in judged if name in at.q]
-        beside = {id(at): at.beside[name] for at in judged if name in at.beside}
+        said = [_rows(at, name, params) for at in judged if name in at.q] or [_rows(_nobody(params), name, params)]
+        columns = {c: np.concatenate([part[c] for part in said]) for c in said[0]}
+        for c in kinds.keys() & columns.keys():
+            columns[c] = pd.Categorical.from_codes(columns[c], categories=kinds[c])
+        model = np.full(len(columns["y"]), names.index(name))
+        yield pd.DataFrame({"model": pd.Categorical.from_codes(model, categories=names)} | columns, copy=False)
 
-        def column(values, kind, asked=asked) -> np.ndarray:
-            """``values(origin, series, q, p)`` of all origins, one below the other: anything that broadcasts to (series, H)."""
-            found = [np.broadcast_to(values(at, rows, q, p), (len(rows), H)).ravel() for at, rows, q, p in asked]
-            return np.concatenate(found) if found else np.empty(0, dtype=kind)
 
-        row = column(lambda at, rows, q, p: rows[:, None], int)
-        columns = {
-            "model": pd.Categorical.from_codes(np.full(len(row), names.index(name)), dtype=model),
-            "series_id": pd.Categorical.from_codes(row, dtype=series),
-            "origin": column(lambda at, rows, q, p: np.datetime64(at.date, "ms"), "datetime64[ms]"),
-            "ts": column(lambda at, rows, q, p: at.ts.astype("datetime64[ns]"), "datetime64[ns]"),
-            "horizon": column(lambda at, rows, q, p: np.arange(1, H + 1), int),
-            "y": column(lambda at, rows, q, p: at.y[rows], float),
-        }
-        for k, level in enumerate(params.levels):
-            columns[level_name(level)] = column(lambda at, rows, q, p, k=k: q[rows, :, k], float)
-        columns["last_value"] = column(lambda at, rows, q, p: at.last[rows, None], float)
-        columns[params.trade.probability] = column(lambda at, rows, q, p: p[rows], float)
-        columns[params.trade.beside] = column(lambda at, rows, q, p, beside=beside: beside[id(at)][rows], float)
-        if params.trade is SALES:
-            columns["demand_class"] = pd.Categorical.from_codes(
-                column(lambda at, rows, q, p: at.group[rows][:, None], int), categories=list(counts.CLASSES)
-            )
-        yield pd.DataFrame(columns, copy=False)
+def _rows(at: Origin, name: str, params: Params) -> dict[str, np.ndarray]:
+    """One forecast of an origin as columns of ``backtest.parquet``, (n * H,) each, of the n series that were forecast there."""
+    rows, H, trade = np.flatnonzero(at.status != "excluded"), params.horizon, params.trade
+    columns = {
+        "series_id": np.repeat(rows, H),
+        "origin": np.full(len(rows) * H, np.datetime64(at.date, "ms")),
+        "ts": np.tile(at.ts.astype("datetime64[ns]"), len(rows)),
+        "horizon": np.tile(np.arange(1, H + 1), len(rows)),
+        "y": at.y[rows].ravel(),
+    }
+    columns |= {level_name(level): at.q[name][rows, :, k].ravel() for k, level in enumerate(params.levels)}
+    columns["last_value"] = np.repeat(at.last[rows], H)
+    columns |= {trade.probability: at.p[name][rows].ravel(), trade.beside: at.beside[name][rows].ravel()}
+    return columns | ({"demand_class": np.repeat(at.group[rows], H)} if trade is SALES else {})
+
+
+def _nobody(params: Params) -> Origin:
+    """An origin of no series."""
+    H, none = params.horizon, np.empty(0)
+    at = Origin(np.datetime64("NaT", "D"), np.full(H, "NaT", "M8[D]"), none.astype(str), none, none, np.empty((0, H)))
+    at.group, at.q["published"] = none.astype(int), np.empty((0, H, len(params.levels)))
+    at.p["published"] = at.beside["published"] = np.empty((0, H))
+    return at
 
 
 def frame(record: list[Origin], ids: np.ndarray, params: Params) -> pd.DataFrame:

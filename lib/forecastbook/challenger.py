@@ -142,7 +142,7 @@ def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
     rows = []
     for date in _contests(panel, params):
         at = backtest.ask(panel, date, params, asked)
-        scored = (at.status == "model")[:, None] & np.isfinite(at.y) & (at.ts > seen)
+        scored = at.scored & (at.ts > seen)
         if scored.any():
             rows += [
                 (

@@ -146,7 +146,7 @@ def _rounds(finished: list[Origin], name: str, params: Params) -> float:
     if params.trade is PRICES or not finished[-1].whole:
         return ROUNDS[0]
     i, j = intervals.pairs(params.levels)[0]
-    sold = [(o.status == "model")[:, None] & (o.y > 0) for o in finished]
+    sold = [o.scored & (o.y > 0) for o in finished]
     y = np.concatenate([o.y[s] for o, s in zip(finished, sold, strict=True)])
 
     def held(rounds: float) -> float:
@@ -179,7 +179,7 @@ def _widening(finished: list[Origin], name: str, rounds: float, held: bool, para
     something sells would not show. They are no fair sample, though: an honest band holds a little less of them, and the inner
     one much less. So only the outermost is widened, and only where it held less than ``SLACK`` below its promise.
     """
-    rows = [(o.status == "model")[:, None] & np.isfinite(o.y) for o in finished]
+    rows = [o.scored for o in finished]
     if params.trade is SALES:
         rows = [r & (o.y > 0) for o, r in zip(finished, rows, strict=True)]
     actual = np.concatenate([np.where(r, o.y, np.nan) for o, r in zip(finished, rows, strict=True)])
@@ -242,7 +242,7 @@ def _means(at: Origin, params: Params) -> dict[str, tuple[float, float, float]]:
     Over the points that have an actual, of series that a model may forecast; NaN where there is none. Kept with the origin.
     """
     for name in at.q.keys() - at.means.keys():
-        scored = (at.status == "model")[:, None] & np.isfinite(at.y)
+        scored = at.scored
         if not scored.any():
             at.means[name] = (np.nan, np.nan, np.nan)
             continue

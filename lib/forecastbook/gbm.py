@@ -9,7 +9,6 @@ Symbols: N series, C days, H days ahead, K features.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from . import spells, sticky
-from .boosting import lightgbm
+from .boosting import STEADY, lightgbm, sealed, unsealed
 from .panel import Panel
 
 DAYS = 500  # the last days that are learnt from
@@ -26,9 +25,7 @@ ROWS, SIDE_ROWS = 100_000, 60_000  # pairs of a day and a horizon that are learn
 LEAST = 500  # pairs below which nothing is learnt; of the side, pairs with a change
 FILE = "trees.txt"  # LightGBM's own text format, read as numbers: nothing in it is executed
 NEXT = "\nthe side of a change:\n"  # between the two models in that file
-SEAL = "sha256="  # begins the last line, the hash of all before: text that is cut off or changed makes LightGBM end the process
 NAMES = [*spells.FEATURES, *spells.CALENDAR]
-STEADY = dict(num_threads=1, deterministic=True, verbose=-1)  # same rows, same trees, bit for bit: with a layout forced
 SETTINGS = dict(
     objective="binary",
     learning_rate=0.06,
@@ -121,20 +118,3 @@ def load(directory) -> Trees | None:
     if any(each.feature_name() != NAMES for each in boosters):
         raise TreesError(f"{path}: grown on other features than this version reads; make the run anew")
     return Trees(*boosters)
-
-
-def sealed(text: str) -> str:
-    """The text with its hash as the last line."""
-    return f"{text}{SEAL}{_hash(text)}\n"
-
-
-def unsealed(text: str) -> str:
-    """What was given to ``sealed``. ValueError where it is no longer that."""
-    text, _, seal = text.rpartition(SEAL)
-    if seal.strip() != _hash(text):
-        raise ValueError("cut off, changed, or not written by forecastbook")
-    return text
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -16,6 +16,7 @@ import numpy as np
 from . import counts, scores
 from .counts import Demand
 from .panel import SEASON, Panel, carried
+from .trades import SALES
 
 WINDOW = {"D": 28, "W": 13, "M": 6, "Q": 4}  # periods of the moving average
 SPREAD = {"D": 91, "W": 26, "M": 24, "Q": 8}  # periods of the historical quantiles and of the spread
@@ -31,10 +32,10 @@ LEAST = 8  # periods from which an item's own spread counts
 def forecast(name: str, panel: Panel, horizon: int, quantiles) -> Demand:
     """What the named baseline expects from the panel's as-of date: quantiles that never cross and are never negative.
 
-    NaN for a series whose demand was never observed. Raises ValueError for a name that is not in ``BASELINES``.
+    NaN for a series whose demand was never observed. Raises ValueError for a name that is no baseline of sales.
     """
-    if name not in BASELINES:
-        raise ValueError(f"baseline {name!r} is not known; known: {', '.join(BASELINES)}")
+    if name not in SALES.baselines:
+        raise ValueError(f"baseline {name!r} is not known; known: {', '.join(SALES.baselines)}")
     levels, y = np.asarray(quantiles, float), counts.sold(panel)
     begun = np.isfinite(y).any(axis=1)
     N, Q = len(panel), len(levels)
@@ -129,7 +130,6 @@ def imapa(y: np.ndarray, freq: str, horizon: int) -> np.ndarray:
 
 
 MEANS = {f.__name__: f for f in (last_value, moving_average, seasonal_naive, croston_sba, tsb, imapa)}
-BASELINES = ("zeros", *list(MEANS)[:3], "historical_quantiles", *list(MEANS)[3:], "auto_ets")
 
 
 def _moved(level: np.ndarray, new: np.ndarray) -> np.ndarray:

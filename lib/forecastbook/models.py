@@ -46,8 +46,10 @@ def forecast(model, panel: Panel, horizon: int, quantiles) -> Outlook | Demand:
 
     Quantiles never cross and, where the panel's values are positive, are never negative; NaN for a series never observed.
     """
-    home = model if isinstance(model, Baseline) else _home(model)
-    said = home.forecast(*([] if home is model else [model]), panel, horizon, quantiles)
+    if isinstance(model, Baseline):
+        said = model.forecast(panel, horizon, quantiles)
+    else:
+        said = _home(model).forecast(model, panel, horizon, quantiles)
     return _tidy(said, floor(panel))
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from . import counts, demand, gbm, intervals
-from .boosting import lightgbm
+from . import counts, demand, intervals
+from .boosting import STEADY, lightgbm, sealed, unsealed
 from .counts import Demand
 from .panel import Panel
 
@@ -38,7 +38,7 @@ SETTINGS = dict(
     feature_fraction=0.6,
     lambda_l2=5.0,
     force_col_wise=True,
-    **gbm.STEADY,
+    **STEADY,
 )
 TREES = 120
 
@@ -187,7 +187,7 @@ def save(pooled: Pooled, directory) -> None:
         "yearly": pooled.yearly,
         "boosters": [booster.model_to_string() for booster in pooled.boosters],
     }
-    (Path(directory) / FILE).write_text(gbm.sealed(json.dumps(said, indent=0) + "\n"), encoding="utf-8")
+    (Path(directory) / FILE).write_text(sealed(json.dumps(said, indent=0) + "\n"), encoding="utf-8")
 
 
 def load(directory) -> Pooled | None:
@@ -196,7 +196,7 @@ def load(directory) -> Pooled | None:
     if not path.is_file():
         return None
     try:
-        said = json.loads(gbm.unsealed(path.read_text(encoding="utf-8")))
+        said = json.loads(unsealed(path.read_text(encoding="utf-8")))
         boosters = [lightgbm.Booster(model_str=each) for each in said["boosters"]]
         pooled = Pooled(tuple(said["levels"]), said["names"], said["categories"], said["yearly"], boosters)
     except (lightgbm.basic.LightGBMError, ValueError, KeyError, TypeError) as error:

@@ -76,7 +76,7 @@ def quality(run: RunFiles) -> dict:
             lines += _handed(forecast, set(series.loc[why.isna(), "series_id"]))
         named = series.assign(
             source=series["source"].astype(str) if "source" in series else "",
-            why=why.replace({r"\d+ (?=observations|rows)": "… ", r"\d+ periods": f"… {unit}"}, regex=True),
+            why=why.replace({r"[\d,]+ (?=observations|rows)": "… ", r"[\d,]+ periods": f"… {unit}"}, regex=True),
         )
         marked = named[named["why"].notna()]
         if forecast is not None:

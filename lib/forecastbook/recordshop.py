@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -73,8 +72,7 @@ def write(
 ) -> dict[str, Path | list[Path]]:
     """Write the shop's files into ``directory``; returns {"stock": path, "sales": [path, ...]}.
 
-    ``until`` is the last day of sales (there is one on it) and the stock is that of the morning after. The stock file comes
-    last: where it stands, all stand.
+    ``until`` is the last day of sales (there is one on it) and the stock is that of the morning after.
     """
     draw = np.random.default_rng(seed)
     first = np.datetime64(until, "M") - (months - 1)
@@ -213,9 +211,9 @@ def _write_sales(draw, directory: Path, name: str, sales: list[tuple]) -> Path:
         _soil(draw, row)
     heads = [*HEADS, "Дата заказа"]
     if name.endswith(".csv"):
-        return _replace(directory / name, _csv([heads, *rows]))
+        return _written(directory / name, _csv([heads, *rows]))
     total = [None] * PRICE + [sum(price for _, _, _, price in sales)] if draw.random() < 0.1 else None
-    return _replace(directory / name, _xlsx("Продажи", [heads, *rows, *([["Итого", *total[1:]]] if total else [])]))
+    return _written(directory / name, _xlsx("Продажи", [heads, *rows, *([["Итого", *total[1:]]] if total else [])]))
 
 
 def _write_stock(directory: Path, shelf: list[Record], until: date) -> Path:
@@ -223,7 +221,7 @@ def _write_stock(directory: Path, shelf: list[Record], until: date) -> Path:
         [*_row(record, int(record.price[-1]), entered), copies] for record in shelf for entered, copies in record.lots if copies
     ]
     heads = [*HEADS[:-1], "Дата создания", "Экземпляры"]
-    return _replace(directory / f"Остатки {until + timedelta(days=1)}.xlsx", _xlsx("Остатки", [heads, *rows]))
+    return _written(directory / f"Остатки {until + timedelta(days=1)}.xlsx", _xlsx("Остатки", [heads, *rows]))
 
 
 def _row(record: Record, price: int, entered: date) -> list:
@@ -284,9 +282,6 @@ def _csv(rows: list[list]) -> bytes:
     return stream.getvalue().encode("cp1251")
 
 
-def _replace(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
     return path

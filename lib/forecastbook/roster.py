@@ -14,7 +14,7 @@ from forecastbook.intake import today as clock
 from forecastbook.panel import Panel, periods
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
-from forecastbook.wording import percent, period_name
+from forecastbook.wording import counted, percent, period_name
 
 LIVELY = (PRICES.rate, "total_units")  # by what the series are chosen that a look at the data should see first
 
@@ -59,17 +59,12 @@ def reasons(panel: Panel, params: Params) -> np.ndarray:
                 if g > rules.max_gap
                 else f"not on offer for {a} periods (limit {panel.year}, a year)"
                 if k == "excluded"
-                else f"only {_some(n, 'observation')} (a model needs {rules.min_observations}): {params.trade.safe_words}"
+                else f"only {counted(n, 'observation')} (a model needs {rules.min_observations}): {params.trade.safe_words}"
             )
             for k, n, g, a in zip(kind, known, gap, absent, strict=True)
         ],
         dtype=object,
     )
-
-
-def _some(n: int, noun: str) -> str:
-    """'1 observation', '2 observations'."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def roster(panel: Panel, params: Params, intake: Intake | None = None) -> pd.DataFrame:
@@ -145,11 +140,11 @@ def trainable(panel: Panel, params: Params, held: int = 0) -> str | None:
     """None when a network can be trained on this panel, else the reason why not. held: last periods that it will not see."""
     needed = context(params)
     if len(panel.dates) < needed:
-        return f"{_some(len(panel.dates), 'period')} of history, a network needs {needed}"
+        return f"{counted(len(panel.dates), 'period')} of history, a network needs {needed}"
     if params.trade is SALES:
         known, ahead = np.isfinite(counts.sold(panel)), params.model.forecast_length or params.horizon
         if not counts.learnable(known[:, : len(panel.dates) - held], ahead).any():
-            return f"of no item is demand known over {_some(counts.LEAST, 'period')} and in the {ahead} after them"
+            return f"of no item is demand known over {counted(counts.LEAST, 'period')} and in the {ahead} after them"
     if not (status(panel, params) == "model").any():
         rules = params.eligible
         lately = f"{rules.max_gap} periods" if rules.max_gap > 1 else "period"
@@ -164,10 +159,10 @@ def eligibility(series: pd.DataFrame) -> pd.DataFrame:
         series["why"]
         .fillna("enough observations, seen lately")
         .str.replace(r"only 1 observation\b", "only … observations", regex=True)
-        .str.replace(r"\d+ (periods|observations|rows)", r"… \1", regex=True)
+        .str.replace(r"[\d,]+ (periods|observations|rows)", r"… \1", regex=True)
     )
-    counts = series.assign(source=series["source"].map(words), why=why).groupby(["source", "why"]).size()
-    return counts.sort_values(ascending=False).rename("series").reset_index()
+    size = series.assign(source=series["source"].map(words), why=why).groupby(["source", "why"]).size()
+    return size.sort_values(ascending=False).rename("series").reset_index()
 
 
 def examples(series: pd.DataFrame, count: int = 6) -> list[str]:
@@ -185,7 +180,7 @@ def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str
     as_of, limit = panel.as_of.astype(dt.date), params.freshness.max_age_days
     seen = percent(np.isfinite(panel.y[:, -1]).mean())
     said = f"The newest {_old(as_of, params, today)}, and has a reading of {seen} of the series."
-    return said + (f" The limit is {_some(limit, 'day')} (freshness.max_age_days)." if overdue(as_of, params, today) else "")
+    return said + (f" The limit is {counted(limit, 'day')} (freshness.max_age_days)." if overdue(as_of, params, today) else "")
 
 
 def overdue(as_of: dt.date, params: Params, today: dt.date | None = None) -> str:
@@ -196,7 +191,7 @@ def overdue(as_of: dt.date, params: Params, today: dt.date | None = None) -> str
     limit = params.freshness.max_age_days
     if limit is None or age(as_of, params, today) <= limit:
         return ""
-    said = f"The newest {_old(as_of, params, today)}; the limit is {_some(limit, 'day')} (freshness.max_age_days)"
+    said = f"The newest {_old(as_of, params, today)}; the limit is {counted(limit, 'day')} (freshness.max_age_days)"
     if params.freshness.action == "stop":
         raise StaleError(f"{said}: bring the source up to date, or set freshness.action: warn")
     return said
@@ -207,7 +202,7 @@ def _old(as_of: dt.date, params: Params, today: dt.date | None) -> str:
     days, period = age(as_of, params, today), period_name(params.freq)[:-1]
     if days < 0:
         return f"{period}, {as_of}, is not over yet"
-    old = _some(days, "day")
+    old = counted(days, "day")
     return f"{period}, {as_of}, " + (f"is {old} old" if period == "day" else f"ended {old} ago")
 
 

@@ -114,9 +114,8 @@ class Search:
         errors = {name: [] for name in asked}
         for i in range(start, last + 1):
             at = backtest.ask(panel, panel.dates[i], self.params, asked)
-            scored = (at.status == "model")[:, None] & np.isfinite(at.y)
             for name in asked:
-                errors[name].append(backtest.quantile_score(at, at.q[name], self.params)[scored])
+                errors[name].append(backtest.quantile_score(at, at.q[name], self.params)[at.scored])
         rows = [(name, float(np.concatenate(parts).mean())) for name, parts in errors.items()]
         return pd.DataFrame(rows, columns=["contender", "relative quantile score"]).sort_values("relative quantile score")
 
