@@ -511,7 +511,8 @@ def test_a_date_between_the_periods_of_a_job_cannot_be_scored(published):
     weekly.write_text("freq: W-FRI\n")
     done = published.command(params=f"{published.overlay} {weekly}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "as-of date 2024-03-12 is not the first day of a period of freq W-FRI: write 2024-03-08" in done.stderr
+    assert "the newest date of the data, 2024-03-12, is not the first day of a period of freq W-FRI" in done.stderr
+    assert "set freq (weeks that begin on its day are W-TUE)" in done.stderr
     assert not published.rows
 
 

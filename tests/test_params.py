@@ -62,6 +62,8 @@ def refused(path, *words, overlays=()):
         ("title: no", ["title", "got False", "yes, no, on and off"]),
         ("publish: {enabled: 'yes'}", ["publish.enabled", "got 'yes'"]),
         ("horizon: 012", ["leading zero", "write 12", "job.yaml:1"]),
+        ("horizon: 1:30", ["1:30 is no number", "job.yaml:1"]),
+        ("source: {kind: file, path: a.csv, columns: {series: id, ts: id}}", ["column id cannot be more than one of"]),
         ("horizon: 7.5", ["horizon", "got 7.5"]),
         ("horizon: '7'", ["horizon", "got '7'"]),
         ("horizon: 0", ["horizon", "greater than or equal to 1", "got 0"]),
@@ -142,6 +144,18 @@ def test_the_plain_network_has_sizes_of_its_own_unless_they_are_given(write):
     plain, own = (load(write(f"model: {{window: single{more}}}")).model for more in ("", ", hidden_size: 8"))
     assert (plain.hidden_size, plain.num_layers, own.hidden_size, own.num_layers) == (128, 2, 8, 2)
     assert (Params().model.hidden_size, Params().model.num_layers) == (64, 1)
+
+
+@pytest.mark.parametrize("given, kept", [("w-mon", "W-MON"), ("d", "D"), ("1D", "D"), ("W", "W-SUN"), ("M", "ME"), ("MS", "MS")])
+def test_a_frequency_is_kept_as_pandas_writes_it(write, given, kept, recwarn):
+    """Its first letter tells how many periods a year has: of w-mon nobody would know."""
+    assert load(write(f"freq: {given}")).freq == kept and not [w for w in recwarn if "deprecated" in str(w.message)]
+
+
+def test_an_anchor_is_merged_into_another_mapping(write):
+    text = "finetune: &base {epochs: 2, patience: 3}\nbacktest: {origins: 4}"
+    assert load(write(text)).finetune.epochs == 2
+    assert load(write("gate: &g {doubt: 0.5}\nfreshness: {max_age_days: 3}\n")).gate.doubt == 0.5
 
 
 def test_overlays_are_laid_in_order_and_the_last_word_counts(write):

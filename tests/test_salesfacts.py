@@ -16,7 +16,7 @@ from conftest import day
 from forecastbook import sample
 from forecastbook.intake import Intake, SourceError, quiet
 from forecastbook.panel import build
-from forecastbook.params import WarehouseSales
+from forecastbook.params import File, WarehouseSales
 from forecastbook.salesfacts import _attribute, ensure_sample
 from forecastbook.sources import SOURCES, keep_facts, newest
 from forecastbook.warehouse import connect, variant_ids
@@ -24,7 +24,8 @@ from salesdata import complete, sold_units
 
 SOURCE = WarehouseSales(kind="warehouse_sales", sample_series=40)
 READ = SOURCES["warehouse_sales"]
-MONDAYS = [day("2024-01-01"), day("2024-01-08"), day("2024-01-15"), day("2024-01-22")]
+WEEKS = [day("2024-01-01"), day("2024-01-08"), day("2024-01-15"), day("2024-01-22"), day("2024-01-29")]
+MONDAYS = WEEKS[:4]
 
 
 @pytest.fixture
@@ -133,10 +134,10 @@ def test_the_fingerprint_follows_the_facts_up_to_the_as_of_date(house):
 
 
 def test_attributes_that_are_no_object_are_named():
-    assert _attribute(None, "brand") == "" and _attribute('{"brand": null}', "brand") == ""
+    assert _attribute(None, "brand", "7") == "" and _attribute('{"brand": null}', "brand", "7") == ""
     for text in ("[1]", "{"):
-        with pytest.raises(SourceError, match="attributes_json is no JSON object"):
-            _attribute(text, "brand")
+        with pytest.raises(SourceError, match="attributes_json of item 7 is no JSON object"):
+            _attribute(text, "brand", "7")
 
 
 # --- periods without a sale ---------------------------------------------------------------------------------------------
@@ -153,6 +154,24 @@ def test_a_period_without_a_row_is_a_zero_from_the_first_sale_to_the_as_of_date(
     np.testing.assert_array_equal(panel.available[1], [True, True, True, False, True])
     assert panel.titles.tolist() == ["A", "B"] and np.isnan(panel.past[0, 2:, 0]).all()
     assert intake.counts["periods without a sale, added as 0"] == 6 and intake.counts["observed"] == 8
+
+
+def test_a_period_of_which_a_row_was_refused_is_not_known(house, tmp_path):
+    """What was sold then is no zero: the refused rows may be those of the best weeks."""
+    rows = [
+        (1, WEEKS[k], 4 if k not in (1, 2) else -1, 1.0, None, None) for k in range(5) if k != 3
+    ]  # in week 3 nothing was sold
+    sell(house, [*rows, (2, MONDAYS[0], 1, 1.0, None, None), (2, MONDAYS[2], np.nan, 1.0, None, None)])
+    intake = quiet(READ.read(SOURCE, house, WEEKS[4]), "W-MON", WEEKS[4])
+    y = build(intake.frame, "W-MON", WEEKS[4]).y
+    np.testing.assert_array_equal(y, [[4, np.nan, np.nan, 0, 4], [1, 0, np.nan, 0, 0]])
+    assert intake.counts["periods with a refused row, not known"] == 3 and not intake.unread.empty
+    path = tmp_path / "sales.csv"
+    weeks = [f"a,{day:%Y-%m-%d},{units}" for day, units in zip(pd.to_datetime(MONDAYS[:4]), (3, "many", -2, 5), strict=True)]
+    path.write_text("\n".join(["id,week,units", *weeks]) + "\n", encoding="utf-8")
+    source = File(kind="file", path=str(path), columns={"series": "id", "ts": "week", "y": "units"}, positive=False)
+    intake = quiet(SOURCES["file"].read(source, None, MONDAYS[3]), "W-MON", MONDAYS[3])
+    np.testing.assert_array_equal(build(intake.frame, "W-MON", MONDAYS[3]).y, [[3, np.nan, np.nan, 5]])
 
 
 def test_a_period_that_is_added_has_the_text_that_was_known_then():

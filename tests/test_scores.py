@@ -83,6 +83,7 @@ def test_the_weighted_harmonic_mean_is_one_over_the_weighted_mean_of_inverses(ze
 
 def test_the_weighted_harmonic_mean_of_nothing_is_nothing():
     assert scores.weighted_harmonic(0.0, 0.0, 4.0) == 0.0 == scores.weighted_harmonic(0.0, 1.0, 4.0)
+    assert np.isnan(scores.weighted_harmonic(np.nan, 0.25, 4.0)) and np.isnan(scores.weighted_harmonic(0.25, np.nan, 4.0))
 
 
 def test_miws_and_mic_split_zero_from_nonzero_actuals():

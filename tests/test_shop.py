@@ -309,6 +309,29 @@ def test_the_same_rows_in_other_bytes_count_twice_and_are_warned_of(tmp_path, ca
     assert "b.csv holds the same 2 rows as" in caplog.text
 
 
+def test_a_stock_file_of_which_no_row_can_be_used_is_refused(tmp_path):
+    """Else all that was ever sold would look sold out ever since."""
+    sales = [sale(f"{day:02}.08.2022") for day in range(1, 31)] + [last_of(8)]
+    with pytest.raises(SourceError, match="the stock file has no usable row: 2 rows read, .*2 not a whole number"):
+        read(shop(tmp_path / "a", [lot(1.5), lot(2.5)], sales))
+    some = read(shop(tmp_path / "b", [lot(1), lot(1.5)], sales))
+    (said,) = some.remarks
+    assert "1 of the 2 rows of" in said and "stock.xlsx were refused" in said and not some.refusal()
+    assert read(shop(tmp_path / "c", [lot(1)], sales)).remarks == ()
+
+
+def test_a_last_month_that_is_nearly_over_and_not_used_is_told(tmp_path):
+    sales = [last_of(8), sale("02.09.2022"), sale("28.09.2022")]
+    (said,) = read(shop(tmp_path / "a", [lot(1)], sales)).remarks
+    assert said.startswith("2022-09 is nearly over") and "2 copies sold in it are not used" in said
+    for name, more in (("b", {"cutoff": "01.10.2022"}), ("c", {"fill_last_month": True})):
+        found = read(shop(tmp_path / name, [lot(1)], sales, **more))
+        assert found.remarks == () and "2022-09" in months_of(found)
+    assert read(shop(tmp_path / "d", [lot(1)], sales[:2])).remarks == (), "a month that has begun is none"
+    early = shop(tmp_path / "e", [lot(1)], [last_of(7), *sales])
+    assert read(early, D(2022, 7, 1)).remarks == (), "not known then"
+
+
 def test_a_file_of_sales_may_hold_heads_alone(tmp_path, caplog):
     stock_file = xlsx(tmp_path / "stock.xlsx", table([lot(1)]))
     some, heads = table([sale("05.07.2022"), last_of(8)]), table([sale()])[:1]

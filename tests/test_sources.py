@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import adds_up, reading
-from forecastbook import panel, sources
+from forecastbook import longfile, panel, sources
 from forecastbook.intake import SourceError
 from forecastbook.sources import SOURCES
 
@@ -167,7 +167,7 @@ def test_duplicates_that_say_the_same_are_told_from_those_that_do_not(tmp_path):
         (";", "1.234.567", 1234567),
         (";", "1445,86", 1445.86),
         (";", "7.25", 7.25),
-        (";", "1.445", None),  # beside 12,5 it may be either
+        (";", "1.445", 1445),  # beside 12,5 the point is no decimal sign
         (";", "14.45,86", None),
         (";", "1.4455,86", None),
         (";", "1.445,86.1", None),
@@ -176,7 +176,7 @@ def test_duplicates_that_say_the_same_are_told_from_those_that_do_not(tmp_path):
         (",", "1.445,86", 1445.86),
         (",", "1,234,567", 1234567),
         (",", "1.445", 1.445),
-        (",", "1,445", None),
+        (",", "1,445", 1445),
         (",", "1445,86", None),
         (",", "1,44.86", None),
         (",", "1,445,86", None),
@@ -188,13 +188,35 @@ def test_marks_between_thousands_are_read_where_they_can_mean_one_thing(tmp_path
     path = text(tmp_path, sep.join(["sku", "day", "price"]) + f'\na{sep}{D}{sep}"{written}"\nb{sep}{D}{sep}{other}\n')
     intake = read(bare(path))
     if number is None:
-        wanted = (
-            "1234,56, 1.234,56 or 1234.56; 1.234 may be two numbers: 1234 or 1,234" if sep == ";" else "1234.56 or 1,234.56"
-        )
-        reason = "negative" if written[0] == "-" else f"not a number (wanted {wanted})"
+        reason = "negative" if written[0] == "-" else f"not a number (wanted {longfile.numbers(sep == ';')})"
         assert intake.quarantine["reason"].tolist() == [reason]
     else:
         assert reading(intake, "a", D)["y"] == number and intake.quarantine.empty
+
+
+@pytest.mark.parametrize(
+    ("sep", "lone", "others", "number"),
+    [
+        (",", "1,450", ["950"], 1450),  # as a shop writes thousands
+        (",", "1,450", ["1,234.50", "12.5"], 1450),
+        (",", "1,450", ["12,5"], None),  # a comma that is none between thousands: either may be meant
+        (",", "1.450", ["950"], 1.45),
+        (";", "1.450", ["1.450,50", "950,00"], 1450),
+        (";", "1.450", ["12.5"], 1.45),
+        (";", "1.450", ["12.5", "950,00"], None),
+        (";", "1.450", ["950"], None),
+        (";", "1,450", ["1,234.50", "12.5"], 1450),
+        (";", "1,450", ["950,00"], 1.45),
+        (";", "1,450", ["950"], 1.45),  # why else would the file be delimited by semicolons
+    ],
+)
+def test_the_other_numbers_of_a_column_tell_what_a_lone_mark_means(tmp_path, sep, lone, others, number):
+    rows = [f'a{sep}{D}{sep}"{lone}"', *(f'{k}{sep}{D}{sep}"{other}"' for k, other in enumerate(others))]
+    intake = read(bare(text(tmp_path, "\n".join([sep.join(["sku", "day", "price"]), *rows, f"z{sep}{D}{sep}7", ""]))))
+    if number is None:
+        assert lone in intake.quarantine["value"].tolist()
+    else:
+        assert reading(intake, "a", D)["y"] == number
 
 
 def test_decimal_points_in_a_semicolon_file_stay_numbers(tmp_path):
@@ -208,6 +230,29 @@ def test_points_that_may_stand_between_thousands_are_refused_where_nothing_tells
         read(bare(text(tmp_path, f"sku;day;price\na;{D};1.401\nb;{D};1.428\n")))
     intake = read(bare(text(tmp_path, f"sku;day;price\na;{D};1.401\nb;{D};950\n")))
     assert intake.quarantine["value"].tolist() == ["1.401"] and reading(intake, "b", D)["y"] == 950
+
+
+def test_a_date_far_before_all_others_is_set_aside_by_what_is_known(tmp_path):
+    rows = [f"{sku},{D - dt.timedelta(days=d)},{d + 1}" for sku in "ab" for d in range(30)] + ["a,1925-08-01,3"]
+    intake = read(bare(text(tmp_path, "\n".join(["sku,day,price", *rows]) + "\n")))
+    assert intake.quarantine[["value", "reason"]].values.tolist() == [["1925-08-01", "date far before all others"]]
+    assert intake.frame["ts"].min() == pd.Timestamp(D - dt.timedelta(days=29))
+    old = [row.replace("1925-08-01", f"{D - dt.timedelta(days=5 * 365)}") for row in rows]
+    assert read(bare(text(tmp_path, "\n".join(["sku,day,price", *old]) + "\n"))).quarantine.empty, "not that far"
+    cut = D - dt.timedelta(days=10)
+    later = [*rows, *(f"b,{D - dt.timedelta(days=k)},1" for k in range(9))]
+    one, other = (read(bare(text(tmp_path, "\n".join(["sku,day,price", *r]) + "\n")), cut) for r in (rows, later))
+    assert one.frame.equals(other.frame) and len(one.quarantine) == len(other.quarantine) == 1
+
+
+def test_a_blank_title_or_static_takes_the_newest_that_is_said(tmp_path):
+    rows = [("a", 3, "old", "X"), ("a", 2, "Red wine", "Y"), ("a", 1, "", ""), ("b", 1, "", ""), ("a", 0, " ", "")]
+    body = "".join(f"{sku},{D - dt.timedelta(days=back)},5,true,{name},{brand}\n" for sku, back, name, brand in rows)
+    intake = read(file(text(tmp_path, "sku,day,price,seen,name,brand\n" + body), static=["brand"]))
+    built = panel.build(intake.frame, "D", D, static=["brand"])
+    assert built.titles.tolist() == ["Red wine", "b"] and built.static[:, 0].tolist() == ["Y", ""]
+    early = read(file(text(tmp_path, "sku,day,price,seen,name,brand\n" + body), static=["brand"]), D - dt.timedelta(days=3))
+    assert panel.build(early.frame, "D", D - dt.timedelta(days=3), static=["brand"]).static.tolist() == [["X"]]
 
 
 @pytest.mark.parametrize("positive", [True, False])
@@ -338,7 +383,7 @@ def test_other_delimiters_quotes_and_the_decimal_comma(tmp_path, sep):
         assert reading(intake, "a", D)["y"] == 12.5
     else:
         # a comma may also group thousands: not guessed
-        assert intake.quarantine["reason"].tolist() == ["not a number (wanted 1234.56 or 1,234.56)"]
+        assert intake.quarantine["reason"].tolist() == [f"not a number (wanted {longfile.numbers(False)})"]
     assert reading(intake, "b", D)["y"] == 7.25
 
 
@@ -386,7 +431,7 @@ def test_later_rows_are_kept_for_future_columns_only_and_without_their_value(tmp
     intake = read(source, D)
     assert intake.frame["promo"].tolist() == [0, 1, 0, 1, 1]
     assert np.isnan(intake.frame["y"].to_numpy()[3:]).all() and not intake.frame["available"].to_numpy()[3:].any()
-    assert intake.frame["colour"].tolist() == ["red", "", "NA", "red", "red"]
+    assert intake.frame["colour"].tolist() == ["red", "NA", "NA", "red", "red"], "a blank takes the newest that is said"
     built = panel.build(intake.frame, "D", D, past=["cost"], future=["promo"], static=["colour"], horizon=2)
     assert built.y.shape == (1, 3) and built.future.shape == (1, 5, 1)
     assert FILE.span(source)[1] == D + dt.timedelta(days=1)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import roster
-from forecastbook.intake import Intake
+from forecastbook.intake import REFUSED, Intake
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.run import Run
@@ -49,6 +49,7 @@ def of(intake: Intake, panel: Panel, params: Params, today: date | None = None) 
     found = [
         ("The data are old", roster.overdue(panel.as_of.astype(date), params, today)),
         ("Many rows could not be used", intake.refusal()),
+        ("A column could not be read", _unread(counts)),
         *(("Rows that are not used", remark) for remark in intake.remarks),
         (
             "Rows that contradict each other",
@@ -70,6 +71,17 @@ def of(intake: Intake, panel: Panel, params: Params, today: date | None = None) 
     else:
         found.append(("Sales far from what is usual", wild(panel)))
     return [(title, text) for title, text in found if text]
+
+
+def _unread(counts: dict[str, int]) -> str:
+    """That covariates hold little but what is no number, in a sentence; else ''."""
+    empty = sum(n for what, n in counts.items() if what.startswith("covariate left empty"))
+    if empty <= REFUSED * counts.get("rows read", 0):
+        return ""
+    return (
+        f"{counted(empty, 'value')} of past and future columns are no numbers and were left empty: the models do without them. "
+        "The quarantine says which; numbers, yes and no can be read"
+    )
 
 
 def thin(panel: Panel) -> str:

@@ -99,7 +99,7 @@ class _Asked:
         span = self.source.span(self.params.source, self.store)
         date = self.given or newest(span, self.params)
         inside(date, span, getattr(self.params.source, "path", self.params.source.kind))
-        begins(date, self.params.freq)
+        begins(date, span[1], self.params.freq)
         return date
 
 

@@ -22,7 +22,9 @@ from forecastbook.wording import percent
 
 UNIT_FACTOR = 100.0  # a price this many times the series' median, or 1/this, is a slip of the unit
 UNIT_EVIDENCE = 3  # ... when there are at least so many prices to tell by
+FAR = 5  # years without any row before the first of the others
 REFUSED = 0.2  # share of the rows read above which a warning is given: then the file is probably wrong, not single rows
+UNREAD = ["series_id", "ts"]
 LOST = ["series_id", "title", "rows", "why"]  # columns of the series of which no row could be used
 
 
@@ -37,8 +39,9 @@ class Intake:
     rows: the long frame, or the grids of which it is made when it is asked for. quarantine: file, sheet, row (1-based data row,
     or price_fact_id), column, value (text), reason. facts: tables for the warehouse, keyed by the text series_id, of a source
     that reads a shop's own files; none where the facts are there already.
-    lost: the series of which every row was refused, as ``Sieve.lost`` has them. remarks: what else is to be said. newest: False
-    where the source says more of later days, which a run for an earlier date does not know.
+    lost: the series of which every row was refused, as ``Sieve.lost`` has them. unread: of which series and day a row was
+    refused, as ``Sieve.unread`` has them. remarks: what else is to be said. newest: False where the source says more of later
+    days, which a run for an earlier date does not know.
     """
 
     rows: pd.DataFrame | Grids
@@ -46,6 +49,7 @@ class Intake:
     counts: dict[str, int]
     facts: dict[str, pa.Table] = field(default_factory=dict)
     lost: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LOST))
+    unread: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=UNREAD))
     remarks: tuple[str, ...] = ()
     newest: bool = True
 
@@ -163,6 +167,15 @@ class Sieve:
         out["why"] = size.drop_duplicates("code").set_index("code")["why"].astype(object)
         return out.sort_values("series_id")[LOST].reset_index(drop=True)
 
+    def unread(self, ids: np.ndarray, codes: np.ndarray, day: np.ndarray) -> pd.DataFrame:
+        """Of which series and day a row was refused, where its id and its date could be read: series_id, ts.
+
+        ids: (N,) text. codes: (n,) into ids, -1 for none. day: (n,) datetime64[D], NaT for none.
+        """
+        at = np.concatenate([np.empty(0, dtype=np.int64), *(rows for _, rows in self.refused)])
+        at = at[(codes[at] >= 0) & ~np.isnat(day[at])]
+        return pd.DataFrame({"series_id": ids[codes[at]], "ts": day[at].astype("datetime64[ns]")}, columns=UNREAD)
+
 
 def quarantine(*parts: pd.DataFrame) -> pd.DataFrame:
     """One quarantine frame, in the order of the rows; empty but with its columns when nothing was refused."""
@@ -230,6 +243,22 @@ def unit_errors(codes: np.ndarray, y: np.ndarray) -> np.ndarray:
     return out
 
 
+def far(day: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """Which dates lie so far before all others that they are slips of the pen: (n,) bool. day: (n,) datetime64[D].
+
+    Among the rows that are ``ok`` (n,) bool, at most one in a thousand, or a single one, and more than ``FAR`` years and twice
+    the span of the others before them: a table of all days between would be mostly empty.
+    """
+    out, at = np.zeros(len(day), dtype=bool), np.flatnonzero(ok)
+    few = max(len(at) // 1000, 1)
+    if len(at) < UNIT_EVIDENCE + few:
+        return out
+    days = day[at].astype(np.int64)
+    oldest = np.partition(days, few)[few]
+    out[at] = days < oldest - max(2 * (int(days.max()) - int(oldest)), int(365 * FAR))
+    return out
+
+
 def disagreeing(values: np.ndarray, beaten: np.ndarray, stays: np.ndarray) -> dict[str, int]:
     """For the counts: how many of the duplicates resolved (k,) held another value than the row that stays. values: (n,)."""
     one, other = values[beaten], values[stays]
@@ -256,7 +285,8 @@ def of_cells(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict[s
 def quiet(intake: Intake, freq: str, as_of) -> Intake:
     """The intake with a row of 0 for each period without one, from a series' first row to ``as_of``: nothing was sold then.
 
-    Covariates of the new rows are NaN, text is the series' own. Raises SourceError when a date is not one of the periods.
+    A period of which a row was refused stays without one: what was sold then is not known. Covariates of the new rows are NaN,
+    text is the series' own. Raises SourceError when a date is not one of the periods.
     """
     frame, as_of = intake.frame, np.datetime64(as_of, "D")
     day = frame["ts"].to_numpy().astype("datetime64[D]")
@@ -276,8 +306,14 @@ def quiet(intake: Intake, freq: str, as_of) -> Intake:
     np.minimum.at(first, series, column)
     known[series, column] = True
     missing = ~known & (np.arange(T) >= first[:, None]) & (grid <= as_of)  # (N, T)
+    empty = int(missing.sum())
+    at, of = (np.asarray(pd.Index(axis).get_indexer(intake.unread[name])) for name, axis in
+              (("ts", grid.astype("datetime64[ns]")), ("series_id", frame["series_id"].cat.categories)))  # fmt: skip
+    missing[of[(at >= 0) & (of >= 0)], at[(at >= 0) & (of >= 0)]] = False
+    refused = empty - int(missing.sum())
+    counts = intake.counts | ({"periods with a refused row, not known": refused} if refused else {})
     if not missing.any():
-        return intake
+        return replace(intake, counts=counts) if refused else intake
     rows, columns = np.nonzero(missing)
     own, known = np.zeros(N, dtype=np.int64), np.flatnonzero(day <= as_of)
     own[series[known]] = known  # the newest row of each series that the as-of date knows, for its text
@@ -288,7 +324,7 @@ def quiet(intake: Intake, freq: str, as_of) -> Intake:
         if not isinstance(added[name].dtype, pd.CategoricalDtype):
             added[name] = np.nan
     whole = pd.concat([frame, added], ignore_index=True).sort_values(["series_id", "ts"], kind="stable", ignore_index=True)
-    counts = intake.counts | {"periods without a sale, added as 0": len(added), "observed": int(np.isfinite(whole["y"]).sum())}
+    counts |= {"periods without a sale, added as 0": len(added), "observed": int(np.isfinite(whole["y"]).sum())}
     return replace(intake, rows=whole, counts=counts)
 
 

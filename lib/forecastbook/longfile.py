@@ -26,11 +26,13 @@ FIRST_DAY, LAST_DAY = np.datetime64("1900-01-01"), np.datetime64("2200-12-31")
 PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}  # of an Arrow time stamp's unit
 MISSING = {"", "na", "n/a", "nan", "null", "none"}
 DATES = "2024-12-31 with a time or without, 20241231 or 31.12.2024, of 1900 to 2200"  # how a date may be written
-THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")  # or is it a decimal point?
-GROUPED = re.compile(  # thousands in groups of three; with one group alone the decimal mark must be there, or it could be that
+LONE = re.compile(r"[+-]?[1-9]\d{0,2}([.,])\d{3}")  # is its mark the decimal sign, or between thousands?
+GROUPED = re.compile(  # thousands in groups of three: the mark that comes first stands between them
     r"[+-]?(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?:,\d{3}){2,})"
 )
-YES, NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0"}
+DECIMAL = re.compile(r"[+-]?\d*([.,])\d+(e[+-]?\d+)?", re.I)
+YES, NO = {"true", "t", "yes", "y", "1", "1.0", "да"}, {"false", "f", "no", "n", "0", "0.0", "нет"}
+FLAGS = "yes or no, true or false, 1 or 0"  # how a flag may be written
 
 
 def load(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.DataFrame, bool]:
@@ -187,8 +189,8 @@ def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,).
 
-    comma: a lone comma is a decimal one. Then 1.445, which may be 1445, is refused in a column that has commas, and in one of
-    which no other number shows that a point is the decimal sign.
+    comma: the file's delimiter is none, so that a comma may be a decimal one. Whether the mark in 1,445 or 1.445 is the
+    decimal sign or stands between thousands, the column's other numbers tell; where it may still be either, it is refused.
     """
     column = _plain(column)
     kind = column.type
@@ -200,31 +202,44 @@ def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray
         value = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
         return value, np.isnan(value), np.zeros(len(value), dtype=bool)
     codes, texts = _coded(column)
-    unclear = comma and (any("," in text for text in texts) or not any(map(_pointed, texts)))
-    parsed = np.array([_number(text, comma, unclear) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
+    sign = _sign(texts, comma)
+    parsed = np.array([_number(text, comma, sign) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
     value, fine = parsed[codes, 0], parsed[codes, 1] == 1
     return value, np.isnan(value) & fine, ~fine
 
 
-def _pointed(text: str) -> bool:
-    """Whether a number shows that a point is its decimal sign: 12.5, and not 1.445, which may be 1445."""
-    text = text.strip()
-    return bool(re.fullmatch(r"[+-]?\d*\.\d+(e[+-]?\d+)?", text, re.I)) and not THOUSANDS.fullmatch(text)
+def _sign(texts: list[str], comma: bool) -> str | None:
+    """The decimal sign of a column's numbers, by those that can be read in one way only; '' where they do not tell.
+
+    Without any, it is the point in a file that is delimited by commas, and None in another.
+    """
+    shown = set()
+    for text in {text.strip() for text in texts if "." in text or "," in text}:
+        if GROUPED.fullmatch(text):
+            shown.add(",."[re.search(r"[.,]", text)[0] == ","])
+        elif not LONE.fullmatch(text) and (found := DECIMAL.fullmatch(text)):
+            shown.add(found[1])
+    if not shown:
+        return None if comma else "."
+    return shown.pop() if len(shown) == 1 and (comma or shown == {"."}) else ""
 
 
 def numbers(comma: bool) -> str:
     """How a number may be written in a file with decimal commas, or with points."""
-    return "1234,56, 1.234,56 or 1234.56; 1.234 may be two numbers: 1234 or 1,234" if comma else "1234.56 or 1,234.56"
+    either = "1.234 may be two numbers: 1234 or 1,234" if comma else "1,234 may be two numbers beside 12,5"
+    return f"{'1234,56, 1.234,56 or 1234.56' if comma else '1234.56 or 1,234.56'}; {either}"
 
 
-def _number(text: str, comma: bool, unclear: bool) -> tuple[float, bool]:
-    """A number, or NaN; and whether the text is one, or openly says that there is none."""
+def _number(text: str, comma: bool, sign: str | None) -> tuple[float, bool]:
+    """A number, or NaN; and whether the text is one, or openly says that there is none. sign: as ``_sign`` says."""
     text = text.strip()
     if text.lower() in MISSING:
         return math.nan, True
-    if unclear and THOUSANDS.fullmatch(text):
-        return math.nan, False
-    if GROUPED.fullmatch(text):  # the mark that comes first stands between thousands
+    if lone := LONE.fullmatch(text):
+        if sign == "" or (sign is None and lone[1] == "."):
+            return math.nan, False
+        text = text.replace(lone[1], "." if lone[1] == (sign or ",") else "")
+    elif GROUPED.fullmatch(text):
         text = text.replace(re.search(r"[.,]", text)[0], "").replace(",", ".")
     elif comma and text.count(",") == 1 and "." not in text:
         text = text.replace(",", ".")

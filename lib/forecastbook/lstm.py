@@ -382,7 +382,8 @@ def load_checkpoint(path, **hyper) -> nn.Module:
         IndexError,
         struct.error,
     ) as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        said = str(error).splitlines()  # torch's own of a pickle tells how to load it all the same
+        reason = said[0][:160] if said and not isinstance(error, pickle.UnpicklingError) else type(error).__name__
         raise LSTMError(
             f"{path}: refused, not a plain file of weights (a pickle, a TorchScript archive or a cut-off file is "
             f"never executed): {reason}. {remedy}"
@@ -419,6 +420,8 @@ def _fill(net: nn.Module, state: dict, path) -> None:
         if state[key].shape != tensor.shape:
             raise LSTMError(f"{path}: key {key!r} has shape {tuple(state[key].shape)}, wanted {tuple(tensor.shape)}; {hint}")
     for key, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise LSTMError(f"{path}: key {key!r} holds weights that are no numbers: the training that made it had failed")
         if key not in wanted:
             raise LSTMError(f"{path}: unexpected key {key!r} with shape {tuple(tensor.shape)}, this network has none; {hint}")
     net.load_state_dict(state)

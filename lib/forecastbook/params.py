@@ -90,6 +90,13 @@ class Columns(Section):
     available: str | None = None
     title: str | None = None
 
+    @model_validator(mode="after")
+    def _each_its_own(self) -> Columns:
+        named = [name for name in (self.series, self.ts, self.y, self.available) if name is not None]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"column {', '.join(twice)} cannot be more than one of series, ts, y and available")
+        return self
+
 
 RESERVED = {  # columns of our own tables
     *("series_id", "ts", "y", "available", "title", "source", "why", "refused"),
@@ -374,7 +381,7 @@ class Params(Section):
         days = pd.date_range("2024-01-01", periods=9, freq=step).normalize() if step.n > 0 else []
         if len(set(days)) < 9:  # periods are dates here: no hours, no steps of nothing
             raise ValueError("must be a step of a day or more, such as D, W-MON or MS")
-        return freq
+        return step.freqstr  # as pandas writes it: d is D, and W is W-SUN
 
     @model_validator(mode="after")
     def _fits_together(self) -> Params:

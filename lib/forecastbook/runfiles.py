@@ -24,6 +24,11 @@ COLUMNS = {
     "quarantine": {"reason"},
     "track_record": {"as_of", "horizon", "n", "error", "baseline_error", "size", "coverage", "complete"},
 }
+DATES = {
+    "series": {"last_ts"},
+    "panel": {"ts"},
+    "forecast": {"ts", "origin", "as_of"},
+}  # the first two hold a shop's own columns
 
 
 class RunFiles:
@@ -45,7 +50,7 @@ class RunFiles:
                     found = _panel(path) if name == "panel" else pd.read_parquet(path)
                     if lacking := COLUMNS.get(name, set()) - set(found.columns):
                         raise ValueError(f"it lacks the column {', '.join(sorted(lacking))}")
-                    for column in {"ts", "origin", "as_of", "last_ts"} & set(found.columns):
+                    for column in DATES.get(name, DATES["forecast"]) & set(found.columns):
                         found[column] = pd.to_datetime(found[column])
                     if "series_id" in found and not isinstance(found["series_id"].dtype, pd.CategoricalDtype):
                         found["series_id"] = found["series_id"].astype(str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 
 from forecastbook import longfile, sample
 from forecastbook.cells import Cells, mask, numbered, taken
-from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, of_cells, reasons, today
+from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, far, inside, of_cells, reasons, today
 from forecastbook.params import digest
 
 FIRST = date(1900, 1, 1)
@@ -83,10 +84,11 @@ class SalesFacts:
         sieve.reject(np.isnan(units), "units", facts["units"], "not a number")
         sieve.reject(np.isinf(units), "units", facts["units"], "not finite")
         sieve.reject(units < 0, "units", facts["units"], "negative")
-        day = longfile.arrow_days(period).astype(np.int64).astype(np.int32)
+        day = longfile.arrow_days(period)
+        sieve.reject(far(day, sieve.ok), "period", period, "date far before all others")
         titles, sources, about = (items[c].to_pylist() for c in ("title", "source_key", "attributes_json"))
         ids = np.array([str(sources[p] or i) if p >= 0 else str(i) for i, p in zip(item.tolist(), place, strict=True)], object)
-        cells = Cells(ids, codes, day, sieve.ok)
+        cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
         beaten, stays = cells.resolve(lambda rows: (taken(units, rows),))
         sieve.drop(mask(beaten, n), "duplicates resolved")
         if not sieve.ok.any():
@@ -106,9 +108,11 @@ class SalesFacts:
             "promotion": facts["promotion"].to_numpy(),
         }
         for name in source.static:
-            data[name] = None, np.array([_attribute(about[p] if p >= 0 else None, name) for p in place], dtype=object)
+            said = [_attribute(about[p] if p >= 0 else None, name, i) for i, p in zip(ids, place, strict=True)]
+            data[name] = None, np.array(said, dtype=object)
         lost = sieve.lost(ids, codes, data["title"], sieve.ok, lambda at: place[codes[at]] >= 0)
-        return of_cells(cells, data, sieve, n, disagreeing(units, beaten, stays), lost)
+        found = of_cells(cells, data, sieve, n, disagreeing(units, beaten, stays), lost)
+        return replace(found, unread=sieve.unread(ids, codes, day))
 
     @staticmethod
     def _ready(source, warehouse) -> None:
@@ -117,12 +121,14 @@ class SalesFacts:
             ensure_sample(warehouse, source.sample_series)
 
 
-def _attribute(text: str | None, name: str) -> str:
-    """One entry of a JSON object as text; empty where it is absent. Raises SourceError on what is no object."""
+def _attribute(text: str | None, name: str, item: str) -> str:
+    """One entry of an item's JSON object as text; empty where it is absent. Raises SourceError on what is no object."""
     try:
         value = json.loads(text or "{}").get(name)
     except (ValueError, AttributeError) as error:
-        raise SourceError(f"DimItem.attributes_json is no JSON object: {text!r} ({error}); mend that row") from error
+        raise SourceError(
+            f"DimItem.attributes_json of item {item} is no JSON object: {text!r} ({error}); mend that row"
+        ) from error
     return "" if value is None else str(value)
 
 

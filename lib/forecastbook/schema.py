@@ -237,6 +237,8 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
     """Rows with exactly the columns and types of a table: absent nullable columns become null. Raises WarehouseError."""
     if table not in tables():
         raise WarehouseError(f"no table {table!r}; there are {', '.join(tables())}")
+    if not isinstance(rows, pa.Table):
+        raise WarehouseError(f"rows for {table}: wanted an Arrow table, got {type(rows).__name__}")
     schema = tables()[table]
     unknown = [name for name in rows.column_names if name not in schema.names]
     missing = [f.name for f in schema if not f.nullable and f.name not in rows.column_names]

@@ -56,7 +56,7 @@ def winkler(y, lower, upper, levels=(0.05, 0.95)) -> np.ndarray:
 def weighted_harmonic(zero: float, nonzero: float, beta: float) -> float:
     """(beta^2 + 1) zero nonzero / (beta^2 zero + nonzero): weighs the non-zero group beta^2 to 1. 0 when both are 0."""
     below = beta**2 * zero + nonzero
-    return float((beta**2 + 1) * zero * nonzero / below) if below > 0 else 0.0
+    return float((beta**2 + 1) * zero * nonzero / below) if below != 0 else 0.0
 
 
 def _split(y, per_point, beta) -> dict[str, float]:

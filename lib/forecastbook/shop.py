@@ -92,7 +92,8 @@ class ShopFiles:
             "series": len(frame["series_id"].cat.categories),
             "months": len(np.unique(frame["ts"])),
         }
-        return Intake(frame, known.sieve.quarantine(), counts, known.facts(), newest=newest)
+        remarks = (*shop.remarks, *shop.unused(_fills(source))) if newest else shop.remarks
+        return Intake(frame, known.sieve.quarantine(), counts, known.facts(), remarks=remarks, newest=newest)
 
     @staticmethod
     def _shop(source) -> Shop:

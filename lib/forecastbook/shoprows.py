@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +18,13 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import records, shopfile
-from forecastbook.intake import Sieve, SourceError, reasons, today
+from forecastbook.intake import REFUSED, Sieve, SourceError, reasons, today
 from forecastbook.shopfile import Document
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".xlsx", ".xls", ".csv")
+NEARLY = 0.8  # of the days of a month: then it is likelier over than not
 MOST_COPIES = 100_000  # of one row
 EARLIEST = np.datetime64("1990-01-01")  # sales before it are slips of the pen: they would stretch every series
 
@@ -54,6 +56,7 @@ class Shop:
 
     rows: one row a row of the files: is_stock, text cells, price, recording_year, created, sold (NaT in stock), copies.
     cutoff: day of the snapshot. end: the day after the last one that the sales cover. last: the newest day of any row.
+    remarks: what else is to be said of the files.
     """
 
     rows: pd.DataFrame
@@ -62,6 +65,7 @@ class Shop:
     end: np.datetime64
     last: np.datetime64
     notes: dict[str, int]
+    remarks: tuple[str, ...] = ()
 
     def months(self, fill: bool) -> np.ndarray:
         """(M,) datetime64[M]: from the month of the first sale to the last complete one, or to the incomplete one to fill."""
@@ -75,6 +79,18 @@ class Shop:
                 "give source.cutoff if the snapshot is of a later day, or set source.fill_last_month: true"
             )
         return months
+
+    def unused(self, fill: bool) -> Iterator[str]:
+        """What was sold in a last month that is nearly over and not used, in a sentence; nothing where it is filled."""
+        begins = self.end.astype("datetime64[M]")
+        days, whole = (day.astype("datetime64[D]") - begins.astype("datetime64[D]") for day in (self.end, begins + 1))
+        if not fill and days >= NEARLY * whole:
+            sold = self.rows["sold"].to_numpy("datetime64[D]")
+            late = int(self.rows["copies"].where(self.sieve.ok & (sold >= begins.astype("datetime64[D]")), 0).sum())
+            yield (
+                f"{begins} is nearly over and is forecast all the same, as no sale is of its last days: {late:,} copies sold "
+                "in it are not used. Give source.cutoff if the files cover all of it, or set source.fill_last_month: true"
+            )
 
 
 # ---- files -------------------------------------------------------------------------------------------------------------
@@ -137,6 +153,8 @@ def parsed(
     rows, sieve = _rows(sheets)
     notes = {"files read": read, "files given again": repeated} | _rules(rows, sieve)
     sold = rows.loc[sieve.ok, "sold"].to_numpy("datetime64[D]")
+    if not (sieve.ok & rows["is_stock"].to_numpy()).any():  # or all that was ever sold would have been sold out since
+        raise SourceError(f"the stock file has no usable row: {(rows['is_stock']).sum()} rows read, {reasons(sieve.counts)}")
     if np.isnat(sold).all():
         raise SourceError(f"the sales files have no usable row: {len(rows)} rows read, {reasons(sieve.counts)}")
     after = np.nanmax(sold) + 1
@@ -151,7 +169,15 @@ def parsed(
     if late.any():
         log.info("%d sales on or after the cutoff %s: they leave the snapshot", late.sum(), day)
     end = max(day, after)
-    return Shop(rows, sieve, day, end, max(end - 1, rows.loc[sieve.ok, "created"].to_numpy("datetime64[D]").max()), notes)
+    last = max(end - 1, rows.loc[sieve.ok, "created"].to_numpy("datetime64[D]").max())
+    return Shop(rows, sieve, day, end, last, notes, tuple(_poor(rows, sieve)))
+
+
+def _poor(rows: pd.DataFrame, sieve: RowSieve) -> Iterator[str]:
+    """Of which files more than ``REFUSED`` of the rows cannot be used, a sentence each: among all rows it may not show."""
+    for file, used in pd.Series(sieve.ok).groupby(rows["file"].to_numpy(object), sort=False):
+        if 1 - used.mean() > REFUSED:
+            yield f"{(~used).sum():,} of the {len(used):,} rows of {file} were refused: the quarantine says why, row by row"
 
 
 def _silent_months(sold: np.ndarray, end: np.datetime64) -> list[str]:

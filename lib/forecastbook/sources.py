@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import logging
 import tempfile
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -25,7 +26,19 @@ import pyarrow.compute as pc
 
 from forecastbook import longfile
 from forecastbook.cells import Cells, mask
-from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, of_cells, reasons, today, unit_errors
+from forecastbook.intake import (
+    Intake,
+    Sieve,
+    SourceError,
+    as_day,
+    disagreeing,
+    far,
+    inside,
+    of_cells,
+    reasons,
+    today,
+    unit_errors,
+)
 from forecastbook.panel import periods
 from forecastbook.params import digest
 from forecastbook.pricefacts import PriceFacts
@@ -87,6 +100,7 @@ class LongFile:
         if source.history_days is not None:
             past = ~np.isnat(day) & (day <= as_of - np.timedelta64(source.history_days, "D"))
             sieve.drop(past, "before the history window")
+        sieve.reject(far(day, sieve.ok & ~later), columns["ts"], table[columns["ts"]], "date far before all others")
         if _positive(source):
             sieve.reject(
                 unit_errors(codes, np.where(sieve.ok & ~later & (flag != 0), y, np.nan)),
@@ -97,17 +111,26 @@ class LongFile:
         ids = parsed["ids"]
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
         times = table[columns["ts"]]
+        newest = np.flatnonzero(sieve.ok & ~later)
+        newest = newest[np.argsort(day[newest], kind="stable")]  # whose text counts: of each series the last that says any
         beaten, stays = cells.resolve(lambda rows: (longfile.as_times(times.take(pa.array(rows))),))
         sieve.drop(mask(beaten, len(codes)), "duplicates resolved")
         hidden = (flag == 0) & _positive(source)
         y = np.where(later | hidden, np.nan, y)
         available = np.where(flag < 0, ~np.isnan(y), flag == 1) & ~later
-        data = {"y": y, "available": available, "title": self._titles(table, columns, ids, codes)}
+        title = (None, ids)  # the id where there is none
+        if "title" in columns:
+            said, titles = longfile.as_text(table[columns["title"]])
+            said = _carried(said, codes, newest, len(ids))
+            title = np.where(said >= 0, said, codes + len(titles)), np.concatenate([titles, ids])
+        data = {"y": y, "available": available, "title": title}
         for name in source.static:
-            text_codes, texts = longfile.as_text(table[name])
-            data[name] = text_codes, np.append(texts, "")  # code -1 = missing = ""
+            said, texts = longfile.as_text(table[name])
+            data[name] = _carried(said, codes, newest, len(ids)), np.append(texts, "")  # code -1 = missing = ""
         for name in (*source.past, *source.future):
             value, missing, bad = longfile.as_numbers(table[name], parsed["comma"])
+            if bad.any() and not (flags := longfile.as_flags(table[name]))[1].any():  # a promotion: yes or no
+                value, bad = np.where(flags[0] < 0, np.nan, flags[0]), np.zeros_like(bad)
             why = f"not a number (wanted {longfile.numbers(parsed['comma'])})"
             sieve.note((bad | np.isinf(value)) & sieve.ok, name, table[name], why, "covariate left empty")
             data[name] = np.where(np.isfinite(value), value, np.nan)
@@ -122,7 +145,8 @@ class LongFile:
         }
         ahead = later if source.future else later & (day <= np.datetime64(today(), "D"))  # what is not known yet; 2999 is wrong
         lost = sieve.lost(ids, codes, data["title"], now, lambda at: ~(ahead | past)[at])
-        return of_cells(cells, data, sieve, len(codes) + parsed["torn"], notes, lost)
+        found = of_cells(cells, data, sieve, len(codes) + parsed["torn"], notes, lost)
+        return replace(found, unread=sieve.unread(ids, codes, day))
 
     @staticmethod
     def _parse(source) -> tuple[pa.Table, Sieve, dict]:
@@ -147,7 +171,8 @@ class LongFile:
         if not source.future:
             sieve.reject(day > np.datetime64(today(), "D"), ts, table[ts], "date in the future")
         if "available" in columns:
-            sieve.reject(not_flag, columns["available"], table[columns["available"]], "neither yes nor no")
+            why = f"neither yes nor no (wanted {longfile.FLAGS})"
+            sieve.reject(not_flag, columns["available"], table[columns["available"]], why)
         sieve.reject(not_number, value, table[value], f"not a number (wanted {longfile.numbers(comma)})")
         sieve.reject(np.isinf(y), value, table[value], "not finite")
         sieve.reject(y < 0, value, table[value], "negative")
@@ -183,13 +208,17 @@ class LongFile:
         day = parsed["day"][seen]
         return day.min().astype(date), day.max().astype(date)
 
-    @staticmethod
-    def _titles(table: pa.Table, columns: dict[str, str], ids: np.ndarray, codes: np.ndarray) -> tuple:
-        """Titles as ``Cells.grids`` takes text; the id where there is none."""
-        if "title" not in columns:
-            return None, ids
-        title_codes, titles = longfile.as_text(table[columns["title"]])
-        return np.where(title_codes >= 0, title_codes, codes + len(titles)), np.concatenate([titles, ids])
+
+def _carried(said: np.ndarray, codes: np.ndarray, newest: np.ndarray, series: int) -> np.ndarray:
+    """Text of a series as codes (n,), -1 for none: where a row says nothing, what the series' newest row that does says.
+
+    codes: (n,) series, of so many. newest: (k,) the rows that are known, in the order of their days.
+    """
+    if (said >= 0).all():
+        return said
+    last, told = np.full(series + 1, -1), newest[said[newest] >= 0]  # the last place answers for code -1: no series
+    last[codes[told]] = said[told]
+    return np.where(said >= 0, said, last[codes])
 
 
 def _path(source) -> Path:
@@ -261,11 +290,18 @@ def newest(span: tuple[date, date], params) -> date:
     return pd.date_range(end=pd.Timestamp(last), periods=2, freq=params.freq)[0].date()
 
 
-def begins(as_of: date, freq: str) -> None:
-    """Raise SourceError unless the as-of date is the first day of a period."""
-    (first,) = pd.date_range(end=pd.Timestamp(as_of), periods=1, freq=freq).date
-    if first != as_of:
-        raise SourceError(f"as-of date {as_of} is not the first day of a period of freq {freq}: write {first}")
+def begins(as_of: date, newest: date, freq: str) -> None:
+    """Raise SourceError unless the newest date of the data, and then the as-of date, is the first day of a period."""
+    for day in (newest, as_of):
+        (first,) = pd.date_range(end=pd.Timestamp(day), periods=1, freq=freq).date
+        if first != day and day == newest:
+            weeks = f"{newest:%a}".upper()
+            raise SourceError(
+                f"the newest date of the data, {newest}, is not the first day of a period of freq {freq}: set freq (weeks that "
+                f"begin on its day are W-{weeks}), or sum by period and date each by its first day"
+            )
+        if first != day:
+            raise SourceError(f"as-of date {as_of} is not the first day of a period of freq {freq}: write {first}")
 
 
 def keep_facts(intake: Intake, store, job: str) -> None:

@@ -19,6 +19,7 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
     seen: dict = {}
+    loader.flatten_mapping(node)  # <<: *anchor
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
@@ -36,6 +37,8 @@ def _place(node) -> str:
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     if re.fullmatch(r"[+-]?0[0-9_]+", node.value):  # YAML 1.1 reads 012 as octal, which nobody means
         raise ParamsError(f"{_place(node)}: {node.value} has a leading zero; write {int(node.value)} or quote it as text")
+    if ":" in node.value:  # nor 1:30 as ninety
+        raise ParamsError(f"{_place(node)}: {node.value} is no number; write it without a colon or quote it as text")
     return yaml.SafeLoader.construct_yaml_int(loader, node)
 
 
