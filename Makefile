@@ -20,6 +20,7 @@ PYTHON    ?= python3
 PY        := .venv/bin/python
 export OMP_NUM_THREADS ?= 2
 export PYTHONHASHSEED := 0
+export JUPYTER_PREFER_ENV_PATH := 1# a kernel of .venv, whatever kernels its user has
 KNOWN     := JOB AS_OF OUT WAREHOUSE PARAMS FORCE DRY_RUN RAY_ADDRESS JOBS PYTHON PY OMP_NUM_THREADS SHELL
 GIVEN     := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
 ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
@@ -29,9 +30,18 @@ endif
 # --- the environment: .venv from the lock, made anew when the lock is newer. Make reads ready.mk, so it is built before anything else.
 ALONE := help clean setup lock
 GOALS := $(or $(MAKECMDGOALS),help)
+ifneq ($(and $(filter clean,$(GOALS)),$(filter-out clean,$(GOALS))),)
+$(error make clean stands alone: it removes what the other targets need)
+endif
 DRY   := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
+quote = '$(subst ','\'',$(1))'# a value as one word for the shell, whatever is in it
+# a copied or moved checkout would run the code of the old place: its .venv is not ready
+BUILT := $(shell grep -sxF $(call quote,READY := $(CURDIR)) .venv/ready.mk)
+ifeq ($(or $(BUILT),$(DRY)),)
+$(shell rm -f .venv/ready.mk)
+endif
 ifneq ($(filter-out $(ALONE),$(GOALS)),)
-ifeq ($(and $(DRY),$(if $(wildcard .venv/ready.mk),,bare)),bare)
+ifeq ($(and $(DRY),$(if $(BUILT),,bare)),bare)
 $(info .venv is not there yet: without -n it would first be built from requirements.lock)
 else
 include .venv/ready.mk
@@ -46,7 +56,7 @@ endif
 	@$(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@echo 'READY := yes' > $@
+	@echo $(call quote,READY := $(CURDIR)) > $@
 
 ifneq ($(and $(filter forecast tune warehouse all smoke,$(GOALS)),$(filter-out 1,$(FORCE) $(DRY_RUN))),)
 $(error FORCE and DRY_RUN are 1 or left out, got '$(FORCE)' and '$(DRY_RUN)')
@@ -54,7 +64,6 @@ endif
 
 # --- the run: its as-of date is known only to the source, so it is asked once, before the graph is drawn
 CHAINED := $(filter forecast tune,$(GOALS))
-quote   = '$(subst ','\'',$(1))'# a value as one word for the shell, whatever is in it
 ASK     := --job $(call quote,$(JOB)) --out $(call quote,$(OUT)) --warehouse $(call quote,$(WAREHOUSE)) --params $(call quote,$(PARAMS))
 ifneq ($(and $(READY),$(CHAINED)),)
 ifneq ($(words $(OUT)),1)
@@ -64,8 +73,8 @@ PLANNED := $(shell $(PY) -m forecastbook.chain plan $(ASK) --as-of $(call quote,
 ifneq ($(.SHELLSTATUS),0)
 $(error $(JOB) was not started: see the message above)
 endif
-RUN  := $(OUT)/$(JOB)/$(PLANNED)
-STEP := $(PY) -m forecastbook.chain step $(ASK) --as-of $(PLANNED)
+RUN  := $(OUT)/$(JOB)/$(firstword $(PLANNED))
+STEP := $(PY) -m forecastbook.chain step $(ASK) --as-of $(firstword $(PLANNED)) --run '$(word 2,$(PLANNED))'
 
 # one rule executes any notebook; a line a step says what it follows. exec: a signal to make reaches the step, not a shell around it
 $(RUN)/%.ipynb: notebooks/%.ipynb

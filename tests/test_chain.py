@@ -22,6 +22,7 @@ import pytest
 from conftest import posted_prices, python
 from forecastbook import chain
 from forecastbook.params import Params
+from forecastbook.pricefacts import ensure_sample
 from forecastbook.roster import StaleError
 from forecastbook.run import Run
 from forecastbook.sources import SourceError
@@ -355,13 +356,19 @@ def test_what_is_gone_from_a_finished_run_is_made_again(finished):
 
 
 def test_a_publication_that_is_gone_is_published_again(finished, tmp_path):
-    """Looked at with a copy of the run: its step is marked to be made again, and no other."""
-    shutil.copytree(finished.run, tmp_path / "prices" / finished.run.name)
-    run = Run(tmp_path / "prices" / finished.run.name)
-    chain._mend(run, finished.store)
-    assert {step for step in STEPS if (run.dir / f"{step}.ipynb").is_file()} == set(STEPS), "it is there"
-    chain._mend(run, connect(f"duckdb:{tmp_path}/other.duckdb"))
-    assert {step for step in STEPS if (run.dir / f"{step}.ipynb").is_file()} == set(STEPS) - {"04_forecast"}
+    """Looked at with copies of the run: its step is marked to be made again, and no other."""
+
+    def left(name: str, store) -> set[str]:
+        run = Run(shutil.copytree(finished.run, tmp_path / name / "prices" / finished.run.name))
+        chain._mend(run, store, store.ledger().to_pylist())
+        return {step for step in STEPS if (run.dir / f"{step}.ipynb").is_file()}
+
+    assert left("there", finished.store) == set(STEPS)
+    assert left("gone", connect(f"duckdb:{tmp_path}/other.duckdb")) == set(STEPS) - {"04_forecast"}
+    shutil.copy(finished.store.path, tmp_path / "part.duckdb")
+    with duckdb.connect(str(tmp_path / "part.duckdb")) as connection:
+        connection.execute("DELETE FROM FactPriceForecast WHERE horizon = 2")
+    assert left("part", connect(f"duckdb:{tmp_path}/part.duckdb")) == set(STEPS) - {"04_forecast"}
 
 
 def test_params_edited_after_a_finished_run(finished, tmp_path):
@@ -404,6 +411,57 @@ def test_data_that_are_too_old_are_said_or_stop_what_has_nothing_new_to_do(publi
     assert plan(tmp_path / "stop.yaml", as_of="2024-03-11").as_of.isoformat() == "2024-03-11", "an old day was asked for"
     with pytest.raises(SourceError, match=rf"lies outside the data of {published.home}/prices.csv"):
         plan(as_of="2024-03-13")
+
+
+def test_a_delivery_that_was_withdrawn_is_told(published, lines):
+    """Readers go on with the forecast that was made of it."""
+    published.write(published.days[:4])
+    chain.plan("prices", "", str(published.out), published.url, [str(published.overlay)])
+    assert [line for line in lines if "readers are served the forecast of 2024-03-05" in line and "ends on" in line], lines
+    lines.clear()
+    chain.plan("prices", "2024-03-04", str(published.out), published.url, [str(published.overlay)])
+    assert not [line for line in lines if "withdrawn" in line], "an earlier day was asked for"
+
+
+def test_facts_of_later_days_that_cannot_be_used_are_told_though_nothing_is_to_be_done(tmp_path, lines):
+    """As where the calendar was not filled on: the run of the last usable day is finished, and would stay the last one."""
+    store = connect(f"duckdb:{tmp_path}/shop.duckdb")
+    store.migrate()
+    ensure_sample(store, 20)
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text("publish: {enabled: false}\n")
+    asked = ("prices", "", str(tmp_path / "out"), store.url, [str(overlay)])
+    run = chain.plan(*asked)
+    run.note(status="done")
+    assert chain.plan(*asked).id == run.id and not [line for line in lines if "DimDate" in line]
+    with duckdb.connect(str(store.path)) as connection:
+        late = "SELECT price_fact_id + 1000000, variant_id, 20180102, current_price, original_price, is_available"
+        connection.execute(f"INSERT INTO FactProductPrice {late} FROM FactProductPrice WHERE date_id = 20171231")
+        connection.execute("DELETE FROM DimDate WHERE date_id > 20171231")
+    assert chain.plan(*asked).id == run.id and [line for line in lines if "is DimDate filled so far" in line], lines
+
+
+def test_a_step_of_a_run_that_was_begun_again_with_other_inputs_is_refused(tmp_path):
+    overlay, out = tmp_path / "own.yaml", tmp_path / "out"
+    overlay.write_text("publish: {enabled: false}\nsource: {sample_series: 20}\n")
+    asked = ("prices", "", str(out), f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])
+    first = chain.plan(*asked).id
+    overlay.write_text(overlay.read_text() + "horizon: 5\n")
+    second = chain.plan(*asked)
+    assert second.id != first
+    given = [
+        "--job",
+        "prices",
+        "--out",
+        str(out),
+        "--warehouse",
+        asked[3],
+        "--params",
+        str(overlay),
+        "--as-of",
+        str(second.as_of),
+    ]
+    assert chain.main(["step", *given, "--run", first, str(chain.ROOT / "notebooks" / "01_ingest.ipynb")]) == 2
 
 
 # --- the accuracy record ------------------------------------------------------------------------------------------------

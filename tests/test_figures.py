@@ -421,7 +421,7 @@ def test_one_of_a_thing_is_not_written_as_many(panel, forecast, backtest):
     one = forecast[forecast["series_id"] == "v0010"].assign(p_change=0.9)
     assert figures.moves(one).alt.startswith("1 of 1 price is more likely")
     assert figures.fans(panel, one[one["horizon"] == 1]).alt.startswith("The next 1 day.")
-    assert "last 1 day or less" in words(figures.spells([1, 1])) and "even over 1 day:" in figures.attention([1.0]).alt
+    assert "had lasted 1 day or less" in words(figures.spells([1, 1])) and "even over 1 day:" in figures.attention([1.0]).alt
 
 
 def test_every_public_figure_is_drawn_here(drawn):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from conftest import tiny
 from forecastbook import lstm, tide_model
 from forecastbook.jobs import as_of_date, job_name, load
+from forecastbook.jobs import path as job_path
 from forecastbook.params import Columns, File, Lstm, Params, Tide, WarehousePrices, digest
 from forecastbook.yamlfile import ParamsError, merge
 
@@ -146,16 +147,31 @@ def test_the_plain_network_has_sizes_of_its_own_unless_they_are_given(write):
     assert (Params().model.hidden_size, Params().model.num_layers) == (64, 1)
 
 
-@pytest.mark.parametrize("given, kept", [("w-mon", "W-MON"), ("d", "D"), ("1D", "D"), ("W", "W-SUN"), ("M", "ME"), ("MS", "MS")])
+@pytest.mark.parametrize(
+    "given, kept", [("w-mon", "W-MON"), ("d", "D"), ("1D", "D"), ("W", "W-SUN"), ("M", "ME"), ("MS", "MS")]
+)
 def test_a_frequency_is_kept_as_pandas_writes_it(write, given, kept, recwarn):
     """Its first letter tells how many periods a year has: of w-mon nobody would know."""
     assert load(write(f"freq: {given}")).freq == kept and not [w for w in recwarn if "deprecated" in str(w.message)]
 
 
+def test_an_overlay_is_no_job(write):
+    mine = write("source: {kind: file, path: a.csv}", "mine.yaml")
+    assert job_path(mine.parent, "mine") == mine
+    write("horizon: 3", "quick.yaml")
+    with pytest.raises(ParamsError, match=r"quick.yaml: holds no source, so it is no job but an overlay: give it as PARAMS="):
+        job_path(mine.parent, "quick")
+    with pytest.raises(ParamsError, match="did you mean mine.yaml"):
+        job_path(mine.parent, "mime")
+
+
 def test_an_anchor_is_merged_into_another_mapping(write):
-    text = "finetune: &base {epochs: 2, patience: 3}\nbacktest: {origins: 4}"
-    assert load(write(text)).finetune.epochs == 2
-    assert load(write("gate: &g {doubt: 0.5}\nfreshness: {max_age_days: 3}\n")).gate.doubt == 0.5
+    shared = "model: &sizes {hidden_size: 8, dropout: 0.3}\n"
+    got = load(
+        write(shared + "tune: {space: {hidden_size: [8]}}"),
+        [write("model:\n  <<: {hidden_size: 16}\n  dropout: 0.2", "b.yaml")],
+    )
+    assert (got.model.hidden_size, got.model.dropout) == (16, 0.2)
 
 
 def test_overlays_are_laid_in_order_and_the_last_word_counts(write):

@@ -139,7 +139,7 @@ def test_only_the_window_up_to_the_as_of_date_is_read(tmp_path):
     house = shop(tmp_path, steady(n=30))
     as_of = D - dt.timedelta(days=5)
     intake = PRICES.read(job(history_days=10), house, as_of)
-    assert intake.frame["ts"].max() == pd.Timestamp(as_of) and intake.counts["days"] == 10
+    assert intake.frame["ts"].max() == pd.Timestamp(as_of) and intake.counts["dates"] == 10
     assert PRICES.span(job(), house)[1] == D
 
 
@@ -242,7 +242,7 @@ def test_row_order_of_the_facts_never_matters(tmp_path_factory, random, data):
 
 def test_one_variant_with_one_day_is_enough_to_read(tmp_path):
     intake = PRICES.read(job(), shop(tmp_path, [(1, 1, D, 5.0)]), D)
-    assert (intake.counts["series"], intake.counts["days"], intake.counts["observed"]) == (1, 1, 1)
+    assert (intake.counts["series"], intake.counts["dates"], intake.counts["observed"]) == (1, 1, 1)
 
 
 def test_facts_and_variants_without_a_key_harm_no_other(tmp_path):
@@ -297,7 +297,7 @@ def test_keys_that_are_hashes_and_days_a_century_apart_are_told_apart(tmp_path):
     got = PRICES.read(job(history_days=None), house, D)
     wanted = sorted((str(v), pd.Timestamp(d), 9.0 if k == 0 else 1.0 + k) for k, v, d, _ in rows)
     assert list(got.frame[["series_id", "ts", "y"]].itertuples(index=False, name=None)) == wanted
-    assert got.counts["duplicates resolved"] == 1 and (got.counts["series"], got.counts["days"]) == (3, 2) and adds_up(got)
+    assert got.counts["duplicates resolved"] == 1 and (got.counts["series"], got.counts["dates"]) == (3, 2) and adds_up(got)
 
 
 # ---- the sample ----

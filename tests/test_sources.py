@@ -370,7 +370,7 @@ def test_dates_of_any_type_are_the_day_on_the_writers_wall(tmp_path, when):
 def test_daylight_saving_adds_and_loses_no_day(tmp_path):
     hours = pd.date_range("2023-03-01", "2023-11-30 23:00", freq="h", tz="Europe/Berlin")
     intake = read(bare(parquet(tmp_path, sku=["a"] * len(hours), day=pa.array(hours), price=[1.0] * len(hours))))
-    assert intake.counts["days"] == 275 and intake.frame["ts"].diff().dropna().eq(pd.Timedelta(days=1)).all()
+    assert intake.counts["dates"] == 275 and intake.frame["ts"].diff().dropna().eq(pd.Timedelta(days=1)).all()
 
 
 @pytest.mark.parametrize("sep", [",", ";", "\t"])
@@ -595,7 +595,7 @@ def test_a_thousand_series_each_on_two_days_of_a_century_find_their_cells(tmp_pa
     lines = "".join(f"s{i},{d},{i + 1}\n" for i in range(1000) for d in ("1900-01-01", "2024-03-10"))
     path = text(tmp_path, "sku,day,price\n" + lines)
     sparse = read(bare(path))
-    assert len(sparse.frame) == 2000 and sparse.counts["days"] == 2
+    assert len(sparse.frame) == 2000 and sparse.counts["dates"] == 2
     assert (sparse.frame["y"] == sparse.frame["series_id"].astype(str).str[1:].astype(int) + 1).all()
 
 

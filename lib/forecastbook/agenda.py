@@ -26,7 +26,7 @@ def moves(run: RunFiles) -> pd.DataFrame | None:
 
 
 def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
-    """What to reorder, what does not move, and what was lost; None without a forecast or a list of the series.
+    """What to reorder, what does not move, what was lost, and the whole ``plan``; None without a forecast or the series.
 
     Where no stock is known, what to have; and how often as much would have been enough at past dates.
     """
@@ -41,26 +41,28 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
     if len(due):
         units = counted(round(due["order"].sum()), "unit")
         text += f"{'have' if blind else 'order'} {units} in all, of {len(due):,} of the {counted(len(plan), 'item')}"
+        if due["cost"].notna().all():
+            text += f", {due['cost'].sum():,.0f} at the prices that customers last paid"
         text += "; those first whose shortage would cost most." if len(due) > 1 else "."
     else:
         text += "no stock is needed." if blind else "nothing needs to be ordered."
     if blind and len(due):
         text += " The stock is not known here, so this is what must be there, not what must be bought."
     if backtest is not None and np.isfinite(enough := reorder.kept(backtest, level)):
-        text += f" At past dates as much was enough for {percent(enough)} of the items."
-    shown = reorder.table(reorder.reorder(plan, 20), "need" if blind else "reorder", unit)
-    tables = [table(shown, reorder.FORMATS, empty="Nothing is needed." if blind else "Nothing to reorder.")]
+        text += f" At past dates this would have covered {percent(enough)} of the items, where {percent(level)} were promised."
+    shown = reorder.table(due, "need" if blind else "reorder", unit)
+    tables = [table(shown, reorder.FORMATS, empty="Nothing is needed." if blind else "Nothing to reorder.", limit=20)]
     for kind, rows, caption in (
         ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, and least likely to sell"),
         (
             "lost",
             reorder.lost(plan, 10),
-            f"Lost sales: what stock-outs of the last twelve {unit} may have cost, where it was there on a quarter of the days",
+            f"Lost sales: what stock-outs may have cost, of the last twelve {unit} those with stock on a quarter of the days",
         ),
     ):
         if len(rows):
             tables.append(table(reorder.table(rows, kind, unit), reorder.FORMATS, caption=caption))
-    return {"text": text, "tables": tables, "figure": salesfigures.reorder(plan, units=unit)}
+    return {"text": text, "tables": tables, "figure": salesfigures.reorder(plan, units=unit), "plan": plan}
 
 
 def _kept(backtest: pd.DataFrame) -> str:

@@ -19,7 +19,7 @@ from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.runfiles import RunFiles, previous
 from forecastbook.trades import PRICES
-from forecastbook.wording import counted, shorten
+from forecastbook.wording import counted, percent, shorten
 
 log = logging.getLogger("forecastbook")
 PART, QUIET = 0.5, 0.1  # of the readings of a quiet day (this quantile of days): with fewer the newest one is not complete
@@ -27,6 +27,7 @@ USUAL, LEAST = 60, 7  # days with a reading by which that is told, and how many 
 WILD = 100.0  # sales of one period so many times those of any other of the item
 FAR = 5.0  # a newest price so many times the item's median, or as far below
 KNOWN, NEWS = 5, 14  # readings by which an item's median is told; periods for which a jump is news
+SMALL = 20.0  # units a period: below it a count and a fraction are different things
 AGAIN = 0.01  # share of the rows kept: more rows than that which say another value are no slips
 FUTURE = 0.01  # share of the rows read: more than that dated after today, and it is rather the clock
 GONE = 0.2  # share of the items of the run before: more than that gone is rather the delivery
@@ -53,7 +54,7 @@ def of(intake: Intake, panel: Panel, params: Params, today: date | None = None) 
         *(("Rows that are not used", remark) for remark in intake.remarks),
         (
             "Rows that contradict each other",
-            f"{counted(again, 'row')} gave another value than the row that was kept for the same item and day: was a delivery "
+            f"{counted(again, 'row')} gave another value than the row that was kept for the same item and date: was a delivery "
             "read twice, or in two units?"
             if again > AGAIN * counts.get("rows kept", 0)
             else "",
@@ -69,7 +70,7 @@ def of(intake: Intake, panel: Panel, params: Params, today: date | None = None) 
     if params.trade is PRICES:  # sales are 0 where nothing was read, and may multiply overnight
         found += [("The newest day is not complete", thin(panel)), ("Prices far from what is usual", far(panel))]
     else:
-        found.append(("Sales far from what is usual", wild(panel)))
+        found += [("Sales far from what is usual", wild(panel)), ("Sales are no whole numbers", fractions(panel))]
     return [(title, text) for title, text in found if text]
 
 
@@ -116,6 +117,18 @@ def far(panel: Panel) -> str:
     return (
         f"The newest price of {counted(len(rows), 'item')} is {FAR:g} times what is usual or more, or 1/{FAR:g} of it or less: "
         f"{such}. Check it at the source: forecasts start from there"
+    )
+
+
+def fractions(panel: Panel) -> str:
+    """That sales are small and not whole, in a sentence; else ''. The models count: a tenth of a kilo is nothing to them."""
+    sold = panel.y[panel.y > 0]
+    part = sold[sold != np.rint(sold)]
+    if not len(part) or np.median(sold) >= SMALL:
+        return ""
+    return (
+        f"{percent(len(part) / len(sold))} of the sales are fractions, such as {part[0]:g}, and half are below {np.median(sold):.3g}: "
+        "the models count units. Give them in a unit of which whole numbers are sold (grams, not kilograms)"
     )
 
 

@@ -47,17 +47,35 @@ def plan(job: str, as_of: str, out: str, url: str, overlays: list[str], force: b
     fingerprint = asked.source.fingerprint(params.source, asked.store, date)
     tuned = winner if params.tune.use else None
     run = runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, tuned=tuned, force=force)
-    _mend(run, asked.store)
+    ledger = asked.store.ledger().to_pylist() if params.publish.enabled else []
+    if run.manifest["status"] == "done":  # else ingest says so
+        for said in asked.source.unused(params.source, asked.store, date):
+            log.warning("%s", said)
+    newest = max((entry["as_of"] for entry in ledger if entry["job"] == job), default=date)
+    if not as_of and newest > date:
+        log.warning(
+            "the newest day of the source is %s, and readers are served the forecast of %s: was a delivery withdrawn?",
+            date,
+            newest,
+        )
+    _mend(run, asked.store, ledger)
     return run
 
 
-def _mend(run: Run, store) -> None:
-    """Have made again what is gone from a run: files that its steps left, and its place in the warehouse's ledger."""
+def _mend(run: Run, store, ledger: list[dict]) -> None:
+    """Have made again what is gone from a run: files that its steps left, its place in the ledger, its rows behind that."""
     gone, receipt = runs.gone(run), run.manifest.get("receipt") or {}
     if run.manifest["status"] == "done" and receipt.get("published_at"):
         mine = (run.job, receipt["model_id"], run.as_of)
-        if mine not in [(entry["job"], entry["model_id"], entry["as_of"]) for entry in store.ledger().to_pylist()]:
+        entry = next((e for e in ledger if (e["job"], e["model_id"], e["as_of"]) == mine), None)
+        if entry is None:
             gone.setdefault("04_forecast", f"its publication in {run.warehouse}")
+            if run.params.source.kind == "shop_files":  # the facts that ingest had stored are gone with it
+                gone.setdefault("01_ingest", f"its facts in {run.warehouse}")
+        elif (
+            entry["run_id"] == run.id and store.published(run.id, run.params.publish.table, run.as_of).num_rows != entry["rows"]
+        ):
+            gone.setdefault("04_forecast", f"part of its publication in {run.warehouse}")
     for step, what in gone.items():
         log.warning("%s: %s is gone, so make forecast makes %s again", run.dir, what, step)
     runs.again(run.dir, gone)
@@ -79,12 +97,12 @@ class _Asked:
         self.given = jobs.as_of_date(as_of) if as_of else None
         if self.given and self.given > today():
             raise SourceError(f"as-of date {self.given} lies in the future: a forecast is made as of a day that has been")
-        self.path, self.overlays = ROOT / "params" / f"{jobs.job_name(job)}.yaml", overlays
+        self.path, self.overlays = jobs.path(ROOT / "params", job), overlays
         self.params, self.store = self.load(), _connected(url, out, job)
         self.source = SOURCES[self.params.source.kind]
 
     def load(self, tuned: dict | None = None) -> Params:
-        """The job's params, with what a tuning chose laid over them."""
+        """The job's params, with what a tuning chose laid over them. Raises ParamsError for an overlay that is no job."""
         return jobs.load(self.path, self.overlays, tuned)
 
     def looks(self) -> bool:
@@ -216,7 +234,7 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``plan`` prints the as-of date, ``step`` executes one notebook, ``score`` prints how earlier forecasts did.
+    """``plan`` prints as-of date and run id, ``step`` executes one notebook, ``score`` prints how earlier forecasts did.
 
     Exit 0 done, 1 failed, 2 refused, 130 and 143 stopped.
     """
@@ -234,8 +252,10 @@ def main(argv: list[str] | None = None) -> int:
             sub.add_argument("--dry", action="store_true", help="write nothing")
         elif name == "step":
             sub.add_argument("notebook", type=Path)
+            sub.add_argument("--run", default="", help="the id of the run that was planned")
             sub.add_argument("--timeout", type=int, default=CELL_TIMEOUT, help="seconds a cell may take")
     args = parser.parse_args(argv)
+    _open_streams()
     # jsonschema, which nbformat brings, would compile a grammar of IRIs that no notebook has: 1.5 s of every step
     sys.modules.setdefault("rfc3987_syntax", None)
     signal.signal(signal.SIGTERM, _stop)
@@ -245,7 +265,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "plan":
             asked = (args.job, args.as_of, args.out, args.warehouse, args.params.split())
-            print((foresee(*asked) or "LATEST") if args.dry else plan(*asked, args.force).as_of)
+            if args.dry:
+                print(foresee(*asked) or "LATEST")
+            else:
+                run = plan(*asked, args.force)
+                print(run.as_of, run.id)
         elif args.command == "score":
             print(score(args.job, args.as_of, args.out, args.warehouse, args.params.split()))
         else:
@@ -275,12 +299,26 @@ def _step(args) -> None:
         if waited and final.is_file() and final.stat().st_mtime > args.notebook.stat().st_mtime:
             log.info("%s was made meanwhile by the process that was waited for", final)
             return
+        run = Run(directory)
+        if args.run and run.id != args.run:
+            raise RunError(f"{directory} was begun again with other inputs while {args.run} was made: it is now run {run.id}")
         handler = logging.FileHandler(directory / "run.log", encoding="utf-8")
         handler.setFormatter(log.handlers[0].formatter)
         log.addHandler(handler)
-        execute(args.notebook, Run(directory), args.params.split(), args.timeout)
+        execute(args.notebook, run, args.params.split(), args.timeout)
         if args.notebook.stem == "02_tune":
             log.info("%s", Run(directory).manifest.get("search", "the search has kept nothing"))
+
+
+def _open_streams() -> None:
+    """Give a process that a scheduler started with its streams closed some that lead nowhere: a kernel cannot start without."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
 
 
 def _stop(signum, frame) -> None:

@@ -171,7 +171,7 @@ def standings(gate: dict, trade: Trade) -> Html | None:
     heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
     forms = {"quantile score": "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
     caption = f"What might have been published, on {counted(gate.get('origins', 0), 'finished origin')}"
-    caption += " (those above, and others between and before them on a sample of the items), best first"
+    caption += " (those above and more between and before them, of many items on a sample), by what is expected of each"
     if "origins" in rows and rows["origins"].nunique() > 1:
         heads |= {"origins": "origins"}
         caption += f"; what is saved is against {trade.safe_words}, on the same origins"
@@ -269,7 +269,7 @@ def fans(run: RunFiles, scored: pd.DataFrame | None) -> dict | None:
         ids = list(by.index) if len(by) < 4 else [*by.index[:2], by.index[-2], by.index[-1]]
         words = ["best", "second best", "second worst", "worst"] if len(ids) == 4 else [""] * len(ids)
         labels = [f"{w}, error {share1(by.loc[i, 'error'])}".lstrip(", ") for w, i in zip(words, ids, strict=True)]
-        came = "that sold most often in the backtest" if trade is SALES else "whose price moved in the backtest"
+        came = "that sold in most periods of the backtest" if trade is SALES else "whose price moved in the backtest"
         among = f" {came}" if len(moved) >= 4 else ""
         title = "Two best, two worst" if len(ids) == 4 else "Forecasts, item by item"
         text = f"The two items with the smallest and the two with the largest error, of {len(by):,}{among}."

@@ -57,8 +57,9 @@ def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, fre
     title = f"{who} changed in {changed} of observed {unit}; {percent(max(gap, 0))} of {unit} have no observation ({CHANGE})"
     if trade is trades.SALES:
         silent = np.mean(np.concatenate([g["y"].dropna() for g in groups.values()]) == 0)
+        silent = "under 1 %" if 0 < silent < 0.01 else percent(silent)
         whose = "this item" if len(groups) == 1 else f"these {len(groups)} items"
-        title = f"In {percent(silent)} of the periods of {whose} nothing was sold"
+        title = f"In {silent} of the periods of {whose} nothing was sold"
     cols = min(3, len(groups))
     rows = -(-len(groups) // cols)
     fig, axes = canvas(title, rows=rows, cols=cols, size=(8.2, 0.6 + 1.75 * rows), sharex=True)
@@ -85,7 +86,7 @@ def spells(lengths, unit: str = "days") -> Figure:
         return nothing("No completed price spells: no price has changed yet")
     median, long = np.median(x), np.quantile(x, 0.9)
     half = span(round(median), unit)
-    title = f"Half of all prices last {half} or less, one in ten lasts longer than {long:.0f}"
+    title = f"Half of all prices that ended had lasted {half} or less, one in ten longer than {long:.0f}"
     alt = f"Histogram of {counted(len(x), 'price spell')} on a logarithmic axis; median {half}."
     fig, axes = canvas(title, alt, size=(8.2, 3.1))
     ax = axes[0, 0]
@@ -119,7 +120,7 @@ def coverage_over_time(frame: pd.DataFrame, freq: str = "D") -> Figure:
     daily = daily.reindex(pd.date_range(daily.index.min(), daily.index.max(), freq=freq), fill_value=0)
     total, typical = frame["series_id"].nunique(), daily.median()
     one = period_name(freq).removesuffix("s")
-    title = f"In a typical {one} {typical:,.0f} of {total:,} series are observed ({percent(typical / total)})"
+    title = f"Of {total:,} series {typical:,.0f} are observed in a typical {one} ({percent(typical / total)})"
     fig, axes = canvas(title, size=(8.2, 2.7))
     ax = axes[0, 0]
     ax.fill_between(daily.index, daily, step="mid", color=PALE, lw=0)

@@ -59,8 +59,11 @@ class Gate:
             return f"{first if self.use == self.trade.safe else f'{titled(self.use, self.trade)} is published'}: {proof}"
         over = f"over {self.origins} finished origin{'s' * (self.origins != 1)}"
         if self.use == self.trade.safe:
-            gap = f"{share1(self.skill)} lower, which is within the doubt," if self.skill > 0 else "no lower"  # nor is a NaN
-            return f"{first}: {over} the best candidate's quantile score was {gap} than {safe}'s."
+            if not self.skill > 0:  # nor is a NaN
+                return f"{first}: {over} no candidate's quantile score was lower than {safe}'s."
+            best = max((row for row in self.standings if row["skill"] == self.skill), key=lambda row: row["expected"])
+            gap = f"{titled(best['model'], self.trade)} had a quantile score {share1(self.skill)} lower than {safe}'s {over}"
+            return f"{first}: {gap[0].lower()}{gap[1:]}, too little or too unevenly to expect that it lasts."
         hold = " Points stay at the last value, on which it was no better." if self.hold_median else ""
         gain = f"its quantile score was {share1(self.skill)} lower than {safe}'s"
         return f"{titled(self.use, self.trade)} is published: {gain} {over}.{hold}"
@@ -114,11 +117,10 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         row = dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold)
         standings.append(row | {"origins": len(there)})
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
-    proven = [row for row in standings if row["expected"] > row["doubt"] and row["skill"] > 0]  # whatever its credit promises
-    if not proven or base <= 0:
+    best = _chosen(standings, gains, params) if base > 0 else None
+    if best is None:
         known = [row["skill"] for row in standings if row["model"] != trade.safe and np.isfinite(row["skill"])]
         return _calm(params, max(known, default=float("nan")), n, standings)
-    best = _chosen(proven, gains, params)
     finished = [o for o in finished if best["model"] in o.q]
     rounds, mix = _rounds(finished, best["model"], params), experts_of(params).mix(finished, params)
     wider = _widening(finished, best["model"], rounds, best["hold"], params)
@@ -176,8 +178,8 @@ def _widening(finished: list[Origin], name: str, rounds: float, held: bool, para
     held: its points are held at the last value, and with them the bands that are looked at.
 
     Of sales only those count that were not zero: a zero lies on its bound as a rule, and a band that is too narrow where
-    something sells would not show. They are no fair sample, though: an honest band holds a little less of them, and the inner
-    one much less. So only the outermost is widened, and only where it held less than ``SLACK`` below its promise.
+    something sells would not show. They are no fair sample, though: an honest band holds less of them, and the inner one much
+    less. So only the outermost is widened, and only where it held less than ``SLACK`` below what an honest one would have.
     """
     rows = [o.scored for o in finished]
     if params.trade is SALES:
@@ -189,13 +191,23 @@ def _widening(finished: list[Origin], name: str, rounds: float, held: bool, para
     group = np.concatenate([_group(o) for o in finished])
     if params.trade is PRICES:
         return intervals.widening(actual, said, spread, params.levels, group)
-    out = (
-        intervals.widening(actual, said, spread, params.levels, group, SLACK, len(counts.CLASSES))
-        * len(finished)
-        / (len(finished) + TRUST)
-    )
+    promise = _honest(finished, group, params) - SLACK
+    out = intervals.widening(actual, said, spread, params.levels, group, np.maximum(promise, 0), len(counts.CLASSES))
     out[..., 1:] = 0
-    return out
+    return out * len(finished) / (len(finished) + TRUST)
+
+
+def _honest(finished: list[Origin], group: np.ndarray, params: Params) -> np.ndarray:
+    """(M, P) what share of the sales above zero the honest intervals of items as slow hold, M the items of all origins.
+
+    Of items that sell in a share p of periods, an honest interval that begins at zero leaves out the upper tail t, all of it
+    sales: it holds 1 - t / p of them. group: (M,) the class of demand.
+    """
+    seen, sold = (np.concatenate([(o.scored & (o.y > least)).sum(axis=1) for o in finished]) for least in (-np.inf, 0))
+    seen, sold = (np.bincount(group, n, minlength=len(counts.CLASSES)) for n in (seen, sold))
+    rate = np.where(seen > 0, sold, 1) / np.maximum(seen, 1)
+    ends = [(params.levels[i], params.levels[j]) for i, j in intervals.pairs(params.levels)]
+    return np.stack([np.minimum(high - low, 1 - (1 - high) / np.maximum(rate, 1e-9))[group] for low, high in ends], axis=1)
 
 
 def _spread(at: Origin) -> np.ndarray:
@@ -206,21 +218,32 @@ def _group(at: Origin) -> np.ndarray:
     return np.zeros(len(at.scale), dtype=int) if at.group is None else at.group
 
 
-def _chosen(proven: list[dict], gains: dict[str, dict], params: Params) -> dict:
-    """Of the standings of those that have beaten the safe baseline, best first, the one to publish.
+def _chosen(standings: list[dict], gains: dict[str, dict], params: Params) -> dict | None:
+    """Of the standings, best first, the candidate to publish; None where none has beaten the safe baseline beyond the doubt.
 
-    gains: name -> date of an origin -> gain. Candidates that are about as good would take turns by chance, and each turn costs:
-    so the favourite stays unless the first has gained on it, origin by origin, by more than the doubt of that.
+    gains: name -> date of an origin -> gain. It begins with the favourite, where that has, else with the one that is expected
+    to gain most, and goes on to another only where that has gained on it, origin by origin, by more than the doubt of that.
+    Candidates that are about as good would take turns by chance, and each turn costs. And what two gain on each other scatters
+    less than what they gain: one that was never worse, and now and then far better, is known by that alone.
     """
-    first, trade = proven[0], params.trade
-    favourite = next((row for row in proven if row["model"] == trade.favourite), first)
-    if first is favourite:
-        return first
-    most, more = gains[first["model"]], gains[favourite["model"]]
-    ahead = np.array([most[date] - gain for date, gain in more.items() if date in most])  # the last origin has both
-    credit = _credit(first["model"], trade) - _credit(favourite["model"], trade)
-    _, expected, doubt = _expected(ahead, credit, params)
-    return first if expected > doubt else favourite
+    better = [row for row in standings if row["skill"] > 0]  # whatever its credit promises; nor is a NaN
+    proven, trade = [row for row in better if row["expected"] > row["doubt"]], params.trade
+    if not proven:
+        return None
+    chosen = next((row for row in proven if row["model"] == trade.favourite), proven[0])
+    for _ in better:
+        most, ahead = 0.0, None
+        for row in better:
+            own, other = gains[row["model"]], gains[chosen["model"]]
+            shared = np.array([own[date] - gain for date, gain in other.items() if date in own])  # the last origin has both
+            credit = _credit(row["model"], trade) - _credit(chosen["model"], trade)
+            mean, expected, doubt = _expected(shared, credit, params)
+            if mean > 0 and expected > max(doubt, most):
+                most, ahead = expected, row
+        if ahead is None:
+            break
+        chosen = ahead
+    return chosen
 
 
 def _credit(name: str, trade: Trade) -> float:

@@ -277,7 +277,7 @@ def of_cells(cells: Cells, columns: dict, sieve: Sieve, read: int, notes: dict[s
         "observed": int(np.isfinite(grids.columns["y"]).sum()),
         "series": series,
         "series without a usable row": len(lost),
-        "days": days,
+        "dates": days,
     }
     return Intake(grids, sieve.quarantine(), counts, lost=lost)
 

@@ -21,7 +21,7 @@ def pairs(levels) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i in below for j in np.flatnonzero(np.isclose(levels, 1 - levels[i]))]
 
 
-def widening(y, q, scale, levels, group=None, slack: float = 0.0, groups: int = 1) -> np.ndarray:
+def widening(y, q, scale, levels, group=None, promise=None, groups: int = 1) -> np.ndarray:
     """How much each central interval must be widened, by horizon, to have held what it promised: (G, H, P), relative to scale.
 
     Conformalized quantile regression (Romano, Patterson & Candes 2019) pooled over the series of a group: a point's score is
@@ -29,7 +29,8 @@ def widening(y, q, scale, levels, group=None, slack: float = 0.0, groups: int = 
     at the promised coverage with the finite-sample correction. Never negative: a posted price that stays put lies exactly on
     its bounds, so an interval that holds more than promised must not be cut.
 
-    slack: how much less than promised an interval may hold before it is widened, and is then widened to.
+    promise: (M, P) what share of a row's points each interval is to hold, at least 0; None: what its levels say. Of a group it
+    is the mean.
     y: (M, H) actuals, NaN left out; q: (M, H, Q); scale: (M,) positive; group: (M,) whole numbers from 0, None: one group. A
     horizon without any point gets 0; a group with fewer than ``POOL`` points takes the widening of all. groups: how many there
     may be, met or not.
@@ -38,15 +39,17 @@ def widening(y, q, scale, levels, group=None, slack: float = 0.0, groups: int = 
     out = np.zeros((max(int(group.max(initial=0)) + 1, groups), y.shape[1], len(found)))
     for p, (i, j) in enumerate(found):
         score = np.maximum(q[..., i] - y, y - q[..., j]) / scale[:, None]  # (M, H)
-        promised = levels[j] - levels[i] - slack
+        wanted = np.full(len(y), levels[j] - levels[i]) if promise is None else promise[:, p]
         for h in range(y.shape[1]):
             for g in range(len(out)):
-                own = score[group == g, h]
-                own = own if len(out) == 1 or np.isfinite(own).sum() >= POOL else score[:, h]
-                s = np.sort(own[np.isfinite(own)])
-                rank = int(np.ceil((len(s) + 1) * promised - 1e-9)) - 1  # .8 - .2 is a little more than .6
-                if len(s):
-                    out[g, h, p] = max(0.0, s[min(rank, len(s) - 1)])
+                known = np.isfinite(score[:, h])
+                if len(out) > 1 and (known & (group == g)).sum() >= POOL:
+                    known &= group == g
+                if not known.any():
+                    continue
+                s, share = np.sort(score[known, h]), wanted[known].mean()
+                rank = int(np.ceil((len(s) + 1) * share - 1e-9)) - 1  # .8 - .2 is a little more than .6
+                out[g, h, p] = max(0.0, s[min(rank, len(s) - 1)]) if rank >= 0 else 0.0
     return out
 
 

@@ -94,6 +94,14 @@ def as_of_date(text: str) -> dt.date:
         raise ParamsError(f"AS_OF {text!r}: {error}; wanted a real date as YYYY-MM-DD") from error
 
 
+def path(directory: Path, job: str) -> Path:
+    """The params file of a job. Raises ParamsError for one without a source: it is meant to be laid over another."""
+    found = directory / f"{job_name(job)}.yaml"
+    if "source" not in read_yaml(found):
+        raise ParamsError(f"{found}: holds no source, so it is no job but an overlay: give it as PARAMS={found}")
+    return found
+
+
 def job_name(text: str) -> str:
     """A job's name: letters, digits, dash and underscore, so that it can name a file and a directory."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):

@@ -171,6 +171,10 @@ class PriceFacts:
             "DimDate filled so far, DimVariant too, and are there prices?",
         )
 
+    def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
+        """That the warehouse has facts of days after the newest, none of which can be used, in a sentence."""
+        return self._too_late(warehouse.query("price_later", self.asks(source, as_of)["price_later"]), as_day(as_of))
+
     def _ready(self, source, warehouse) -> None:
         if not warehouse.looks_only:
             warehouse.migrate()

@@ -17,20 +17,30 @@ from forecastbook.tables import Html, table
 from forecastbook.wording import CHANGE, change, counted, in_points, moment, percent, period_name, share2, shorten, span, the
 
 
-def download(run: RunFiles) -> dict | None:
-    """Write forecast.csv beside the page; embed it too while it is small. None without a forecast."""
-    forecast = run.frame("forecast")
-    if forecast is None:
-        return None
-    out = forecast.drop(columns=[c for c in ("run_id", "model_id", "job") if c in forecast])
-    out.insert(1, "title", out["series_id"].map(run.titles).fillna(out["series_id"]) if len(run.titles) else out["series_id"])
-    text = "\ufeff" + safe_csv(out)  # the mark tells a spreadsheet that this is UTF-8
-    pages.write(run.dir / "forecast.csv", text)
+def downloads(run: RunFiles, plan: pd.DataFrame | None = None) -> list[dict]:
+    """Write forecast.csv, and with a ``reorder.plan`` orders.csv, beside the page; each is embedded too while it is small."""
+    forecast, out = run.frame("forecast"), []
+    if forecast is not None:
+        rows = forecast.drop(columns=[c for c in ("run_id", "model_id", "job") if c in forecast])
+        titles = rows["series_id"].map(run.titles).fillna(rows["series_id"]) if len(run.titles) else rows["series_id"]
+        rows.insert(1, "title", titles)
+        out.append(_written(run, "forecast", "All forecasts", rows))
+    if plan is not None:
+        known = plan.replace([np.inf, -np.inf], np.nan).dropna(axis=1, how="all")
+        out.append(_written(run, "orders", "What to order, every item", known))
+    return out
+
+
+def _written(run: RunFiles, what: str, label: str, rows: pd.DataFrame) -> dict:
+    """A table as a file beside the page: label, file, name to save it as, size in words, uri ('' where it is too large)."""
+    text = "\ufeff" + safe_csv(rows)  # the mark tells a spreadsheet that this is UTF-8
+    pages.write(run.dir / f"{what}.csv", text)
     data = text.encode("utf-8", errors="replace")
-    name = re.sub(r"[^\w.-]+", "_", f"forecast_{run.manifest.get('job')}_{run.manifest.get('as_of')}.csv")
+    name = re.sub(r"[^\w.-]+", "_", f"{what}_{run.manifest.get('job')}_{run.manifest.get('as_of')}.csv")
     uri = "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode() if len(data) < 600_000 else ""
     size = f"{len(data) / 1e6:,.1f} MB" if len(data) > 1e6 else f"{max(len(data) // 1000, 1):,} KB"
-    return {"uri": uri, "file": "forecast.csv", "name": name, "size": f"{counted(len(out), 'row')}, {size}"}
+    size = f"{counted(len(rows), 'row')}, {size}"
+    return {"label": label, "uri": uri, "file": f"{what}.csv", "name": name, "size": size}
 
 
 def safe_csv(frame: pd.DataFrame) -> str:
@@ -105,7 +115,7 @@ def quality(run: RunFiles) -> dict:
     if again := tally.get("duplicates resolved"):
         other = tally.get("duplicates with another value", 0)
         lines.append(
-            f"{counted(again, 'row')} gave way to another of the same item and day, {other:,} of them with another value."
+            f"{counted(again, 'row')} gave way to another of the same item and date, {other:,} of them with another value."
         )
     if quarantine is not None:
         by = quarantine["reason"].astype(str).value_counts().rename_axis("reason").reset_index(name="rows")
@@ -117,7 +127,10 @@ def quality(run: RunFiles) -> dict:
         sample = quarantine[keep].assign(**({"row": quarantine["row"].astype("Int64").astype(str)} if "row" in keep else {}))
         tables.append(Html(f"<details><summary>the first of them</summary>{table(sample, limit=20)}</details>"))
     else:
-        lines.append("No row was set aside: every row kept the contract.")
+        looked = (run.dir / "quarantine.parquet").is_file()
+        lines.append(
+            "No row was set aside: every row kept the contract." if looked else "The run stopped before its rows were kept."
+        )
     return {"lines": lines, "tables": tables}
 
 
@@ -160,7 +173,10 @@ def since(run: RunFiles, before: RunFiles | None, head: dict | None) -> dict:
             f"{percent(held)} inside its 90 % band."
         )
     if head:
-        was, labels = scores_of(before.dir), {"error": "error / last price", "skill": "skill", "inside90": "inside 90 % band"}
+        was, loss = scores_of(before.dir), trades.of(run.frame("forecast") if run.frame("forecast") is not None else ())
+        labels = {"error": "error / last price", "skill": "skill", "inside90": "inside 90 % band"}
+        if loss is trades.SALES:
+            labels |= {"error": loss.loss, "inside90": "inside 90 % band, where sold"}
         rows = [(label, was[k], head[k], head[k] - was[k]) for k, label in labels.items() if was.get(k) is not None]
         if rows:
             frame = pd.DataFrame(rows, columns=["score", "was", "is", "difference"])

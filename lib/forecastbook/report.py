@@ -35,7 +35,7 @@ def render_index(out: str | Path) -> Path:
     rows.sort(key=lambda r: (r["job"], r["superseded"]))
     rows.sort(key=lambda r: r["as_of"], reverse=True)
     jobs = sorted({r["job"] for r in rows})
-    intro = f"{counted(len(rows), 'run')} of {', '.join(jobs)}, the newest first. " if rows else ""
+    intro = f"{counted(len(rows), 'run')} of {', '.join(jobs)}{', the newest first' * (len(rows) > 1)}. " if rows else ""
     intro += "Errors are those of rolling forecasts of the past: of prices the mean error as a share of the last price, "
     intro += "of sales the weighted quantile loss. Skill is against the best baseline that is not itself published. "
     intro += "* marks a commit with uncommitted changes."
@@ -63,6 +63,8 @@ def _row(directory: Path, out: Path) -> dict:
     except (ValueError, OSError) as error:
         return base | {"state": shorten(f"unreadable: {str(error).split(': ', 1)[-1]}", 60), "tone": "bad"}
     state, tone = state_of(m, directory)
+    if tone == "good" and m.get("alarms"):
+        state, tone = f"{state}, {counted(len(m['alarms']), 'thing')} to look at", "watch"
     gate, values = m.get("gate") or {}, {}
     try:
         values = scores_of(directory)

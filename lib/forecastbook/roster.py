@@ -179,7 +179,9 @@ def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str
     """
     as_of, limit = panel.as_of.astype(dt.date), params.freshness.max_age_days
     seen = percent(np.isfinite(panel.y[:, -1]).mean())
-    said = f"The newest {_old(as_of, params, today)}, and has a reading of {seen} of the series."
+    said = f"The newest {_old(as_of, params, today)}."
+    if params.trade is PRICES:  # sales that are not there count as none
+        said = f"{said[:-1]}, and has a reading of {seen} of the series."
     return said + (f" The limit is {counted(limit, 'day')} (freshness.max_age_days)." if overdue(as_of, params, today) else "")
 
 

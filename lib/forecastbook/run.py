@@ -189,9 +189,11 @@ class Run:
         Only entries of earlier dates count: a run that is resumed, or made for a past date, never starts from its own future.
         """
         entries = [e for e in _champions(self.home)["history"] if e["as_of"] < self.as_of.isoformat()]
-        for entry in [e for e in entries if not (self.home / e["path"] / "model.json").is_file()]:
-            log.warning("the champion of %s is gone (%s): passed over", entry["as_of"], self.home / entry["path"])
-            entries.remove(entry)
+        gone = [e for e in entries if not (self.home / e["path"] / "model.json").is_file()]
+        if gone:
+            dates = ", ".join(e["as_of"] for e in gone[-3:])
+            log.warning("%d champions are gone from %s, the last of %s: passed over", len(gone), self.home, dates)
+        entries = [e for e in entries if e not in gone]
         return max(entries, key=lambda e: e["as_of"]) if entries else None
 
     def crown(self, why: str, kept: dict | None = None) -> None:
@@ -274,8 +276,9 @@ def prepare(
     """Make the directory of a run, or find it again with the same run id.
 
     A run that was not finished takes up new inputs from the first step. A finished one is never rewritten: when its params,
-    data or warehouse are not what they were, RunError says what changed; with ``force`` the old directory is kept as
-    ``<as_of>+<run_id>`` and a new run starts. tuned: the hyperparameters in ``params`` that a tuning chose, for the record.
+    data or warehouse are not what they were, RunError says what changed; with ``force`` the old directory is kept under a name
+    with the last part of its id and a new run starts. tuned: the hyperparameters in ``params`` that a tuning chose, for the
+    record.
     """
     directory = Path(out) / job / as_of.isoformat()
     wanted = {"params": params.model_dump(mode="json"), "fingerprint": fingerprint, "warehouse": warehouse}

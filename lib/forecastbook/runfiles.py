@@ -130,8 +130,10 @@ def manifest_of(directory: Path) -> dict:
         raise FileNotFoundError(f"{path}: not found, so this is not a run directory") from None
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds no mapping")
+    parts = ("params", "steps", "files", "gate", "receipt", "counts", "seconds", "versions", "hardware")
+    for name, part in (("it", found), *((part, found.get(part)) for part in parts if isinstance(found, dict))):
+        if not isinstance(part, dict | None) or found is None:
+            raise ValueError(f"{path}: {name} is no mapping")
     return found
 
 

@@ -28,7 +28,7 @@ SECTIONS = {  # anchor -> name; the order of the page
 
 
 def render_run(directory: str | Path) -> Path:
-    """Write `report.html` (and `forecast.csv`) of one run from the files in its directory, and return the page's path.
+    """Write `report.html` (and its tables as CSV) of one run from the files in its directory, and return the page's path.
 
     Absent files leave their section empty with a sentence that says so; a failed run says on top where and why it failed.
     Raises FileNotFoundError or ValueError when there is no readable manifest.json.
@@ -50,7 +50,7 @@ def render_run(directory: str | Path) -> Path:
         "fans": evidence.fans(run, scored),
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
         "track": evidence.track(run, trade),
-        "downloads": provenance.download(run),
+        "downloads": provenance.downloads(run, due["plan"] if due and trade is SALES else None),
         "quality": provenance.quality(run),
         "agenda": due,
         "since": provenance.since(run, previous(run), head),

@@ -114,6 +114,10 @@ class SalesFacts:
         found = of_cells(cells, data, sieve, n, disagreeing(units, beaten, stays), lost)
         return replace(found, unread=sieve.unread(ids, codes, day))
 
+    def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
+        """Nothing: sales have no calendar beside them that could be behind."""
+        return ()
+
     @staticmethod
     def _ready(source, warehouse) -> None:
         if not warehouse.looks_only:

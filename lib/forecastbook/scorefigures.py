@@ -326,6 +326,8 @@ def skill(frame: pd.DataFrame) -> Figure:
     else:
         open_ = [model_name(b) for b in frame.loc[~(frame["low"] > 0), "baseline"]]
         title = f"Not proven better than {', '.join(open_)}"
+    if frame["low"].isna().all():
+        title = "Too few origins to tell skill from chance"
     title = f"{own[0].upper()}{own[1:]} itself is published: {title[0].lower()}{title[1:]}" if own else title
     fig, axes = canvas(title, size=(8.2, 1.0 + 0.38 * len(frame)))
     ax = axes[0, 0]
@@ -333,7 +335,7 @@ def skill(frame: pd.DataFrame) -> Figure:
         colour = BLUE if item.low > 0 else ORANGE if item.high < 0 else GREY
         ax.plot([item.low, item.high], [row, row], color=colour, lw=2.5)
         ax.plot(item.skill, row, "o", color=colour, ms=8)
-        text = f"{signed(item.skill, 1)}  ({signed(item.low, 1)} to {signed(item.high, 1)})"
+        text = signed(item.skill, 1) + (f"  ({signed(item.low, 1)} to {signed(item.high, 1)})" if item.low == item.low else "")
         ax.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=colour, annotation_clip=False)
     ax.axvline(0, color=INK, lw=1)
     ax.set_yticks(range(len(frame)), [model_name(b) for b in frame["baseline"]])

@@ -48,6 +48,10 @@ class ShopFiles:
         """Files are asked no queries."""
         return {}
 
+    def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
+        """Nothing: what is in the files and cannot be used is told when they are read."""
+        return ()
+
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of what a run as of then reads: the format of files, their number and the order of their rows do not count."""
         intake = self.read(source, warehouse, as_of)

@@ -4,9 +4,10 @@ The frame has one row a series and day: series_id (text), ts (midnight), y (floa
 then covariates. A source never repairs silently: a row that breaks the contract goes to the quarantine with file, row, column,
 value and reason, and everything that is dropped is counted, so that rows read = rows kept + what the counts name.
 
-A source answers five questions about a ``source:`` section of a params file and a warehouse:
+A source answers six questions about a ``source:`` section of a params file and a warehouse:
 ``there`` (is there anything yet?), ``span`` (first and last date; the last is the default as-of), ``fingerprint`` (have the
-inputs changed?), ``read`` (the data as known at a date) and ``asks`` (which queries would those be? None is sent).
+inputs changed?), ``read`` (the data as known at a date), ``asks`` (which queries would those be? None is sent) and ``unused``
+(is there anything newer that cannot be used?).
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ class LongFile:
     def asks(self, source, as_of) -> dict[str, dict]:
         """A file is asked no queries."""
         return {}
+
+    def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
+        """Nothing: what is in a file and cannot be used is told when it is read."""
+        return ()
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of the rows that a run as of then reads: neither their order nor the file's format, nor other rows, count."""

@@ -24,6 +24,7 @@ from forecastbook.run import STEPS, Run
 log = logging.getLogger("forecastbook")
 LESS = "fewer series (max_series) or a smaller model.batch_size need less memory"
 MARK = "FORECASTBOOK_RUN"  # in the environment of a kernel and of all it starts
+LONGEST = 80  # characters of the directory for temporary files in which a socket still has room
 CELL_TIMEOUT = 3600  # seconds a cell may take
 
 
@@ -102,6 +103,8 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
             if step == STEPS[-1]:
                 _pages(run)
             report.render_index(run.home.parent)
+            if (ahead := notebook.stat().st_mtime + 1) > time.time():  # a clock that was set back: Make would make it each time
+                os.utime(part, (ahead, ahead))
             os.replace(part, final)
             log.info(
                 "%s finished in %.1f s%s", step, seconds, f"; report: {run.dir / 'report.html'}" if step == STEPS[-1] else ""
@@ -153,7 +156,12 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
     _sweep(run)  # of a runner that was killed
     # The kernel's sockets lie in a directory of their own, which no other user may enter and no other run shares. Not under the
     # run: a socket's path may have 107 characters.
-    with _console(run.dir / "run.log"), _marked(run), tempfile.TemporaryDirectory(prefix="fb-") as private:
+    short = None if len(tempfile.gettempdir()) < LONGEST else "/tmp"
+    with (
+        _console(run.dir / "run.log"),
+        tempfile.TemporaryDirectory(prefix="fb-", dir=short) as private,
+        _environment(run, private),
+    ):
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -191,13 +199,17 @@ def _papermill(notebook: Path, part: Path, values: dict, run: Run, timeout: int)
 
 
 @contextlib.contextmanager
-def _marked(run: Run):
-    """What is started inside carries the run's mark in its environment."""
-    os.environ[MARK] = str(run.dir.resolve())
+def _environment(run: Run, private: str):
+    """What is started inside carries the run's mark in its environment, and has a place for settings where HOME is none."""
+    wanted = {MARK: str(run.dir.resolve())}
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        wanted |= {name: private for name in ("IPYTHONDIR", "MPLCONFIGDIR") if name not in os.environ}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        del os.environ[MARK]
+        for name in wanted:
+            del os.environ[name]
 
 
 def _keep(nb, part: Path) -> None:

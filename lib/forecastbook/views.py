@@ -53,11 +53,11 @@ def agenda_figure(due: pd.DataFrame, forecast: pd.DataFrame, series: pd.DataFram
 def agenda_table(due: pd.DataFrame, params: Params) -> Html:
     """The first rows of an ``agenda`` as a reader wants them."""
     if params.trade is SALES:
-        unit, level = period_name(params.freq), service_level(params)
-        caption = f"What to reorder so that demand of the next {span(params.horizon, unit)} is met at {percent(level)}"
-        return table(
-            reorder.table(reorder.reorder(due, 15), units=unit), reorder.FORMATS, caption=caption, empty="Nothing to reorder."
-        )
+        unit, level, blind = period_name(params.freq), service_level(params), due["stock"].isna().all()
+        caption = f"{'What must be there' if blind else 'What to reorder'} so that demand of the next "
+        caption += f"{span(params.horizon, unit)} is met at {percent(level)}"
+        rows = reorder.table(reorder.reorder(due, 15), "need" if blind else "reorder", unit)
+        return table(rows, reorder.FORMATS, caption=caption, empty="Nothing is needed." if blind else "Nothing to reorder.")
     ahead = span(params.horizon, period_name(params.freq))
     caption = f"Likeliest to differ from today's price after {ahead}; {CHANGE}"
     return table(forecasts.moves_table(due), forecasts.FORMATS, caption=caption)
