@@ -45,6 +45,23 @@ def test_a_newest_day_with_few_readings_is_named_with_the_last_full_one():
     assert "AS_OF=2024-02-08" in alarms.thin(panel_of(stray)), "one row dated forty days after all others"
 
 
+@pytest.mark.parametrize(("days", "told"), [(alarms.LEAST, False), (alarms.LEAST + 1, True)])
+def test_of_a_few_days_it_is_not_known_what_a_full_one_is(days, told):
+    y = np.full((30, days), 5.0)
+    y[1:, -1] = np.nan
+    assert bool(alarms.thin(panel_of(y))) == told
+
+
+def test_a_thin_day_and_prices_that_jump_are_alarms_of_prices():
+    y = np.full((30, 40), 9.0)
+    y[0, -1], y[10:, -1] = 90.0, np.nan
+    assert titles(alarms.of(intake(), panel_of(y), tiny())) == [
+        "The newest day is not complete",
+        "Prices far from what is usual",
+    ]
+    assert titles(alarms.of(intake(), panel_of(y), sales_job())) == []
+
+
 def test_prices_far_from_what_is_usual_are_named():
     y = np.full((6, 30), 9.0)
     y[0, -1], y[1, -3:], y[2, -1], y[3, :-1] = 90.0, 1.8, 40.0, np.nan
@@ -60,7 +77,11 @@ def test_sales_far_from_what_is_usual_are_named():
     y = np.zeros((4, 30))
     y[:, ::4], y[1, 7], y[2, 7], y[3, 9] = 3.0, 1e7, 299.0, 99.0
     said = alarms.wild(panel_of(y))
+    assert alarms.wild(panel_of(np.where(y == 299, 300, y))).startswith("2 items"), "a hundred times as much is enough"
     assert said.startswith("1 item sold at least 100 times as much") and "10,000,000 on 2024-01-08, else at most 3" in said
+    rare = np.zeros((1, 30))
+    rare[0, [1, 5, 9, 13]], rare[0, 20] = 3.0, 1e7
+    assert alarms.wild(panel_of(rare)) and not alarms.wild(panel_of(rare[:, 2:])), "five sales tell what is usual, four do not"
     found = alarms.of(intake(), panel_of(y), sales_job())
     assert titles(found) == ["Sales far from what is usual"]
     assert alarms.of(intake(), sales_panel(), sales_job()) == [], "ordinary sales raise no alarm"

@@ -29,8 +29,17 @@ def panel():
 
 
 @pytest.fixture(scope="module")
-def record(panel):
-    return gate.replay(backtest.rolling(panel, tiny(**OPEN)), tiny(**OPEN))
+def trained():
+    """The days at which ``record`` was trained."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def record(panel, trained):
+    train = backtest.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backtest, "train", lambda view, *rest: trained.append(view.as_of) or train(view, *rest))
+        return gate.replay(backtest.rolling(panel, tiny(**OPEN)), tiny(**OPEN))
 
 
 # ---- where origins lie
@@ -71,6 +80,11 @@ def test_the_warm_up_comes_first_and_is_in_no_table(panel, record):
     assert record[7].ts[-1] == record[8].date
     table = backtest.frame(record, panel.ids, tiny())
     assert table["origin"].min() == pd.Timestamp(record[8].date)
+
+
+def test_it_is_trained_as_often_as_asked_and_wherever_nobody_speaks_yet(record, trained):
+    assert tiny(**OPEN).backtest.refits == 2 and len(record) == 13
+    assert [k for k, at in enumerate(record) if at.date in trained] == [0, 1, 2, 3, 6] and len(trained) == 5
 
 
 def test_evidence_is_asked_of_a_sample_of_the_series_alone(panel, monkeypatch):

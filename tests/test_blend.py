@@ -41,11 +41,18 @@ def test_before_anything_has_finished_the_prior_stands():
     assert level([], {"imapa": 1.0}, LEVELS) == (1.0, 1.0)
 
 
-def test_weights_move_to_the_better_member_with_the_evidence():
-    to_gbm = [weights([origin(k) for k in range(n)], NAMES, LEVELS)["gbm"][2] for n in (0, 1, 4, 12)]
+@pytest.mark.parametrize("off", [2.0, 0.5], ids=["the other says more", "the other says less"])
+def test_weights_move_to_the_better_member_with_the_evidence(off):
+    to_gbm = [weights([origin(k, off=off) for k in range(n)], NAMES, LEVELS)["gbm"][2] for n in (0, 1, 4, 12)]
     assert to_gbm[0] < to_gbm[1] < to_gbm[2] < to_gbm[3] and to_gbm[3] > 0.9
-    to_imapa = [weights([origin(k, "imapa") for k in range(n)], NAMES, LEVELS)["imapa"][2] for n in (0, 1, 4, 12)]
+    to_imapa = [weights([origin(k, "imapa", off) for k in range(n)], NAMES, LEVELS)["imapa"][2] for n in (0, 1, 4, 12)]
     assert to_imapa[0] < to_imapa[1] < to_imapa[2] < to_imapa[3] and to_imapa[3] > 0.7
+
+
+def test_where_all_said_nothing_would_sell_the_prior_stands():
+    none = Demand(np.zeros((N, H, 5)), np.zeros((N, H)), np.ones((N, H)))
+    found = weights([Finished(np.zeros((N, H)), dict.fromkeys(NAMES, none))], NAMES, LEVELS)
+    np.testing.assert_allclose(found["gbm"], blend.prior(NAMES, LEVELS)["gbm"])
 
 
 def test_the_search_finds_the_tilt_that_a_grid_finds():

@@ -41,10 +41,10 @@ def test_more_returned_than_sold_is_no_negative_demand():
 
 def test_intermittency_by_hand():
     adi, cv2 = counts.intermittency(
-        panel_of([[nan, 0, 2, 0, 0, 4, 0], [1, 1, 1, 1, 1, 1, 1], [0] * 7, [nan] * 7, [0] * 6 + [5]])
+        panel_of([[nan, 0, 2, 0, 0, 4, 0], [1] * 7, [0] * 7, [nan] * 7, [0] * 6 + [5], [1, 0, 3, 0, 5, 0, 0]])
     )
-    np.testing.assert_allclose(adi, [3, 1, nan, nan, 7])
-    np.testing.assert_allclose(cv2, [2 / 9, 0, nan, nan, 0])
+    np.testing.assert_allclose(adi, [3, 1, nan, nan, 7, 7 / 3])
+    np.testing.assert_allclose(cv2, [2 / 9, 0, nan, nan, 0, 4 / 9])
 
 
 def test_every_class_has_its_corner():

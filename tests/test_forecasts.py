@@ -164,9 +164,9 @@ def plant(table, row, **values):
 
 
 FAULTS = {
-    "missing or infinite values": lambda t: plant(t, 3, q50=np.nan),
+    "missing or infinite values": lambda t: plant(t, 3, q25=np.nan, q50=np.nan),
     "infinite values": lambda t: plant(t, 3, q95=np.inf),
-    "negative values": lambda t: plant(t, 3, q05=-0.01),
+    "negative values": lambda t: plant(t, 3, q05=-0.02, q25=-0.01),
     "crossing quantiles": lambda t: plant(t, 3, q25=t["q75"].iloc[3] + 1),
     "series without every period": lambda t: t.drop(index=t.index[3]),
     "a period twice": lambda t: plant(t, 3, horizon=3),

@@ -134,13 +134,30 @@ def test_a_credit_is_met_with_the_gains_that_were_seen(n, seed, doubt):
         assert rows[name]["doubt"] == pytest.approx(doubt * deviation, abs=1e-6)
     expected = [row["expected"] for row in decided.standings]
     assert expected == sorted(expected, reverse=True)
-    proven = [row["model"] for row in decided.standings if row["expected"] > row["doubt"] and row["skill"] > 0]
-    use = proven[0] if proven else SAFE
-    if FAVOURITE in proven and use != FAVOURITE:  # it gives way only to what has gained on it beyond doubt
-        ahead = np.array([(w[FAVOURITE] - w[use]) / base for w in widths])
-        mean, deviation = posterior(ahead, PRICES.credit.get(use, PRICES.others) - PRICES.credit[FAVOURITE])
-        use = use if mean > doubt * deviation else FAVOURITE
+    better = [row["model"] for row in decided.standings if row["skill"] > 0]
+    proven = [name for name in better if rows[name]["expected"] > rows[name]["doubt"]]
+    use = FAVOURITE if FAVOURITE in proven else proven[0] if proven else SAFE
+    for _ in better if proven else ():  # it gives way only to what has gained on it beyond doubt, origin by origin
+        rivals = {}
+        for name in better:
+            ahead, credit = (
+                np.array([(w[use] - w[name]) / base for w in widths]),
+                PRICES.credit.get(name, PRICES.others) - PRICES.credit.get(use, PRICES.others),
+            )
+            mean, deviation = posterior(ahead, credit)
+            if ahead.mean() > 0 and mean > doubt * deviation:
+                rivals[name] = mean
+        use = max(rivals, key=rivals.get, default=use)
     assert decided.use == use
+
+
+def test_one_that_was_never_worse_and_now_and_then_far_better_is_published():
+    """Its gains scatter more for being larger: it is less sure of its own than a rival that it always equals or beats."""
+    calm, moved = dict.fromkeys((SAFE, "gbm", "blend"), 0.01), {SAFE: 1.0, "gbm": 0.1, "blend": 0.6}
+    widths = [calm, calm, calm, calm, moved] * 4
+    decided = gate.decide([origin(i, w) for i, w in enumerate(widths)], PARAMS)
+    rows = {row["model"]: row for row in decided.standings}
+    assert rows["gbm"]["expected"] < rows["blend"]["expected"] and decided.use == "gbm"
 
 
 @pytest.mark.parametrize("name", ["gbm", "blend", "table", "lstm"])
@@ -333,6 +350,14 @@ def test_a_band_that_missed_is_widened_until_it_holds_its_promise():
     np.testing.assert_array_equal(decided.widening, intervals.widening(actual, q, np.full(90, 100.0), LEVELS))
     out = gate.publishable(at[0], decided, PARAMS)[0]
     assert scores.covered(at[0].y, out[..., 0], out[..., 4]).mean() >= 0.9
+
+
+def test_what_no_model_forecasts_widens_no_band():
+    at = record(4, {SAFE: 9.0, "lstm": np.full(5, 0.5)}, y=np.r_[np.full(4, 100.0), 150.0])
+    for o in at:
+        o.status[4] = "naive"
+    decided = gate.decide(at, PARAMS)
+    assert decided.use == "lstm" and (decided.widening == 0).all()
 
 
 def test_a_band_is_widened_for_what_it_misses_once_its_point_is_held():

@@ -4,7 +4,17 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecastbook.intake import unit_errors
+from conftest import long_frame, same
+from forecastbook.intake import Intake, quarantine, unit_errors
+from forecastbook.panel import build
+
+
+def test_the_panel_of_an_intake_is_that_of_its_frame_with_what_is_known_ahead():
+    frame = long_frame([[1.0, 2.0, np.nan, np.nan]]).assign(promo=[0.0, 1.0, 0.0, 1.0])
+    asked = {"freq": "D", "as_of": frame["ts"][1], "future": ["promo"], "horizon": 2}
+    panel = Intake(frame, quarantine(), {}).panel(**asked)
+    same(panel, build(frame, **asked))
+    assert panel.future[0, :, 0].tolist() == [0, 1, 0, 1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1.0, 1.1, 2.0, 100.0, 150.0, 0.01, np.nan])), max_size=40))

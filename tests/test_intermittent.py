@@ -59,16 +59,17 @@ def test_croston_and_tsb_agree_with_another_library(seed, share):
 
 def test_smoothing_of_one_level_agrees_with_another_library():
     """IMAPA of items that sell every week and may not be aggregated is simple smoothing from adjusted weights."""
-    y = RNG.poisson(5, (4, 50)).astype(float) + 1
-    wanted = []
+    y = np.r_[RNG.poisson(5, (4, 50)) + 1.0, np.cumsum(RNG.integers(-1, 2, (4, 50)), axis=1) + 60.0]  # noise, and walks
+    wanted, best = [], set()
     for row in y:
         fits = []
         for a in intermittent.ALPHAS:
             weights = [a * (1 - a) ** np.arange(t)[::-1] for t in range(1, len(row) + 1)]
             said = [float(w @ row[: len(w)] / w.sum()) for w in weights]
             fits.append((sum((b - s) ** 2 for b, s in zip(row[1:], said[:-1], strict=True)), said[-1]))
-        wanted.append(min(fits)[1])
+        wanted.append(min(fits)[1]), best.add(intermittent.ALPHAS[fits.index(min(fits))])
     np.testing.assert_allclose(intermittent._smoothed(y), wanted)
+    assert len(best) > 1, "there is something to choose"
 
 
 def test_points_by_hand():
@@ -89,6 +90,7 @@ def test_points_by_hand():
 def test_seasonal_naive_finds_the_week_a_year_ago():
     y = np.arange(60.0)[None]
     np.testing.assert_array_equal(forecast("seasonal_naive", weekly(y), H, LEVELS).mean, [[8, 9, 10, 11]])
+    assert forecast("seasonal_naive", weekly(y[:, :52]), 1, LEVELS).mean == 0, "its very first week"
     monthly = panel_of(np.arange(20.0)[None], freq="MS")
     np.testing.assert_array_equal(forecast("seasonal_naive", monthly, 3, LEVELS).mean, [[8, 9, 10]])
 
@@ -107,6 +109,12 @@ def test_aggregation_sees_a_steady_rate_through_the_noise():
     assert forecast("imapa", weekly(y), H, LEVELS).mean[:, 0] == pytest.approx([0.25] * 4, abs=0.09)
 
 
+def test_an_item_is_aggregated_up_to_its_mean_interval_between_sales():
+    y = np.array([[0.0, 0, 3, 0, 0, 0]])
+    levels = [intermittent._smoothed(intermittent._blocks(y, K))[0] for K in range(1, 7)]
+    assert intermittent.imapa(y, "W", 1)[0, 0] == pytest.approx(np.mean(levels)) != pytest.approx(np.mean(levels[:3]))
+
+
 def test_of_constants_that_err_alike_the_smoothest_is_taken():
     """A steady seller that jumps once: every constant has made the same one error, whatever the size of the shop."""
     y = np.outer(np.arange(1.0, 200), np.r_[np.ones(11), 3.0])
@@ -115,6 +123,13 @@ def test_of_constants_that_err_alike_the_smoothest_is_taken():
 
 
 # ---- quantiles
+
+
+def test_the_spread_is_that_of_the_last_half_year():
+    draw = np.random.default_rng(0)
+    wild, calm = draw.poisson(0.3, (30, 60)) * 20.0, draw.poisson(np.linspace(2, 30, 30)[:, None], (30, 26)).astype(float)
+    for both, late in zip(intermittent.spread(np.c_[wild, calm], "W"), intermittent.spread(calm, "W"), strict=True):
+        np.testing.assert_allclose(both, late, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -236,6 +251,11 @@ def test_any_history_gives_a_sane_forecast(y, name):
 def test_zero_is_the_chance_of_nothing(panel):
     said = forecast("imapa", panel, H, LEVELS)
     assert np.corrcoef(said.zero[:, 0], np.nanmean(counts.sold(panel) == 0, axis=1))[0, 1] > 0.9
+
+
+def test_the_chance_of_nothing_of_ets_is_that_of_its_normal_below_a_half(panel):
+    said = forecast("auto_ets", panel, H, LEVELS)
+    np.testing.assert_array_equal(said.q < 0.5, np.array(LEVELS) < said.zero[..., None])
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -41,6 +41,10 @@ def test_all_ids_of_the_job_decide_what_a_key_is():
     assert among["id"].to_pylist() == variant_ids(["1", "2", "A9"])["id"].to_pylist()[:2]
 
 
+def test_a_title_that_is_missing_is_the_id():
+    assert variant_ids(["a", "b", "c", "d"], [None, float("nan"), "", "Tea"])["title"].to_pylist() == ["a", "b", "c", "Tea"]
+
+
 def changed(column, value, at=4):
     rows = prices()
     values = rows[column].to_pylist()
@@ -56,7 +60,7 @@ def changed(column, value, at=4):
         (changed("predicted_price", None), "predicted_price is null"),
         (changed("predicted_price", float("nan")), "predicted_price is null"),
         (changed("confidence_upper", float("inf")), "not finite"),
-        (changed("confidence_lower", -0.01), "negative"),
+        (changed("confidence_lower", -0.01), "negative in 1 of 21 rows, first variant_id=1, forecast_date=2024-03-06"),
         (changed("confidence_lower", 10.5), "out of order"),
         (changed("confidence_upper", 9.5), "out of order"),
         (changed("p_change", 1.5), "p_change is out of range"),
@@ -72,6 +76,7 @@ def changed(column, value, at=4):
         (prices(horizon=["one"] * 3 * H), "column horizon is string"),
         (prices(["a", None], key="series_id"), "series_id is null"),
         (prices(["a", ""], key="series_id"), "id is empty"),
+        (prices(["a", "b", "c"], key="series_id", variant_id=[1] * 3 * H), "both series_id and variant_id"),
     ],
 )
 def test_rows_that_break_the_contract_are_refused_and_nothing_is_written(house, rows, words):
@@ -81,3 +86,11 @@ def test_rows_that_break_the_contract_are_refused_and_nothing_is_written(house, 
         put(house, rows, run_id="bad")
     assert "\n" not in str(error.value)
     assert state(house) == before
+
+
+def test_prices_that_fall_bounds_that_touch_and_a_change_that_is_sure_are_published(house):
+    point = [10 - 0.25 * k for k in range(3 * H)]
+    rows = prices(
+        predicted_price=point, confidence_lower=point, confidence_upper=[v + 0.01 for v in point], p_change=[1.0] * 3 * H
+    )
+    assert put(house, rows)["status"] == "published"

@@ -64,6 +64,12 @@ def test_whether_a_need_was_enough_is_told_from_past_dates():
     assert np.isnan(reorder.kept(back.assign(y=np.nan), 0.9)) and reorder.kept(back.assign(y=1e9), 0.9) == 0
 
 
+def test_what_is_short_without_a_known_stock_is_all_that_is_expected_to_be_asked_for():
+    forecast = poisson([5.0, 20.0])
+    for stock in (None, pd.Series([np.nan, 0.0], ["i000", "i001"])):
+        assert reorder.total(forecast, 0.9, stock=stock)["short"].tolist() == pytest.approx([20, 80], rel=0.02)
+
+
 def test_rare_sales_need_more_than_no_stock_over_several_periods():
     rare = poisson([0.1], horizon=4)  # each period's 90 % quantile is 0; that of the sum is 1
     assert rare["q90"].max() == 0 and stats.poisson.ppf(0.9, 0.4) == 1
@@ -159,6 +165,8 @@ def test_tables_name_their_units_and_say_what_is_not_known(kind):
     assert "<script>" not in text and "&lt;script&gt;" in text and "unknown" in text and "nan" not in text.lower()
     assert set(shown) - {"item", "demand"} <= set(reorder.FORMATS), "every number has a format"
     assert shown["stock lasts, months"].iloc[-1] == "unknown" and "over 99" in set(shown["stock lasts, months"])
+    said = reorder.plan(forecast, series).assign(periods_of_stock=[np.nan, 3.14, 99.0, 99.1]).pipe(reorder.table, kind)
+    assert said["stock lasts, weeks"].tolist() == ["unknown", "3.1", "99.0", "over 99"]
 
 
 def test_curves_of_stock_and_shortage_follow_their_definitions():

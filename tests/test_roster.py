@@ -13,7 +13,9 @@ import pytest
 from conftest import panel_of, tiny
 from forecastbook import backtest, intake, roster
 from forecastbook.intake import LOST, Intake
+from forecastbook.panel import build
 from forecastbook.roster import StaleError
+from salesdata import sold_units
 from salesdata import tiny as sales_job
 
 nan = np.nan
@@ -164,6 +166,14 @@ def test_a_series_without_a_usable_row_is_in_the_roster_and_left_out(panel):
     ]
     assert more["n_obs"].tolist() == [0, 0] and more["last_value"].isna().all() and more["last_ts"].isna().all()
     assert set(more["demand_class"]) == {"unknown"}
+
+
+def test_of_a_series_that_was_lost_the_price_is_not_known():
+    frame = sold_units(3, 20).assign(price=4.0)
+    sales = build(frame, "W-MON", frame["ts"].max(), past=["price"])
+    table = roster.roster(sales, sales_job(), read())
+    assert table["price"][:3].tolist() == [4.0] * 3 and table["price"][3:].isna().all()
+    assert roster.examples(table, 1) == ["000"], "of sales the best seller"
 
 
 def test_a_series_of_the_panel_is_never_lost_and_a_quick_look_leaves_the_later_ones_alone(panel):

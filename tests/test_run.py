@@ -331,6 +331,7 @@ def test_values_known_ahead_are_kept_apart_and_the_panel_holds_no_later_row(tmp_
     as_of = day("2024-02-20")
     run = made_run(tmp_path, tiny(source=source), frame, as_of)
     stored = pd.read_parquet(run.dir / "panel.parquet")
+    assert list(stored) == ["series_id", "ts", "y", "available", "promo"], "text is kept once a series"
     assert stored["ts"].max() == as_of and pd.read_parquet(run.dir / "future.parquet")["ts"].min() > as_of
     assert "y" not in pd.read_parquet(run.dir / "future.parquet")
     wanted = build(frame, "D", as_of, future=["promo"], static=["brand"], horizon=7)

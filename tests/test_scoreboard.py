@@ -149,6 +149,7 @@ def test_a_few_origins_that_all_gained_are_no_proof(n, told):
     frame = pd.DataFrame(rows, columns=["model", "origin", "loss"]).assign(series_id="a", horizon=1, error=0.0, changed=True)
     found = scoreboard.skills(frame).iloc[0]
     assert found["skill"] > 0.1 and found["n_origins"] == n and np.isfinite(found["low"]) == told
+    assert not told or found["low"] < found["skill"] < found["high"]
 
 
 def test_a_model_that_came_later_is_compared_where_it_has_forecast(back):

@@ -127,8 +127,8 @@ def fractions(panel: Panel) -> str:
     if not len(part) or np.median(sold) >= SMALL:
         return ""
     return (
-        f"{percent(len(part) / len(sold))} of the sales are fractions, such as {part[0]:g}, and half are below {np.median(sold):.3g}: "
-        "the models count units. Give them in a unit of which whole numbers are sold (grams, not kilograms)"
+        f"{percent(len(part) / len(sold))} of the sales are fractions, such as {part[0]:g}, and half are below "
+        f"{np.median(sold):.3g}: the models count units. Give them in one of which whole numbers sell (grams, not kilograms)"
     )
 
 
