@@ -41,6 +41,13 @@ def test_before_anything_has_finished_the_prior_stands():
     assert level([], {"imapa": 1.0}, LEVELS) == (1.0, 1.0)
 
 
+def test_a_quantile_up_to_which_nothing_is_sold_is_zero():
+    """Where one member says 0 and another 40, the mean says 6 at a level at which the blend itself expects nothing."""
+    q = np.array([[[0.0, 6.0, 30.0]], [[2.0, 6.0, 30.0]]])
+    said = blend.settled(Demand(q, np.full((2, 1), 9.0), np.array([[0.3], [np.nan]])), (0.05, 0.25, 0.5))
+    assert said.q.tolist() == [[[0, 0, 30]], [[2, 6, 30]]] and said.zero[0, 0] == 0.3
+
+
 @pytest.mark.parametrize("off", [2.0, 0.5], ids=["the other says more", "the other says less"])
 def test_weights_move_to_the_better_member_with_the_evidence(off):
     to_gbm = [weights([origin(k, off=off) for k in range(n)], NAMES, LEVELS)["gbm"][2] for n in (0, 1, 4, 12)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import LEVELS, made_run, posted_prices, tiny
-from forecastbook import gate, intervals, scores
+from forecastbook import counts, gate, intervals, scores
 from forecastbook.backtest import Origin
 from forecastbook.files import RunError
+from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.trades import PRICES
 
@@ -453,3 +455,26 @@ def test_the_standings_are_a_table_best_first():
     assert table["point held"].tolist() == ["", "yes", ""]
     assert table["skill"].tolist() == [row["skill"] for row in decided.standings]
     assert list(gate.standings(gate.decide([], PARAMS))) == list(table)
+
+
+@pytest.mark.parametrize("mean", [0.1, 0.3, 2.0])
+def test_the_honest_bands_of_slow_sellers_are_not_widened(mean):
+    """Of an item that sells once in ten weeks a twentieth of all weeks lies above the band: half of those in which it sells."""
+    params, draw, record = (
+        Params.model_validate({"model": {"name": "tide"}, "source": {"kind": "warehouse_sales"}}),
+        np.random.default_rng(3),
+        [],
+    )
+    shape, levels = (800, params.horizon), params.levels
+    honest = counts.negative_binomial(np.full(shape, mean), np.full(shape, 2 * mean), levels)
+    for k in range(8):
+        y = draw.negative_binomial(mean, 0.5, shape).astype(float)
+        date = np.datetime64("2024-01-01") + 28 * k
+        ts = date + 7 * np.arange(1, params.horizon + 1)
+        at = Origin(date, ts, np.full(800, "model"), y[:, 0], np.ones(800), y, whole=True)
+        at.group, at.spread = np.full(800, 2), np.ones(800)
+        at.put("imapa", replace(honest, q=honest.q + 3))
+        at.put("gbm", honest)
+        record.append(at)
+    decided = gate.decide(record, params)
+    assert decided.use == "gbm" and (decided.widening == 0).all()

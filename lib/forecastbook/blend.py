@@ -9,7 +9,7 @@ Symbols: N series, H periods ahead, Q quantile levels, M members.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -105,6 +105,15 @@ def combine(members: Mapping[str, Demand], weights: Mapping[str, np.ndarray | fl
         return np.where(weight > 0, total / np.where(weight > 0, weight, 1), np.nan)
 
     return Demand(intervals.tidy(mean("q") * factor.quantiles), mean("mean") * factor.mean, mean("zero"))
+
+
+def settled(demand: Demand, levels) -> Demand:
+    """The same with every quantile at 0 up to whose level nothing is sold: the mean of a zero and of a hundred is neither.
+
+    levels: (Q,).
+    """
+    none = demand.zero[..., None] >= np.asarray(levels, float) - 1e-12  # nor is a NaN
+    return replace(demand, q=np.where(none, 0.0, demand.q))
 
 
 def whole(demand: Demand) -> Demand:

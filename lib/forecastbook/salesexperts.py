@@ -99,4 +99,5 @@ def blend_in(at, how: dict | None, params: Params) -> None:
     if how and len(members) > 1:
         told = {name: np.array(w) for name, w in how["weights"].items() if name in members}
         weights = blend.prior(list(members), params.levels) | told  # of one that has not spoken before nothing else is known
-        at.put("blend", blend.combine(members, weights, blend.Level(*how["level"])))
+        said = blend.combine(members, weights, blend.Level(*how["level"]))
+        at.put("blend", blend.settled(said, params.levels))
