@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forecastbook import figures, points, scorefigures, style, wording
+from forecastbook import calibrationfigures, figures, points, scorefigures, style, wording
 from forecastbook.wording import percent
 
 HOSTILE = {
@@ -179,10 +179,10 @@ def every_figure(panel, forecast, backtest) -> dict[str, style.Figure]:
         "features": figures.features(importance()[: 0 if few else None]),
         "error_by_horizon": scorefigures.error_by_horizon(backtest),
         "accuracy": scorefigures.accuracy(backtest),
-        "calibration": scorefigures.calibration(backtest),
+        "calibration": calibrationfigures.calibration(backtest),
         "skill": scorefigures.skill(skills[: 0 if few else None]),
-        "by_event": scorefigures.by_event(backtest),
-        "reliability": scorefigures.reliability(backtest),
+        "by_event": calibrationfigures.by_event(backtest),
+        "reliability": calibrationfigures.reliability(backtest),
         "track_record": scorefigures.track_record(record[: 0 if few else None]),
     }
 
@@ -217,7 +217,7 @@ def test_one_series_constant_price_and_no_change_draw(panel, forecast, backtest)
     past = backtest[backtest["series_id"] == "v0001"].assign(**dict.fromkeys([*QUANTILES, "last_value", "y"], 5.0))
     for label, fig in every_figure(one, ahead, past).items():
         assert fig.png(50), label
-    flat = scorefigures.by_event(past)
+    flat = calibrationfigures.by_event(past)
     assert "No forecast met changed prices" in flat.alt
     assert "0 %" in figures.small_multiples(one).alt
     assert (
@@ -233,9 +233,9 @@ def test_a_single_origin_and_a_single_day_draw(panel, backtest):
         scorefigures.errors_by_origin,
         scorefigures.error_by_horizon,
         scorefigures.accuracy,
-        scorefigures.calibration,
-        scorefigures.by_event,
-        scorefigures.reliability,
+        calibrationfigures.calibration,
+        calibrationfigures.by_event,
+        calibrationfigures.reliability,
     ):
         assert draw(day).png(50)
     assert figures.coverage_over_time(panel[panel["ts"] == panel["ts"].max()]).png(50)
@@ -282,7 +282,7 @@ def test_titles_state_what_the_data_say():
     assert "beats last value at 1 of 1 origin" in scorefigures.errors_by_origin(backtest).alt
     duel = pd.DataFrame({"model": ["challenger", "champion"], "origin": pd.Timestamp("2024-03-01"), "value": [0.1, 0.2]})
     assert "beats base network at 1 of 1 origin" in scorefigures.errors_by_origin(duel, champion="base network").alt
-    assert scorefigures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
+    assert calibrationfigures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
     worse = backtest.assign(model=backtest["model"].map({"published": "last_value", "last_value": "published"}))
     assert "100.0 % above that of the last value" in scorefigures.error_by_horizon(worse).alt
     assert "worse than the best baseline" in scorefigures.accuracy(worse).alt
@@ -356,7 +356,7 @@ def test_errors_of_nothing_have_no_axis_to_read(backtest):
     flat = backtest.assign(**dict.fromkeys([*QUANTILES, "y"], backtest["last_value"]))
     for draw in (scorefigures.accuracy, scorefigures.error_by_horizon, scorefigures.errors_by_origin):
         assert draw(flat).alt == scorefigures.STILL, draw
-    error = scorefigures.by_event(flat).axes[0]
+    error = calibrationfigures.by_event(flat).axes[0]
     assert error.get_xlim() == (0, 1)
     small = scorefigures.accuracy(pd.DataFrame({"model": ["published", "last_value"], "value": [1e-5, 2e-5]}))
     small.png(40)
@@ -365,14 +365,14 @@ def test_errors_of_nothing_have_no_axis_to_read(backtest):
 
 
 def test_labels_stay_clear_of_lines_and_edges(backtest):
-    fig = scorefigures.calibration(backtest)
+    fig = calibrationfigures.calibration(backtest)
     fig.png(60)
     whole, changed = fig.axes
     box = next(t for t in whole.texts if t.get_text() == "honest").get_window_extent()
     bars = [whole.transData.transform((level, 0))[0] for level in QUANTILES.values()]
     assert not any(box.x0 < x < box.x1 for x in bars)
     assert not changed.texts and len(changed.lines) == len(whole.lines) - 1, "of what changed nothing is promised: no diagonal"
-    fig = scorefigures.by_event(backtest)
+    fig = calibrationfigures.by_event(backtest)
     fig.png(60)
     error, cover = fig.axes
     assert all(t.get_window_extent().x1 <= error.get_window_extent().x1 for t in error.texts)
@@ -388,18 +388,18 @@ def test_a_probability_is_held_against_how_often_it_came(backtest):
     came = np.random.default_rng(1).random(n) < said
     frame = pd.DataFrame({"model": ["published"] * n, "horizon": 1})
     frame = frame.assign(y=np.where(came, 2.0, 1.0), last_value=1.0, q50=1.0, p_change=said, p_up=said)
-    fig = scorefigures.reliability(frame)
+    fig = calibrationfigures.reliability(frame)
     diagonal, curve, *points = fig.axes[0].lines
     x, y = curve.get_data()
     assert x == pytest.approx([0.03, 0.15, 0.62]) and y == pytest.approx([came[said == p].mean() for p in (0.03, 0.15, 0.62)])
     hollow = {line.get_markerfacecolor(): len(line.get_xdata()) for line in points}
     assert hollow["white"] == 1 and sum(hollow.values()) == 3
     assert f"A change, called more likely than not {(said > 0.5).sum()} times, came in" in fig.alt
-    assert "never called more likely than not" in scorefigures.reliability(frame.assign(p_change=0.1)).alt
+    assert "never called more likely than not" in calibrationfigures.reliability(frame.assign(p_change=0.1)).alt
 
 
 def test_what_counts_as_a_change_is_written_on_the_figures_that_count_it(panel, forecast, backtest):
-    drawn = (figures.moves(forecast), scorefigures.calibration(backtest), scorefigures.by_event(backtest))
+    drawn = (figures.moves(forecast), calibrationfigures.calibration(backtest), calibrationfigures.by_event(backtest))
     for fig in (*drawn, figures.small_multiples(panel)):
         assert wording.CHANGE in words(fig).replace("\n", " "), fig.alt
 

@@ -619,7 +619,9 @@ def test_standings_say_what_is_saved_on_the_best_baseline_as_the_gate_saw_it():
     assert "What is published saves 25.0 % on the best of the baselines here, historical quantiles, point held" in page
     assert "as its own was no better" in page and "boosted trees (published)" in page
     page = plain_text(evidence.standings({"use": "last_value", "origins": 8, "standings": [row, safe]}, PRICES))
-    assert "saves" not in page.split("by what is expected of each")[1].split("candidate")[0], "a baseline is not compared with itself"
+    assert "saves" not in page.split("by what is expected of each")[1].split("candidate")[0], (
+        "a baseline is not compared with itself"
+    )
 
 
 def test_a_model_that_came_late_is_marked_wherever_means_stand_side_by_side():

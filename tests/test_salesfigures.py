@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from forecastbook import calibrationfigures, salesfigures
 from forecastbook import reorder as book
-from forecastbook import salesfigures, scorefigures
 from forecastbook.points import errors
 
 LEVELS = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q80": 0.8, "q90": 0.9, "q95": 0.95, "q99": 0.99}
@@ -120,7 +120,7 @@ def test_nothing_to_draw_is_said_and_not_raised(backtest, plan):
         for label, fig in every_figure(*frames).items():
             assert fig.png(50) and fig.alt in words(fig) and len(fig.alt) > 10, label
     unseen = backtest.assign(y=np.nan)
-    for draw in (salesfigures.service, salesfigures.pit, scorefigures.by_event):
+    for draw in (salesfigures.service, salesfigures.pit, calibrationfigures.by_event):
         assert draw(unseen).png(50)
 
 
@@ -131,9 +131,9 @@ def test_a_single_point_silence_and_frames_with_few_columns_draw(backtest, plan)
     few = backtest[["model", "series_id", "origin", "horizon", "y", "q05", "q50", "q95", "p_sale", "last_value"]]
     categories = backtest.astype({"model": "category", "series_id": "category"})
     for frame in (one, silent, few, categories, few[few["model"] == "published"]):
-        for draw in (salesfigures.service, salesfigures.pit, scorefigures.by_event):
+        for draw in (salesfigures.service, salesfigures.pit, calibrationfigures.by_event):
             assert draw(frame).png(50)
-    assert "No forecast met periods with sales" in told(scorefigures.by_event(backtest.assign(y=backtest["y"] * 0)))
+    assert "No forecast met periods with sales" in told(calibrationfigures.by_event(backtest.assign(y=backtest["y"] * 0)))
     none = shop(3).assign(interval=np.nan, cv2=np.nan, demand_class="silent")
     assert told(salesfigures.demand_map(none)) == "100 % of 3 items have not sold yet" and salesfigures.demand_map(none).png(50)
     assert salesfigures.demand_map(shop(1).assign(interval=1.0, cv2=0.0, demand_class="smooth")).png(50)
@@ -237,8 +237,8 @@ def test_zero_and_nonzero_state_what_was_held(backtest):
     held = mine.loc[mine["sold"], "inside90"].mean()
     share = f"{100 * mine['sold'].mean():.1f} % of forecasts met periods with sales"
     title = f"{share}; the 90 % band held {100 * held:.0f} % of those"
-    assert told(scorefigures.by_event(backtest)) == told(scorefigures.by_event(scored)) == title
-    bars = [bar.get_width() for group in scorefigures.by_event(scored).axes[0].containers for bar in group]
+    assert told(calibrationfigures.by_event(backtest)) == told(calibrationfigures.by_event(scored)) == title
+    bars = [bar.get_width() for group in calibrationfigures.by_event(scored).axes[0].containers for bar in group]
     expected = [
         scored[(scored["model"] == m) & (scored["sold"] == s)]["error"].mean()
         for s in (False, True)
@@ -256,14 +256,14 @@ def test_one_item_is_not_written_as_many(plan):
 
 
 def test_the_names_beside_bars_of_errors_end_before_the_axis(backtest):
-    fig = scorefigures.by_event(backtest)
+    fig = calibrationfigures.by_event(backtest)
     fig.png(60)
     error = fig.axes[0]
     assert all(t.get_window_extent().x1 <= error.get_window_extent().x1 for t in error.texts)
 
 
 def test_the_probability_of_a_sale_is_held_against_how_often_one_came(backtest):
-    fig = scorefigures.reliability(backtest)
+    fig = calibrationfigures.reliability(backtest)
     assert (
         told(fig).startswith("A sale, called more likely than not") and "probability said of a sale" in fig.axes[0].get_xlabel()
     )

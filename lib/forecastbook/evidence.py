@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from forecastbook import figures, points, salesfigures, scoreboard, scorefigures, trackrecord, trades
+from forecastbook import calibrationfigures, figures, points, salesfigures, scoreboard, scorefigures, trackrecord, trades
 from forecastbook.agenda import BIG_MOVE
 from forecastbook.points import OURS
 from forecastbook.runfiles import RunFiles
@@ -303,9 +303,9 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
     sales = trade is SALES
     return {
         "text": text,
-        "calibration": salesfigures.pit(backtest) if sales else scorefigures.calibration(backtest),
-        "chances": scorefigures.reliability(backtest),
-        "split": scorefigures.by_event(scored),
+        "calibration": salesfigures.pit(backtest) if sales else calibrationfigures.calibration(backtest),
+        "chances": calibrationfigures.reliability(backtest),
+        "split": calibrationfigures.by_event(scored),
         "cost": salesfigures.service(backtest) if sales else None,
         "table": table(frame, {"inside90": share1, "inside50": share1}, heads),
     }

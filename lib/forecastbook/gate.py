@@ -117,7 +117,7 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         row = dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold)
         standings.append(row | {"origins": len(there)})
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
-    best = _chosen(standings, gains, params) if base > 0 else None
+    best = _chosen(standings, gains, params)
     if best is None:
         known = [row["skill"] for row in standings if row["model"] != trade.safe and np.isfinite(row["skill"])]
         return _calm(params, max(known, default=float("nan")), n, standings)

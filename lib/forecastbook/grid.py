@@ -47,8 +47,6 @@ def of(panel: Panel) -> Grid | None:
         return None
     coarsest, best = COARSE * np.median(np.repeat(price, spells)), None
     for modulus in reversed(MODULI):
-        if modulus > ENDINGS * coarsest:
-            continue  # even with all its endings spaced too widely
         if best is not None and modulus < best[0]:
             break  # no finer one can be spaced more widely
         ending = np.round(np.mod(price, modulus), 6)

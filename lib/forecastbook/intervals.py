@@ -43,7 +43,7 @@ def widening(y, q, scale, levels, group=None, promise=None, groups: int = 1) -> 
         for h in range(y.shape[1]):
             for g in range(len(out)):
                 known = np.isfinite(score[:, h])
-                if len(out) > 1 and (known & (group == g)).sum() >= POOL:
+                if (known & (group == g)).sum() >= POOL:
                     known &= group == g
                 if not known.any():
                     continue

@@ -71,7 +71,7 @@ def _cube(forecast: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     known = levels(forecast)
     item, ids = pd.factorize(forecast["series_id"].to_numpy(object))
     step, steps = pd.factorize(forecast["horizon"].to_numpy(), sort=True)
-    q = np.zeros((len(ids), max(len(steps), 1), 1 + len(known)))
+    q = np.zeros((len(ids), len(steps), 1 + len(known)))
     q[item, step, 1:] = forecast[list(known)].to_numpy(float)
     return ids, q, np.array([0.0, *known.values()])
 

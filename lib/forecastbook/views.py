@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from forecastbook import figures, forecasts, reorder, roster, salesfigures, scoreboard, scorefigures
+from forecastbook import calibrationfigures, figures, forecasts, reorder, roster, salesfigures, scoreboard
 from forecastbook.figures import Figure
 from forecastbook.panel import Panel
 from forecastbook.params import Params
@@ -70,7 +70,7 @@ def service_level(params: Params) -> float:
 
 def honesty(backtest: pd.DataFrame, params: Params) -> Figure:
     """Whether quantiles keep their promise: by level, or, as counts tie with their quantiles, by the randomised PIT."""
-    return salesfigures.pit(backtest) if params.trade is SALES else scorefigures.calibration(backtest)
+    return salesfigures.pit(backtest) if params.trade is SALES else calibrationfigures.calibration(backtest)
 
 
 def standings(scores: pd.DataFrame, params: Params) -> Html:
