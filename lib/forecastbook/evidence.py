@@ -70,59 +70,77 @@ def band_words(held: float, promised: float = 0.9) -> tuple[str, str]:
 
 
 def glance(run: RunFiles, head: dict | None, moved: pd.DataFrame | None, trade: Trade) -> Html:
-    """The cards on top: error, skill, coverage, items and what is coming, each where the run has come that far."""
-    items = []
-    if head:
-        ratio = head["error"] / head["best_error"] - 1 if head["best_error"] > 0 else 0.0
-        itself, nothing = f"{the(head['itself'])} itself is published; " if head["itself"] else "", ("info", "")
-        level = ("watch", "Watch: level") if ratio <= 0.01 else ("bad", "Bad: worse")
-        tone = ("good", "Good: better") if ratio < -0.001 else level
-        best = "the best other" if itself else "best"
-        none, by = f"{itself}no {'other ' if itself else ''}baseline to compare with", "loss" if trade is SALES else "error"
-        note = f"{itself}{best} baseline by {by}: {head['best']}, {share2(head['best_error'])}" if head["best"] else none
-        note, tone = (scorefigures.STILL, nothing) if head["still"] else (note, tone if head["best"] else nothing)
-        what = "weighted quantile loss" if trade is SALES else "mean error, share of the last price"
-        items.append((share2(head["error"]), what, note, tone))
-        proof = (
-            ("info", "Untested: no price moved then")
-            if head["calm"]
-            else ("good", "Good: beyond chance")
-            if head["low"] > 0
-            else ("bad", "Bad: worse")
-            if head["high"] < 0
-            else ("watch", "Watch: not proven")
-        )
-        interval = (
-            f"90 % interval {change(head['low'])} to {change(head['high'])}"
-            if np.isfinite(head["low"])
-            else "too few origins for an interval"
-        )
-        if head["against"]:
-            interval = f"{itself}{best} baseline by quantile score; {interval}"
-            items.append((change(head["skill"]), f"skill against {head['against']}", interval, proof))
-        else:
-            items.append(("–", "skill", scorefigures.STILL if head["still"] else none, nothing))
-        of = "of sales above zero inside the band" if trade is SALES else "of actual prices inside the band"
-        kept = "promised 90 %" + (f"; {percent(head['moved90'])} after a change" if np.isfinite(head["moved90"]) else "")
-        held = ("no price moved", nothing) if head["still"] else (kept, band_words(head["inside90"]))
-        items.append((percent(head["inside90"]), of, *held))
-    series = run.frame("series")
+    """The cards on top: error, skill, coverage, items and what is coming, each where the run has come that far.
+
+    A card is a value, its label, a note, and (tone, word) of how good it is.
+    """
+    items = [_error_card(head, trade), _skill_card(head), _band_card(head, trade)] if head else []
     if moved is not None:
-        known = len(series) if series is not None else len(moved)
-        out = max(known - len(moved), 0)
-        simple = int((moved["source"] != "model").sum()) if "source" in moved else 0
-        tone = (
-            ("good", "Good: all")
-            if not out
-            else ("watch", "Watch: some left out")
-            if out <= 0.2 * known
-            else ("bad", "Bad: many left out")
-        )
-        tone = tone if head or out else ("watch", "Watch: untested")
-        said = "item" if len(moved) == known == 1 else "items"
-        items.append((f"{len(moved):,} of {known:,}", f"{said} forecast", f"{out:,} left out, {simple:,} by a baseline", tone))
+        items.append(_items_card(run, moved, bool(head)))
         items.append(_coming_sales(run) if trade is SALES else _coming_prices(run, moved))
     return cards(items) if items else Html("")
+
+
+NEUTRAL = ("info", "")
+
+
+def _against(head: dict) -> tuple[str, str, str]:
+    """How a card says what is compared with: that a baseline is published itself, 'the best (other)', that there is none."""
+    itself = f"{the(head['itself'])} itself is published; " if head["itself"] else ""
+    other = " other" if itself else ""
+    return itself, f"the best{other}", f"{itself}no{other} baseline to compare with"
+
+
+def _error_card(head: dict, trade: Trade) -> tuple:
+    what, by = ("weighted quantile loss", "loss") if trade is SALES else ("mean error, share of the last price", "error")
+    itself, best, none = _against(head)
+    note, tone = none, NEUTRAL
+    if head["still"]:
+        note = scorefigures.STILL
+    elif head["best"]:
+        note = f"{itself}{best} baseline by {by}: {head['best']}, {share2(head['best_error'])}"
+        ratio = head["error"] / head["best_error"] - 1 if head["best_error"] > 0 else 0.0
+        tone = ("watch", "Watch: level") if ratio <= 0.01 else ("bad", "Bad: worse")
+        tone = ("good", "Good: better") if ratio < -0.001 else tone
+    return share2(head["error"]), what, note, tone
+
+
+def _skill_card(head: dict) -> tuple:
+    itself, best, none = _against(head)
+    if not head["against"]:
+        return "–", "skill", scorefigures.STILL if head["still"] else none, NEUTRAL
+    interval = "too few origins for an interval"
+    if np.isfinite(head["low"]):
+        interval = f"90 % interval {change(head['low'])} to {change(head['high'])}"
+    proof = ("watch", "Watch: not proven")
+    if head["calm"]:
+        proof = ("info", "Untested: no price moved then")
+    elif head["low"] > 0:
+        proof = ("good", "Good: beyond chance")
+    elif head["high"] < 0:
+        proof = ("bad", "Bad: worse")
+    note = f"{itself}{best} baseline by quantile score; {interval}"
+    return change(head["skill"]), f"skill against {head['against']}", note, proof
+
+
+def _band_card(head: dict, trade: Trade) -> tuple:
+    of = "of sales above zero inside the band" if trade is SALES else "of actual prices inside the band"
+    kept = "promised 90 %" + (f"; {percent(head['moved90'])} after a change" if np.isfinite(head["moved90"]) else "")
+    held = ("no price moved", NEUTRAL) if head["still"] else (kept, band_words(head["inside90"]))
+    return percent(head["inside90"]), of, *held
+
+
+def _items_card(run: RunFiles, moved: pd.DataFrame, tested: bool) -> tuple:
+    """How many items are forecast. tested: whether a past forecast could be checked."""
+    series = run.frame("series")
+    known = len(series) if series is not None else len(moved)
+    out = max(known - len(moved), 0)
+    simple = int((moved["source"] != "model").sum()) if "source" in moved else 0
+    tone = ("watch", "Watch: some left out") if out <= 0.2 * known else ("bad", "Bad: many left out")
+    if not out:
+        tone = ("good", "Good: all") if tested else ("watch", "Watch: untested")
+    said = "item" if len(moved) == known == 1 else "items"
+    return f"{len(moved):,} of {known:,}", f"{said} forecast", f"{out:,} left out, {simple:,} by a baseline", tone
 
 
 def _coming_prices(run: RunFiles, moved: pd.DataFrame) -> tuple:

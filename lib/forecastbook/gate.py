@@ -37,7 +37,8 @@ class Gate:
     use: a candidate's name, or the trade's safe baseline when nothing has proven better. hold_median: the point stays at the
     last value because the candidate's own point has done worse. widening: (G, H, P) of intervals.widening. skill: of the chosen
     one (of the best candidate, when the safe baseline is published) on the record, NaN without one. standings: a row a
-    candidate, best first. mix: how the trade's experts make their blend on this record, None where it needs none.
+    candidate, best first. mix: how the trade's experts make their blend on this record, None where it needs none. rounds: from
+    which fraction of a unit the upper bound of the widest band is rounded up.
     """
 
     use: str
@@ -100,22 +101,12 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         if trade.trusted is None or trade.trusted not in spoken:
             return calm
         return replace(calm, use=trade.trusted, mix=experts_of(params).mix([], params))
-    n = len(finished)
-    base = float(np.mean([_means(o, params)[trade.safe][0] for o in finished]))
+    n, base = len(finished), float(np.mean([_means(o, params)[trade.safe][0] for o in finished]))
     standings = [dict(model=trade.safe, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False, origins=n)]
-    gains = {}  # name -> date of an origin -> gain
+    gains = {}
     for name in finished[-1].q.keys() - {trade.safe, "published"}:  # one that was not there from the start has shown less
-        there = [o for o in finished if name in o.q]
-        both = np.array([(_means(o, params)[name], _means(o, params)[trade.safe]) for o in there])  # (n, 2, 3)
-        (loose, held, point), safe = both[:, 0].T, both[:, 1].T
-        hold = trade is PRICES and bool(not point.mean() < safe[2].mean())
-        own = held if hold else loose
-        size = safe[0].mean()
-        gain = (safe[0] - own) / size if size > 0 else -own
-        gains[name] = dict(zip((o.date for o in there), gain, strict=True))
-        skill, expected, doubt = _expected(gain, _credit(name, trade), params)
-        row = dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold)
-        standings.append(row | {"origins": len(there)})
+        row, gains[name] = _standing(name, finished, params)
+        standings.append(row)
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
     best = _chosen(standings, gains, params)
     if best is None:
@@ -125,6 +116,19 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
     rounds, mix = _rounds(finished, best["model"], params), experts_of(params).mix(finished, params)
     wider = _widening(finished, best["model"], rounds, best["hold"], params)
     return Gate(best["model"], best["hold"], wider, best["skill"], len(finished), standings, trade, mix, rounds)
+
+
+def _standing(name: str, finished: list[Origin], params: Params) -> tuple[dict, dict]:
+    """A candidate's row of the standings, and its gains by the date of the origin."""
+    there, trade = [o for o in finished if name in o.q], params.trade
+    both = np.array([(_means(o, params)[name], _means(o, params)[trade.safe]) for o in there])  # (n, 2, 3)
+    (loose, held, point), safe = both[:, 0].T, both[:, 1].T
+    hold = trade is PRICES and bool(not point.mean() < safe[2].mean())
+    own, size = held if hold else loose, safe[0].mean()
+    gain = (safe[0] - own) / size if size > 0 else -own
+    skill, expected, doubt = _expected(gain, _credit(name, trade), params)
+    row = dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold, origins=len(there))
+    return row, dict(zip((o.date for o in there), gain, strict=True))
 
 
 def finished_by(record: list[Origin], before=None) -> list[Origin]:
