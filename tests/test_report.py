@@ -784,7 +784,7 @@ def test_a_browser_finds_the_title_unchanged_and_no_script_ran(book, tmp_path):
     ]
     for page, title in (
         (book / "prices/2026-01-05/report.html", "Prices 2026-01-05"),
-        (book / "prices/2026-01-05/04_forecast.html", "What do the next seven days look like?"),
+        (book / "prices/2026-01-05/04_forecast.html", "prices 2026-01-05: What do the next seven days look like?"),
         (book / "index.html", "Forecast book"),
     ):
         command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / page.stem}", page.as_uri()]

@@ -45,7 +45,10 @@ def render_notebook(path: str | Path) -> Path:
     body, nav, title = _anchors(body)
     page = path.with_suffix(".html")
     title, crumbs = shorten(title or path.stem, 100), pages.crumbs(path.parent, page.name)
-    text = pages.render("page.html.j2", title=title, body=Markup(body), nav=nav or [(title, "")], crumbs=crumbs)
+    run, where = path.parent, ""
+    if (run / "manifest.json").is_file():
+        title, where = f"{run.parent.name} {run.name}: {title}", f"Job {run.parent.name} · as of {run.name}"
+    text = pages.render("page.html.j2", title=title, where=where, body=Markup(body), nav=nav or [(title, "")], crumbs=crumbs)
     return pages.write(page, text)
 
 

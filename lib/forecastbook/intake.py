@@ -306,10 +306,10 @@ def quiet(intake: Intake, freq: str, as_of) -> Intake:
     np.minimum.at(first, series, column)
     known[series, column] = True
     missing = ~known & (np.arange(T) >= first[:, None]) & (grid <= as_of)  # (N, T)
-    empty = int(missing.sum())
-    at, of = (np.asarray(pd.Index(axis).get_indexer(intake.unread[name])) for name, axis in
-              (("ts", grid.astype("datetime64[ns]")), ("series_id", frame["series_id"].cat.categories)))  # fmt: skip
-    missing[of[(at >= 0) & (of >= 0)], at[(at >= 0) & (of >= 0)]] = False
+    at = pd.Index(grid.astype("datetime64[ns]")).get_indexer(intake.unread["ts"])
+    of = frame["series_id"].cat.categories.get_indexer(intake.unread["series_id"])
+    there, empty = (at >= 0) & (of >= 0), int(missing.sum())
+    missing[of[there], at[there]] = False
     refused = empty - int(missing.sum())
     counts = intake.counts | ({"periods with a refused row, not known": refused} if refused else {})
     if not missing.any():

@@ -116,8 +116,6 @@ class LongFile:
         ids = parsed["ids"]
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
         times = table[columns["ts"]]
-        newest = np.flatnonzero(sieve.ok & ~later)
-        newest = newest[np.argsort(day[newest], kind="stable")]  # whose text counts: of each series the last that says any
         beaten, stays = cells.resolve(lambda rows: (longfile.as_times(times.take(pa.array(rows))),))
         sieve.drop(mask(beaten, len(codes)), "duplicates resolved")
         hidden = (flag == 0) & _positive(source)
@@ -126,12 +124,12 @@ class LongFile:
         title = (None, ids)  # the id where there is none
         if "title" in columns:
             said, titles = longfile.as_text(table[columns["title"]])
-            said = _carried(said, codes, newest, len(ids))
+            said = _carried(said, codes, day, sieve.ok & ~later)
             title = np.where(said >= 0, said, codes + len(titles)), np.concatenate([titles, ids])
         data = {"y": y, "available": available, "title": title}
         for name in source.static:
             said, texts = longfile.as_text(table[name])
-            data[name] = _carried(said, codes, newest, len(ids)), np.append(texts, "")  # code -1 = missing = ""
+            data[name] = _carried(said, codes, day, sieve.ok & ~later), np.append(texts, "")  # code -1 = missing = ""
         for name in (*source.past, *source.future):
             value, missing, bad = longfile.as_numbers(table[name], parsed["comma"])
             if bad.any() and not (flags := longfile.as_flags(table[name]))[1].any():  # a promotion: yes or no
@@ -214,15 +212,17 @@ class LongFile:
         return day.min().astype(date), day.max().astype(date)
 
 
-def _carried(said: np.ndarray, codes: np.ndarray, newest: np.ndarray, series: int) -> np.ndarray:
+def _carried(said: np.ndarray, codes: np.ndarray, day: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Text of a series as codes (n,), -1 for none: where a row says nothing, what the series' newest row that does says.
 
-    codes: (n,) series, of so many. newest: (k,) the rows that are known, in the order of their days.
+    codes: (n,) the series, -1 for none. day: (n,). known: (n,) bool, the rows whose word counts.
     """
     if (said >= 0).all():
         return said
-    last, told = np.full(series + 1, -1), newest[said[newest] >= 0]  # the last place answers for code -1: no series
-    last[codes[told]] = said[told]
+    told = np.flatnonzero(known & (said >= 0))
+    told = told[np.argsort(day[told], kind="stable")]
+    last = np.full(codes.max(initial=-1) + 2, -1)  # the last place answers for code -1: no series
+    last[codes[told]] = said[told]  # of several the latest stays
     return np.where(said >= 0, said, last[codes])
 
 
