@@ -126,3 +126,18 @@ def test_each_alarm_is_logged_and_noted_and_items_that_are_gone_are_named(tmp_pa
     assert table["title"].tolist() == ["Many rows could not be used", "Many items are gone"]
     assert "3 of the 10 items that the run as of 2024-02-20 had" in table["text"][1]
     assert run.manifest["alarms"] == table.to_dict("records") and lines == [f"WARNING {text}" for text in table["text"]]
+
+
+def test_small_sales_that_are_fractions_are_told_and_a_slip_is_not():
+    kilos = np.array([[0.35, 0.5, 0.0, 1.2, 0.25] * 4])
+    assert "80 %" not in alarms.fractions(panel_of(kilos)) and "grams, not kilograms" in alarms.fractions(panel_of(kilos))
+    assert alarms.fractions(panel_of(kilos * 1000)) == "" == alarms.fractions(panel_of(np.rint(kilos)))
+    slip = np.ones((10, 200))
+    slip[0, 0] = 1.5
+    assert alarms.fractions(panel_of(slip)) == ""
+
+
+def test_covariates_that_are_no_numbers_are_told():
+    counts = {"rows read": 100, "covariate left empty: not a number (wanted 1234.56)": 100}
+    assert "100 values of past and future columns are no numbers" in alarms._unread(counts)
+    assert alarms._unread({"rows read": 100, "covariate left empty: not a number": 20}) == ""

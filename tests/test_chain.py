@@ -21,11 +21,12 @@ import pytest
 
 from conftest import posted_prices, python
 from forecastbook import chain
+from forecastbook.files import lock, lock_of
 from forecastbook.params import Params
 from forecastbook.pricefacts import ensure_sample
 from forecastbook.roster import StaleError
 from forecastbook.run import Run
-from forecastbook.sources import SourceError
+from forecastbook.sources import SOURCES, SourceError
 from forecastbook.step import MARK, faults
 from forecastbook.warehouse import connect
 from publishing import stored
@@ -190,6 +191,8 @@ def test_a_record_shop_from_its_files_to_published_quantiles(record_shop):
         assert one("SELECT COUNT(*) FROM CurrentSalesForecast WHERE job = 'vinyl'") == len(frame)
         assert one("SELECT COUNT(*) FROM FactPriceForecast") == 0
     assert "What to reorder" in (run / "report.html").read_text() and all(ok for _, ok, _ in book.store.checks())
+    orders, forecast = pd.read_csv(run / "orders.csv"), pd.read_parquet(run / "forecast.parquet")
+    assert set(orders["series_id"]) == set(forecast["series_id"]) and {"title", "stock", "need", "order", "cost"} <= set(orders)
     before = book.times()
     assert book.make().returncode == 0 and book.times() == before, "nothing is made twice"
 
@@ -270,10 +273,12 @@ def test_killed_in_every_step_and_resumed_by_two_at_once(finished, tmp_path):
         assert all((book.run / f"{s}.ipynb").exists() for s in done), "finished steps are kept"
         (book.run / "run.log").rename(book.run / f"run.{step}.log")
         done.append(step)
-    both = [book.start() for _ in range(2)]
+    with lock(lock_of(book.run), 60):  # until both have planned the step that is left
+        both = [book.start() for _ in range(2)]
+        for making in both:
+            assert "waiting for pid" in next(line for line in making.stderr if "waiting for" in line)
     errors = [making.communicate(timeout=300)[1] for making in both]
-    assert [making.returncode for making in both] == [0, 0], errors
-    assert any("waiting for pid" in e for e in errors) and any("was made meanwhile" in e for e in errors)
+    assert [making.returncode for making in both] == [0, 0] and any("was made meanwhile" in e for e in errors), errors
     assert book.manifest["run_id"] == finished.manifest["run_id"] and book.digest() == finished.digest()
     assert book.store.ledger().num_rows == 1 and all(ok for _, ok, _ in book.store.checks())
     assert not [p for p in book.run.rglob("*") if p.name.endswith(".part")]
@@ -284,11 +289,11 @@ def test_touching_a_notebook_reruns_it_and_what_follows(finished):
     before = notebook.stat()
     os.utime(notebook)
     try:
-        said = finished.make("--dry-run").stdout
+        said = finished.make("forecast", "--dry-run").stdout
     finally:
         os.utime(notebook, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert [step for step in STEPS if f"notebooks/{step}.ipynb" in said] == ["04_forecast", "05_evaluate"], said
-    assert not any(step in finished.make("--dry-run").stdout for step in STEPS)
+    assert not any(step in finished.make("forecast", "--dry-run").stdout for step in STEPS)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +362,7 @@ def test_a_publication_that_is_gone_is_published_again(finished, tmp_path):
 
     def left(name: str, store) -> set[str]:
         run = Run(shutil.copytree(finished.run, tmp_path / name / "prices" / finished.run.name))
-        chain._mend(run, store, store.ledger().to_pylist())
+        chain._mend(run, SOURCES["warehouse_prices"], store, store.ledger().to_pylist())
         return {step for step in STEPS if (run.dir / f"{step}.ipynb").is_file()}
 
     assert left("there", finished.store) == set(STEPS)
@@ -430,6 +435,7 @@ def test_facts_of_later_days_that_cannot_be_used_are_told_though_nothing_is_to_b
     asked = ("prices", "", str(tmp_path / "out"), store.url, [str(overlay)])
     run = chain.plan(*asked)
     run.note(status="done")
+    lines.clear()
     assert chain.plan(*asked).id == run.id and not [line for line in lines if "DimDate" in line]
     with duckdb.connect(str(store.path)) as connection:
         late = "SELECT price_fact_id + 1000000, variant_id, 20180102, current_price, original_price, is_available"
@@ -438,7 +444,7 @@ def test_facts_of_later_days_that_cannot_be_used_are_told_though_nothing_is_to_b
     assert chain.plan(*asked).id == run.id and [line for line in lines if "is DimDate filled so far" in line], lines
 
 
-def test_a_step_of_a_run_that_was_begun_again_with_other_inputs_is_refused(tmp_path):
+def test_a_step_of_a_run_that_was_begun_again_with_other_inputs_is_refused(tmp_path, capfd):
     overlay, out = tmp_path / "own.yaml", tmp_path / "out"
     overlay.write_text("publish: {enabled: false}\nsource: {sample_series: 20}\n")
     asked = ("prices", "", str(out), f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])

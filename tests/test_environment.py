@@ -130,3 +130,15 @@ def test_a_checkout_gives_its_commit_and_says_when_it_is_dirty(tmp_path):
             path.write_text("changed = 1")
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
         assert said.stdout.strip() == str((commit, dirty)), said.stderr
+
+
+@pytest.mark.parametrize("name", ["here", "мой  place's"])
+def test_a_checkout_that_was_copied_or_moved_has_no_environment_yet(tmp_path, name):
+    """Its .venv would run the code of the place that it was made in."""
+    home = tmp_path / name
+    (home / ".venv").mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", home)
+    for place, ready in ((tmp_path, False), (home, True)):
+        (home / ".venv" / "ready.mk").write_text(f"READY := {place}\n")
+        said = subprocess.run(["make", "-n", "report"], cwd=home, capture_output=True, text=True).stdout
+        assert (".venv is not there yet" in said) != ready and (home / ".venv" / "ready.mk").is_file(), said

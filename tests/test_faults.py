@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from conftest import python
+from conftest import LIB, python
 from forecastbook import chain, provenance, report, sources
 from forecastbook import run as runs
 from forecastbook.environment import git_state
@@ -78,6 +78,36 @@ def test_a_cell_that_ends_badly_fails_the_step(run, tmp_path, cell, said):
     good = notebook(tmp_path / "01_ingest.ipynb", "x = 1")
     execute(good, run, [])
     assert (run.dir / "01_ingest.ipynb").is_file() and not list(run.dir.glob("*.failed.*")), "the next success clears it"
+
+
+def test_a_clock_that_was_set_back_makes_no_step_older_than_what_it_follows(run, tmp_path):
+    """Make would make it again each time."""
+    path, later = notebook(tmp_path / "03_finetune.ipynb", "x = 1"), time.time() + 3600
+    execute(notebook(tmp_path / "01_ingest.ipynb", "x = 1"), run, [])
+    os.utime(run.dir / "01_ingest.ipynb", (later, later))
+    execute(path, run, [])
+    assert (run.dir / "03_finetune.ipynb").stat().st_mtime > later
+
+
+def test_a_long_directory_for_temporary_files_and_a_home_that_cannot_be_written(run, tmp_path, monkeypatch, capfd):
+    """A socket's path has 107 characters; IPython and matplotlib complain of a home that is none."""
+    far = tmp_path / ("x" * 110)
+    far.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(far))
+    monkeypatch.setenv("HOME", "/dev/null/nobody")
+    execute(notebook(tmp_path / "01_ingest.ipynb", "import matplotlib", "import IPython"), run, [])
+    said = capfd.readouterr()
+    assert "Warning" not in said.err + said.out and not list(far.iterdir())
+
+
+def test_a_process_whose_streams_are_closed_gives_its_children_some():
+    """As some schedulers start one; a kernel could not start."""
+    child = "import os; [os.fstat(k) for k in (0, 1, 2)]"
+    code = "import subprocess, sys; from forecastbook import chain; chain._open_streams(); print('heard')\n"
+    code += f"sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)"
+    command = [sys.executable, "-c", code]
+    own = {"env": os.environ | {"PYTHONPATH": str(LIB)}, "timeout": 100}
+    assert subprocess.run(["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command], **own).returncode == 0
 
 
 @pytest.mark.parametrize("most", [10_000, 50_000, 150_000])

@@ -184,7 +184,7 @@ def test_a_gain_must_be_clear_of_the_doubt(n, use):
     decided = gate.decide(record(n, {SAFE: 1.0, "lstm": 0.97}), PARAMS)
     assert decided.use == use and decided.skill == pytest.approx(0.03)
     assert (
-        "the network had a quantile score 3.0 % lower than the last value's over 2 finished origins, too little"
+        "The network had a quantile score 3.0 % lower over 2 finished origins, too small or too uneven a gain"
         in decided.verdict()
     ) is (use == SAFE)
 
@@ -455,6 +455,14 @@ def test_the_standings_are_a_table_best_first():
     assert table["point held"].tolist() == ["", "yes", ""]
     assert table["skill"].tolist() == [row["skill"] for row in decided.standings]
     assert list(gate.standings(gate.decide([], PARAMS))) == list(table)
+
+
+def test_one_that_came_late_is_compared_in_the_units_of_the_origins_that_both_have():
+    """Its own gains are shares of quieter times: they must not make it win where it lost."""
+    early = [{SAFE: 1.0, "blend": 0.6}] * 6
+    late = [{SAFE: 0.25, "blend": 0.15, "gbm": 0.16}] * 6
+    decided = gate.decide([origin(i, w) for i, w in enumerate([*early, *late])], PARAMS)
+    assert decided.use == "blend"
 
 
 @pytest.mark.parametrize("mean", [0.1, 0.3, 2.0])

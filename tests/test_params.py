@@ -169,7 +169,7 @@ def test_an_anchor_is_merged_into_another_mapping(write):
     shared = "model: &sizes {hidden_size: 8, dropout: 0.3}\n"
     got = load(
         write(shared + "tune: {space: {hidden_size: [8]}}"),
-        [write("model:\n  <<: {hidden_size: 16}\n  dropout: 0.2", "b.yaml")],
+        [write("model:\n  <<: {hidden_size: 16, dropout: 0.9}\n  dropout: 0.2", "b.yaml")],
     )
     assert (got.model.hidden_size, got.model.dropout) == (16, 0.2)
 

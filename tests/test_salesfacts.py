@@ -172,6 +172,9 @@ def test_a_period_of_which_a_row_was_refused_is_not_known(house, tmp_path):
     source = File(kind="file", path=str(path), columns={"series": "id", "ts": "week", "y": "units"}, positive=False)
     intake = quiet(SOURCES["file"].read(source, None, MONDAYS[3]), "W-MON", MONDAYS[3])
     np.testing.assert_array_equal(build(intake.frame, "W-MON", MONDAYS[3]).y, [[3, np.nan, np.nan, 5]])
+    before = SOURCES["file"].fingerprint(source, None, MONDAYS[3])
+    path.write_text("\n".join(["id,week,units", weeks[0], weeks[3]]) + "\n", encoding="utf-8")
+    assert SOURCES["file"].fingerprint(source, None, MONDAYS[3]) != before, "without that row it is a zero"
 
 
 def test_a_period_that_is_added_has_the_text_that_was_known_then():

@@ -201,6 +201,7 @@ def test_marks_between_thousands_are_read_where_they_can_mean_one_thing(tmp_path
         (",", "1,450", ["1,234.50", "12.5"], 1450),
         (",", "1,450", ["12,5"], None),  # a comma that is none between thousands: either may be meant
         (",", "1.450", ["950"], 1.45),
+        (",", "1.450", ["12,5"], 1.45),
         (";", "1.450", ["1.450,50", "950,00"], 1450),
         (";", "1.450", ["12.5"], 1.45),
         (";", "1.450", ["12.5", "950,00"], None),
@@ -217,6 +218,25 @@ def test_the_other_numbers_of_a_column_tell_what_a_lone_mark_means(tmp_path, sep
         assert lone in intake.quarantine["value"].tolist()
     else:
         assert reading(intake, "a", D)["y"] == number
+
+
+def test_what_later_rows_hold_does_not_change_how_earlier_ones_are_read(tmp_path):
+    def given(*late) -> tuple:
+        days = [(D - dt.timedelta(days=back), "1,450", "yes" if back % 2 else "no") for back in range(3, 9)]
+        rows = [f'a,{day},"{price}",{promo}' for day, price, promo in (*days, *late)]
+        source = bare(text(tmp_path, "\n".join(["sku,day,price,promo", *rows]) + "\n"), past=["promo"])
+        cut = D - dt.timedelta(days=3)
+        return read(source, cut).frame, FILE.fingerprint(source, None, cut)
+
+    (frame, mark), (same, again) = given(), given((D, "12,5", "maybe"))
+    assert frame["y"].tolist() == [1450] * 6 and frame["promo"].tolist() == [0, 1] * 3
+    assert same.equals(frame) and again == mark
+
+
+def test_yes_and_no_are_numbers_of_a_covariate(tmp_path):
+    rows = [f"a,{D - dt.timedelta(days=k)},5,{word}" for k, word in enumerate(["да", "no", "", "TRUE"])]
+    frame = read(bare(text(tmp_path, "\n".join(["sku,day,price,promo", *rows]) + "\n"), past=["promo"])).frame
+    np.testing.assert_array_equal(frame["promo"], [1, np.nan, 0, 1])
 
 
 def test_decimal_points_in_a_semicolon_file_stay_numbers(tmp_path):

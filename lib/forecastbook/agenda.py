@@ -57,7 +57,7 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
         (
             "lost",
             reorder.lost(plan, 10),
-            f"Lost sales: what stock-outs may have cost, of the last twelve {unit} those with stock on a quarter of the days",
+            f"Lost sales: what stock-outs may have cost in those of the last twelve {unit} with stock on a quarter of the days",
         ),
     ):
         if len(rows):

@@ -28,7 +28,7 @@ WILD = 100.0  # sales of one period so many times those of any other of the item
 FAR = 5.0  # a newest price so many times the item's median, or as far below
 KNOWN, NEWS = 5, 14  # readings by which an item's median is told; periods for which a jump is news
 SMALL = 20.0  # units a period: below it a count and a fraction are different things
-AGAIN = 0.01  # share of the rows kept: more rows than that which say another value are no slips
+AGAIN = 0.01  # share of the rows kept: more rows than that which say another value, or sell a fraction, are no slips
 FUTURE = 0.01  # share of the rows read: more than that dated after today, and it is rather the clock
 GONE = 0.2  # share of the items of the run before: more than that gone is rather the delivery
 
@@ -124,7 +124,7 @@ def fractions(panel: Panel) -> str:
     """That sales are small and not whole, in a sentence; else ''. The models count: a tenth of a kilo is nothing to them."""
     sold = panel.y[panel.y > 0]
     part = sold[sold != np.rint(sold)]
-    if not len(part) or np.median(sold) >= SMALL:
+    if len(part) <= AGAIN * len(sold) or np.median(sold) >= SMALL:
         return ""
     return (
         f"{percent(len(part) / len(sold))} of the sales are fractions, such as {part[0]:g}, and half are below "

@@ -158,6 +158,11 @@ class Warehouse(ABC):
         first, last = ALWAYS if as_of is None else (day_of(as_of),) * 2
         return self.query(FORECASTS[table].run_query, {"run_id": run_id, "first": first, "last": last})
 
+    def stored(self, run_id: str, as_of) -> int:
+        """How many rows of one run's forecasts there are, whether the ledger names them or not; none is read."""
+        found = self.query("run_rows", {"run_id": run_id, "first": day_of(as_of), "last": day_of(as_of)})
+        return sum(found["n"].to_pylist())
+
     def ledger(self) -> pa.Table:
         """Which run is current for each job, model and as-of date: job, model_id, as_of, run_id, rows, published_at."""
         return self.query("ledger")

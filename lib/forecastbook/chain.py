@@ -53,16 +53,12 @@ def plan(job: str, as_of: str, out: str, url: str, overlays: list[str], force: b
             log.warning("%s", said)
     newest = max((entry["as_of"] for entry in ledger if entry["job"] == job), default=date)
     if not as_of and newest > date:
-        log.warning(
-            "the newest day of the source is %s, and readers are served the forecast of %s: was a delivery withdrawn?",
-            date,
-            newest,
-        )
-    _mend(run, asked.store, ledger)
+        log.warning("readers are served the forecast of %s, and the source ends on %s: was a delivery withdrawn?", newest, date)
+    _mend(run, asked.source, asked.store, ledger)
     return run
 
 
-def _mend(run: Run, store, ledger: list[dict]) -> None:
+def _mend(run: Run, source, store, ledger: list[dict]) -> None:
     """Have made again what is gone from a run: files that its steps left, its place in the ledger, its rows behind that."""
     gone, receipt = runs.gone(run), run.manifest.get("receipt") or {}
     if run.manifest["status"] == "done" and receipt.get("published_at"):
@@ -70,11 +66,9 @@ def _mend(run: Run, store, ledger: list[dict]) -> None:
         entry = next((e for e in ledger if (e["job"], e["model_id"], e["as_of"]) == mine), None)
         if entry is None:
             gone.setdefault("04_forecast", f"its publication in {run.warehouse}")
-            if run.params.source.kind == "shop_files":  # the facts that ingest had stored are gone with it
+            if source.stores_facts:  # which are gone with it
                 gone.setdefault("01_ingest", f"its facts in {run.warehouse}")
-        elif (
-            entry["run_id"] == run.id and store.published(run.id, run.params.publish.table, run.as_of).num_rows != entry["rows"]
-        ):
+        elif entry["run_id"] == run.id and store.stored(run.id, run.as_of) != entry["rows"]:
             gone.setdefault("04_forecast", f"part of its publication in {run.warehouse}")
     for step, what in gone.items():
         log.warning("%s: %s is gone, so make forecast makes %s again", run.dir, what, step)
@@ -97,7 +91,7 @@ class _Asked:
         self.given = jobs.as_of_date(as_of) if as_of else None
         if self.given and self.given > today():
             raise SourceError(f"as-of date {self.given} lies in the future: a forecast is made as of a day that has been")
-        self.path, self.overlays = jobs.path(ROOT / "params", job), overlays
+        self.path, self.overlays = jobs.path(ROOT / "params", job, overlays), overlays
         self.params, self.store = self.load(), _connected(url, out, job)
         self.source = SOURCES[self.params.source.kind]
 
@@ -317,6 +311,7 @@ def _open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)  # open may have taken this very number, for this process alone
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
 

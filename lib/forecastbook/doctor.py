@@ -108,7 +108,7 @@ class Patient:
 
     @cached_property
     def params(self) -> Params:
-        return jobs.load(jobs.path(ROOT / "params", self.job), self.overlays)
+        return jobs.load(jobs.path(ROOT / "params", self.job, self.overlays), self.overlays)
 
     @cached_property
     def store(self):

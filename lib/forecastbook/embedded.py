@@ -113,6 +113,7 @@ class DuckDB(Warehouse):
 
     def _explained(self, error: duckdb.Error) -> WarehouseError:
         text = str(error).strip().split("\n")[0]
+        said = text.lower().replace(str(self.path).lower(), "")
         advice = next(
             (
                 advice
@@ -126,15 +127,15 @@ class DuckDB(Warehouse):
                         "is the disk full? nothing was changed; free some space",
                     ),
                     ("permission denied|read-only", "it cannot be written; choose another place with WAREHOUSE=duckdb:PATH"),
+                    ("in-memory database", "that is no DuckDB file; name another in WAREHOUSE=duckdb:PATH"),
+                    ("is a directory", "WAREHOUSE=duckdb:PATH wants a file"),
+                    ("cannot open file", "check the path in WAREHOUSE=duckdb:PATH"),
                     (
                         "corrupt|checksum|could not read|extension",
                         "the file is damaged or another program's: put a copy back, or move it away and a new one is made",
                     ),
-                    ("in-memory database", "that is no DuckDB file; name another in WAREHOUSE=duckdb:PATH"),
-                    ("is a directory", "WAREHOUSE=duckdb:PATH wants a file"),
-                    ("cannot open file", "check the path in WAREHOUSE=duckdb:PATH"),
                 )
-                if re.search(pattern, text.lower())
+                if re.search(pattern, said)
             ),
             "nothing was changed",
         )

@@ -63,8 +63,8 @@ class Gate:
             if not self.skill > 0:  # nor is a NaN
                 return f"{first}: {over} no candidate's quantile score was lower than {safe}'s."
             best = max((row for row in self.standings if row["skill"] == self.skill), key=lambda row: row["expected"])
-            gap = f"{titled(best['model'], self.trade)} had a quantile score {share1(self.skill)} lower than {safe}'s {over}"
-            return f"{first}: {gap[0].lower()}{gap[1:]}, too little or too unevenly to expect that it lasts."
+            gap = f"{titled(best['model'], self.trade)} had a quantile score {share1(self.skill)} lower {over}"
+            return f"{first}. {gap}, too small or too uneven a gain to expect it to last."
         hold = " Points stay at the last value, on which it was no better." if self.hold_median else ""
         gain = f"its quantile score was {share1(self.skill)} lower than {safe}'s"
         return f"{titled(self.use, self.trade)} is published: {gain} {over}.{hold}"
@@ -103,12 +103,12 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         return replace(calm, use=trade.trusted, mix=experts_of(params).mix([], params))
     n, base = len(finished), float(np.mean([_means(o, params)[trade.safe][0] for o in finished]))
     standings = [dict(model=trade.safe, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False, origins=n)]
-    gains = {}
+    gains, safe = {}, {o.date: _means(o, params)[trade.safe][0] for o in finished}
     for name in finished[-1].q.keys() - {trade.safe, "published"}:  # one that was not there from the start has shown less
         row, gains[name] = _standing(name, finished, params)
         standings.append(row)
     standings.sort(key=lambda row: (-row["expected"] if np.isfinite(row["expected"]) else np.inf, row["model"]))  # NaN: no gain
-    best = _chosen(standings, gains, params)
+    best = _chosen(standings, gains, safe, params)
     if best is None:
         known = [row["skill"] for row in standings if row["model"] != trade.safe and np.isfinite(row["skill"])]
         return _calm(params, max(known, default=float("nan")), n, standings)
@@ -119,7 +119,7 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
 
 
 def _standing(name: str, finished: list[Origin], params: Params) -> tuple[dict, dict]:
-    """A candidate's row of the standings, and its gains by the date of the origin."""
+    """A candidate's row of the standings, and what it scored less than the safe baseline, by the date of the origin."""
     there, trade = [o for o in finished if name in o.q], params.trade
     both = np.array([(_means(o, params)[name], _means(o, params)[trade.safe]) for o in there])  # (n, 2, 3)
     (loose, held, point), safe = both[:, 0].T, both[:, 1].T
@@ -128,7 +128,7 @@ def _standing(name: str, finished: list[Origin], params: Params) -> tuple[dict, 
     gain = (safe[0] - own) / size if size > 0 else -own
     skill, expected, doubt = _expected(gain, _credit(name, trade), params)
     row = dict(model=name, score=float(own.mean()), skill=skill, expected=expected, doubt=doubt, hold=hold, origins=len(there))
-    return row, dict(zip((o.date for o in there), gain, strict=True))
+    return row, dict(zip((o.date for o in there), safe[0] - own, strict=True))
 
 
 def finished_by(record: list[Origin], before=None) -> list[Origin]:
@@ -222,11 +222,12 @@ def _group(at: Origin) -> np.ndarray:
     return np.zeros(len(at.scale), dtype=int) if at.group is None else at.group
 
 
-def _chosen(standings: list[dict], gains: dict[str, dict], params: Params) -> dict | None:
+def _chosen(standings: list[dict], gains: dict[str, dict], safe: dict, params: Params) -> dict | None:
     """Of the standings, best first, the candidate to publish; None where none has beaten the safe baseline beyond the doubt.
 
-    gains: name -> date of an origin -> gain. It begins with the favourite, where that has, else with the one that is expected
-    to gain most, and goes on to another only where that has gained on it, origin by origin, by more than the doubt of that.
+    gains: name -> date of an origin -> what it scored less than the safe baseline, whose scores ``safe`` has. It begins with
+    the favourite, where that has, else with the one that is expected to gain most, and goes on to another only where that has
+    gained on it, origin by origin, by more than the doubt of that.
     Candidates that are about as good would take turns by chance, and each turn costs. And what two gain on each other scatters
     less than what they gain: one that was never worse, and now and then far better, is known by that alone.
     """
@@ -239,7 +240,8 @@ def _chosen(standings: list[dict], gains: dict[str, dict], params: Params) -> di
         most, ahead = 0.0, None
         for row in better:
             own, other = gains[row["model"]], gains[chosen["model"]]
-            shared = np.array([own[date] - gain for date, gain in other.items() if date in own])  # the last origin has both
+            dates = [date for date in other if date in own]  # the last origin has both
+            shared = np.array([own[date] - other[date] for date in dates]) / (np.mean([safe[date] for date in dates]) or 1.0)
             credit = _credit(row["model"], trade) - _credit(chosen["model"], trade)
             mean, expected, doubt = _expected(shared, credit, params)
             if mean > 0 and expected > max(doubt, most):

@@ -6,6 +6,7 @@ and its counts, and the hundredfold slips of the unit that only the rest of a se
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,14 @@ class Intake:
             if dense is not None:
                 return dense
         return build(self.frame, freq, as_of, past=past, future=future, static=static, horizon=horizon)
+
+    def digest(self, sales: bool) -> str:
+        """Hash of the rows, titles left out; of sales also of which periods a row was refused, as they are no zeros."""
+        found = hashlib.sha256(pd.util.hash_pandas_object(self.frame.drop(columns="title"), index=False).to_numpy().tobytes())
+        if sales and len(self.unread):
+            unread = self.unread.drop_duplicates().sort_values(UNREAD).astype(str)
+            found.update(pd.util.hash_pandas_object(unread, index=False).to_numpy().tobytes())
+        return found.hexdigest()
 
     def refusal(self) -> str:
         """Where more than ``REFUSED`` of the rows were refused: how many, and the commonest reason with an example; else ''."""

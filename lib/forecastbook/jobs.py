@@ -94,10 +94,10 @@ def as_of_date(text: str) -> dt.date:
         raise ParamsError(f"AS_OF {text!r}: {error}; wanted a real date as YYYY-MM-DD") from error
 
 
-def path(directory: Path, job: str) -> Path:
-    """The params file of a job. Raises ParamsError for one without a source: it is meant to be laid over another."""
+def path(directory: Path, job: str, overlays: list[str | Path] = ()) -> Path:
+    """The params file of a job. Raises ParamsError for one that names no source: it is meant to be laid over another."""
     found = directory / f"{job_name(job)}.yaml"
-    if "source" not in read_yaml(found):
+    if not any("source" in read_yaml(Path(each)) for each in (found, *overlays)):
         raise ParamsError(f"{found}: holds no source, so it is no job but an overlay: give it as PARAMS={found}")
     return found
 

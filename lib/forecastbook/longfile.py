@@ -186,11 +186,14 @@ def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(blank[codes], -1, codes), np.array(texts, dtype=object)
 
 
-def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def as_numbers(
+    column: pa.ChunkedArray, comma: bool = False, known: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,).
 
     comma: the file's delimiter is none, so that a comma may be a decimal one. Whether the mark in 1,445 or 1.445 is the
     decimal sign or stands between thousands, the column's other numbers tell; where it may still be either, it is refused.
+    known: (n,) bool, the rows that may tell; None: all.
     """
     column = _plain(column)
     kind = column.type
@@ -202,7 +205,8 @@ def as_numbers(column: pa.ChunkedArray, comma: bool = False) -> tuple[np.ndarray
         value = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
         return value, np.isnan(value), np.zeros(len(value), dtype=bool)
     codes, texts = _coded(column)
-    sign = _sign(texts, comma)
+    told = texts if known is None else [texts[k] for k in np.unique(codes[known]) if k >= 0]
+    sign = _sign(told, comma)
     parsed = np.array([_number(text, comma, sign) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
     value, fine = parsed[codes, 0], parsed[codes, 1] == 1
     return value, np.isnan(value) & fine, ~fine
@@ -236,9 +240,9 @@ def _number(text: str, comma: bool, sign: str | None) -> tuple[float, bool]:
     if text.lower() in MISSING:
         return math.nan, True
     if lone := LONE.fullmatch(text):
-        if sign == "" or (sign is None and lone[1] == "."):
+        if (sign == "" and (comma or lone[1] == ",")) or (sign is None and lone[1] == "."):
             return math.nan, False
-        text = text.replace(lone[1], "." if lone[1] == (sign or ",") else "")
+        text = text.replace(lone[1], "." if lone[1] == (sign or (",." if comma else ".,")[0]) else "")
     elif GROUPED.fullmatch(text):
         text = text.replace(re.search(r"[.,]", text)[0], "").replace(",", ".")
     elif comma and text.count(",") == 1 and "." not in text:

@@ -20,6 +20,8 @@ class PriceFacts:
     Several facts of one variant and day: the highest price_fact_id wins, also when it says that the item is not available.
     """
 
+    stores_facts = False
+
     def there(self, source, warehouse) -> bool:
         """Whether there is anything yet, or only the first run makes it. Looks, and makes nothing."""
         return sample.held(warehouse, "price_held")

@@ -25,7 +25,7 @@ def downloads(run: RunFiles, plan: pd.DataFrame | None = None) -> list[dict]:
         titles = rows["series_id"].map(run.titles).fillna(rows["series_id"]) if len(run.titles) else rows["series_id"]
         rows.insert(1, "title", titles)
         out.append(_written(run, "forecast", "All forecasts", rows))
-    if plan is not None:
+    if plan is not None and len(plan):
         known = plan.replace([np.inf, -np.inf], np.nan).dropna(axis=1, how="all")
         out.append(_written(run, "orders", "What to order, every item", known))
     return out

@@ -189,12 +189,10 @@ class Run:
         Only entries of earlier dates count: a run that is resumed, or made for a past date, never starts from its own future.
         """
         entries = [e for e in _champions(self.home)["history"] if e["as_of"] < self.as_of.isoformat()]
-        gone = [e for e in entries if not (self.home / e["path"] / "model.json").is_file()]
-        if gone:
-            dates = ", ".join(e["as_of"] for e in gone[-3:])
-            log.warning("%d champions are gone from %s, the last of %s: passed over", len(gone), self.home, dates)
-        entries = [e for e in entries if e not in gone]
-        return max(entries, key=lambda e: e["as_of"]) if entries else None
+        there = [e for e in entries if (self.home / e["path"] / "model.json").is_file()]
+        if entries and (newest := max(entries, key=lambda e: e["as_of"])) not in there:  # older ones may have been removed
+            log.warning("the champion of %s is gone (%s): passed over", newest["as_of"], self.home / newest["path"])
+        return max(there, key=lambda e: e["as_of"]) if there else None
 
     def crown(self, why: str, kept: dict | None = None) -> None:
         """Enter this run's model as the champion from its as-of date on. Doing it twice changes nothing.

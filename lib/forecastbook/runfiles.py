@@ -134,6 +134,8 @@ def manifest_of(directory: Path) -> dict:
     for name, part in (("it", found), *((part, found.get(part)) for part in parts if isinstance(found, dict))):
         if not isinstance(part, dict | None) or found is None:
             raise ValueError(f"{path}: {name} is no mapping")
+    if not isinstance(found.get("alarms"), list | None):
+        raise ValueError(f"{path}: alarms is no list")
     return found
 
 

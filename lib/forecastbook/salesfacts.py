@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from datetime import date, timedelta
@@ -24,6 +23,8 @@ class SalesFacts:
     One row an item and period in which something was sold; where several rows share both, the one with most units wins.
     Past covariates: price (revenue / units), list_price, promotion; NaN where not known.
     """
+
+    stores_facts = False
 
     def there(self, source, warehouse) -> bool:
         """Whether there is anything yet, or only the first run loads it. Looks, and makes nothing."""
@@ -62,8 +63,7 @@ class SalesFacts:
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of the rows that a run as of then reads; titles do not count."""
-        frame = self.read(source, warehouse, as_of).frame.drop(columns="title")
-        content = hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()
+        content = self.read(source, warehouse, as_of).digest(sales=True)
         return digest({"as_of": as_day(as_of), "history_days": source.history_days, "content": content})
 
     def read(self, source, warehouse, as_of) -> Intake:

@@ -188,6 +188,7 @@ def results() -> dict[str, pa.Schema]:
             f"keys_{kind}": _nullable(("id", pa.int64()), ("source_key", pa.string()), ("title", pa.string()))
             for kind in ("price", "sales")
         },
+        "run_rows": _nullable(("n", pa.int64())),
         "run_price": _nullable(*[(f.name, f.type) for f in tables()["FactPriceForecast"]]),
         "run_sales": _nullable(*[(f.name, f.type) for f in tables()["FactSalesForecast"]]),
         "ledger": _mixed("job model_id as_of run_id rows published_at", "PublishLedger"),

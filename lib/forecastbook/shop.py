@@ -39,6 +39,8 @@ class ShopFiles:
     after its last one has come: by the cutoff, or by a sale on or after it.
     """
 
+    stores_facts = True  # in the warehouse, as ingest reads them
+
     def span(self, source, warehouse=None) -> tuple[date, date]:
         """The months of the first sale and the last complete one, by their first days."""
         days = self._shop(source).months(_fills(source)).astype("datetime64[D]")

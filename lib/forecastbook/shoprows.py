@@ -89,7 +89,7 @@ class Shop:
             late = int(self.rows["copies"].where(self.sieve.ok & (sold >= begins.astype("datetime64[D]")), 0).sum())
             yield (
                 f"{begins} is nearly over and is forecast all the same, as no sale is of its last days: {late:,} copies sold "
-                "in it are not used. Give source.cutoff if the files cover all of it, or set source.fill_last_month: true"
+                "in it are not used. Where the files cover all of it, source.cutoff says so; source.fill_last_month fills it"
             )
 
 
@@ -154,7 +154,9 @@ def parsed(
     notes = {"files read": read, "files given again": repeated} | _rules(rows, sieve)
     sold = rows.loc[sieve.ok, "sold"].to_numpy("datetime64[D]")
     if not (sieve.ok & rows["is_stock"].to_numpy()).any():  # or all that was ever sold would have been sold out since
-        raise SourceError(f"the stock file has no usable row: {(rows['is_stock']).sum()} rows read, {reasons(sieve.counts)}")
+        raise SourceError(
+            f"the stock file has no usable row of {rows['is_stock'].sum()}; of all files: {reasons(sieve.counts)}"
+        )
     if np.isnat(sold).all():
         raise SourceError(f"the sales files have no usable row: {len(rows)} rows read, {reasons(sieve.counts)}")
     after = np.nanmax(sold) + 1

@@ -7,13 +7,12 @@ value and reason, and everything that is dropped is counted, so that rows read =
 A source answers six questions about a ``source:`` section of a params file and a warehouse:
 ``there`` (is there anything yet?), ``span`` (first and last date; the last is the default as-of), ``fingerprint`` (have the
 inputs changed?), ``read`` (the data as known at a date), ``asks`` (which queries would those be? None is sent) and ``unused``
-(is there anything newer that cannot be used?).
+(is there anything newer that cannot be used?). ``stores_facts``: whether ingest writes what it reads into the warehouse.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import tempfile
 from dataclasses import replace
@@ -59,6 +58,8 @@ class LongFile:
     are text exactly as written.
     """
 
+    stores_facts = False
+
     def there(self, source, warehouse) -> bool:
         """A file is there, or it is an error to say so."""
         return True
@@ -76,13 +77,12 @@ class LongFile:
         return ()
 
     def fingerprint(self, source, warehouse, as_of) -> str:
-        """Hash of the rows that a run as of then reads: neither their order nor the file's format, nor other rows, count."""
-        rows = self.read(source, warehouse, as_of).frame.drop(columns="title")
-        content = hashlib.sha256(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes()).hexdigest()
+        """Hash of what a run as of then reads: neither the rows' order nor the file's format, nor other rows, count."""
+        intake = self.read(source, warehouse, as_of)
         return digest(
             {
                 "as_of": as_day(as_of),
-                "content": content,
+                "content": intake.digest(sales=not _positive(source)),
                 "columns": _mapping(source),
                 "static": list(source.static),
                 "past": list(source.past),
@@ -95,7 +95,7 @@ class LongFile:
     def read(self, source, warehouse, as_of) -> Intake:
         """The rows up to ``as_of``; later rows only where ``future`` columns want them, without their value."""
         as_of = np.datetime64(as_day(as_of), "D")
-        table, sieve, parsed = self._parse(source)
+        table, sieve, parsed = self._parse(source, as_of)
         inside(as_of.astype(date), self._span(source, table, sieve, parsed), str(_path(source)))
         columns, codes, day, y, flag = (parsed[k] for k in ("columns", "codes", "day", "y", "flag"))
         later = ~np.isnat(day) & (day > as_of)
@@ -131,9 +131,11 @@ class LongFile:
             said, texts = longfile.as_text(table[name])
             data[name] = _carried(said, codes, day, sieve.ok & ~later), np.append(texts, "")  # code -1 = missing = ""
         for name in (*source.past, *source.future):
-            value, missing, bad = longfile.as_numbers(table[name], parsed["comma"])
-            if bad.any() and not (flags := longfile.as_flags(table[name]))[1].any():  # a promotion: yes or no
-                value, bad = np.where(flags[0] < 0, np.nan, flags[0]), np.zeros_like(bad)
+            value, missing, bad = longfile.as_numbers(table[name], parsed["comma"], parsed["known"])
+            if bad[parsed["known"]].any():
+                said, neither = longfile.as_flags(table[name])
+                if not neither[parsed["known"]].any():  # a promotion: yes or no
+                    value, bad = np.where(said < 0, np.nan, said), neither
             why = f"not a number (wanted {longfile.numbers(parsed['comma'])})"
             sieve.note((bad | np.isinf(value)) & sieve.ok, name, table[name], why, "covariate left empty")
             data[name] = np.where(np.isfinite(value), value, np.nan)
@@ -152,8 +154,11 @@ class LongFile:
         return replace(found, unread=sieve.unread(ids, codes, day))
 
     @staticmethod
-    def _parse(source) -> tuple[pa.Table, Sieve, dict]:
-        """Every rule that needs no as-of date. Codes (n,) index ids (N,); flag (n,) is 1, 0 or -1 (not said)."""
+    def _parse(source, as_of=None) -> tuple[pa.Table, Sieve, dict]:
+        """Every rule of a single row. Codes (n,) index ids (N,); flag (n,) is 1, 0 or -1 (not said).
+
+        as_of: how numbers are written is told by the rows up to then; None: by all.
+        """
         path, columns = _path(source), _mapping(source)
         wanted = list(dict.fromkeys([*columns.values(), *source.static, *source.past, *source.future]))
         table, rows, torn, comma = longfile.load(path, wanted)
@@ -164,7 +169,8 @@ class LongFile:
         n, series, ts, value = table.num_rows, columns["series"], columns["ts"], columns["y"]
         codes, ids = longfile.as_text(table[series])
         day, no_day = longfile.as_days(table[ts])
-        y, no_value, not_number = longfile.as_numbers(table[value], comma)
+        known = ~np.isnat(day) if as_of is None else day <= as_of  # NaT is not
+        y, no_value, not_number = longfile.as_numbers(table[value], comma, known)
         flag, not_flag = (
             longfile.as_flags(table[columns["available"]]) if "available" in columns else (np.full(n, -1), np.zeros(n, bool))
         )
@@ -192,6 +198,7 @@ class LongFile:
                 "y": y,
                 "flag": flag,
                 "comma": comma,
+                "known": known,
                 "torn": len(torn),
             },
         )

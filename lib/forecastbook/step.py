@@ -103,7 +103,9 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
             if step == STEPS[-1]:
                 _pages(run)
             report.render_index(run.home.parent)
-            if (ahead := notebook.stat().st_mtime + 1) > time.time():  # a clock that was set back: Make would make it each time
+            before = [run.dir / f"{earlier}.ipynb" for earlier in STEPS if earlier < step and earlier != "02_tune"]
+            ahead = max(path.stat().st_mtime for path in (notebook, *before) if path.is_file()) + 1
+            if ahead > time.time():  # a clock that was set back: Make would make it again each time
                 os.utime(part, (ahead, ahead))
             os.replace(part, final)
             log.info(

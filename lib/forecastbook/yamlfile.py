@@ -19,8 +19,9 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
     seen: dict = {}
-    loader.flatten_mapping(node)  # <<: *anchor
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, whose keys others may override
+            continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             raise ParamsError(f"{_place(key_node)}: key {key!r} is not text; write it in quotes")
