@@ -394,7 +394,7 @@ def test_a_probability_is_held_against_how_often_it_came(backtest):
     assert x == pytest.approx([0.03, 0.15, 0.62]) and y == pytest.approx([came[said == p].mean() for p in (0.03, 0.15, 0.62)])
     hollow = {line.get_markerfacecolor(): len(line.get_xdata()) for line in points}
     assert hollow["white"] == 1 and sum(hollow.values()) == 3
-    assert f"A change, called more likely than not {(said > 0.5).sum()} times, came in" in fig.alt
+    assert f"Called more likely than not {(said > 0.5).sum()} times, a change came in" in fig.alt
     assert "never called more likely than not" in calibrationfigures.reliability(frame.assign(p_change=0.1)).alt
 
 

@@ -264,6 +264,4 @@ def test_the_names_beside_bars_of_errors_end_before_the_axis(backtest):
 
 def test_the_probability_of_a_sale_is_held_against_how_often_one_came(backtest):
     fig = calibrationfigures.reliability(backtest)
-    assert (
-        told(fig).startswith("A sale, called more likely than not") and "probability said of a sale" in fig.axes[0].get_xlabel()
-    )
+    assert told(fig).startswith("Called more likely than not") and "probability said of a sale" in fig.axes[0].get_xlabel()

@@ -96,7 +96,7 @@ def reliability(frame: pd.DataFrame, model: str = "published") -> Figure:
     title = f"{trade.called} was never called more likely than not"
     if sure.any():
         times = counted(int(sure.sum()), "time")
-        title = f"{trade.called}, called more likely than not {times}, came in {percent(came[sure].mean())} of them"
+        title = f"Called more likely than not {times}, {trade.called.lower()} came in {percent(came[sure].mean())} of them"
     fig, axes = canvas(title, size=(8.2, 3.6))
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))

@@ -15,8 +15,8 @@ from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import change, percent, share1
 
 FORMATS = {  # how the columns of these tables are shown
-    "quantile score": ".3f",
-    "absolute error": ".3f",
+    "quantile score": ".4f",
+    "absolute error": ".4f",
     "WQL": ".4f",
     "skill": change,
     "expected gain": change,
