@@ -145,7 +145,7 @@ def test_a_killed_search_is_resumed(tmp_path):
 
 
 def test_a_trial_that_hangs_is_given_up_with_the_budget(tmp_path):
-    run, searching, reported = started(tmp_path, budget=30)  # which a slow machine needs to start a trial
+    run, searching, reported = started(tmp_path, budget=25)  # which a slow machine needs to start a trial
     await_reports(searching, reported, 1)
     below = psutil.Process(searching.pid).children(recursive=True)
     trials = [process for process in below if process.name().startswith("ray::ImplicitFun")]
