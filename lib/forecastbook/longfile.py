@@ -191,8 +191,8 @@ def as_numbers(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,).
 
-    comma: the file's delimiter is none, so that a comma may be a decimal one. Whether the mark in 1,445 or 1.445 is the
-    decimal sign or stands between thousands, the column's other numbers tell; where it may still be either, it is refused.
+    comma: the file is not delimited by commas, so that one may be a decimal sign. Whether the mark in 1,445 or 1.445 is that or
+    stands between thousands, the column's other numbers tell; where it may still be either, it is refused.
     known: (n,) bool, the rows that may tell; None: all.
     """
     column = _plain(column)
@@ -220,7 +220,7 @@ def _sign(texts: list[str], comma: bool) -> str | None:
     shown = set()
     for text in {text.strip() for text in texts if "." in text or "," in text}:
         if GROUPED.fullmatch(text):
-            shown.add(",."[re.search(r"[.,]", text)[0] == ","])
+            shown.add("." if re.search(r"[.,]", text)[0] == "," else ",")
         elif not LONE.fullmatch(text) and (found := DECIMAL.fullmatch(text)):
             shown.add(found[1])
     if not shown:
@@ -242,7 +242,7 @@ def _number(text: str, comma: bool, sign: str | None) -> tuple[float, bool]:
     if lone := LONE.fullmatch(text):
         if (sign == "" and (comma or lone[1] == ",")) or (sign is None and lone[1] == "."):
             return math.nan, False
-        text = text.replace(lone[1], "." if lone[1] == (sign or (",." if comma else ".,")[0]) else "")
+        text = text.replace(lone[1], "." if lone[1] == (sign or ("," if comma else ".")) else "")
     elif GROUPED.fullmatch(text):
         text = text.replace(re.search(r"[.,]", text)[0], "").replace(",", ".")
     elif comma and text.count(",") == 1 and "." not in text:
