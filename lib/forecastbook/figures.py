@@ -29,7 +29,7 @@ from forecastbook.style import (
     plain,
 )
 from forecastbook.trades import PRICES, Trade
-from forecastbook.wording import CHANGE, counted, percent, period_name, signed, span
+from forecastbook.wording import CHANGE, counted, percent, period_name, share0, signed, span
 
 
 def _history(ax, y: pd.Series) -> None:
@@ -57,9 +57,8 @@ def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, fre
     title = f"{who} changed in {changed} of observed {unit}; {percent(max(gap, 0))} of {unit} have no observation ({CHANGE})"
     if trade is trades.SALES:
         silent = np.mean(np.concatenate([g["y"].dropna() for g in groups.values()]) == 0)
-        silent = "under 1 %" if 0 < silent < 0.01 else percent(silent)
         whose = "this item" if len(groups) == 1 else f"these {len(groups)} items"
-        title = f"In {silent} of the periods of {whose} nothing was sold"
+        title = f"In {share0(silent)} of the periods of {whose} nothing was sold"
     cols = min(3, len(groups))
     rows = -(-len(groups) // cols)
     fig, axes = canvas(title, rows=rows, cols=cols, size=(8.2, 0.6 + 1.75 * rows), sharex=True)

@@ -101,9 +101,9 @@ def decide(record: list[Origin], params: Params, before=None, spoken=()) -> Gate
         if trade.trusted is None or trade.trusted not in spoken:
             return calm
         return replace(calm, use=trade.trusted, mix=experts_of(params).mix([], params))
-    n, base = len(finished), float(np.mean([_means(o, params)[trade.safe][0] for o in finished]))
+    safe = {o.date: _means(o, params)[trade.safe][0] for o in finished}
+    n, base, gains = len(finished), float(np.mean(list(safe.values()))), {}
     standings = [dict(model=trade.safe, score=base, skill=0.0, expected=0.0, doubt=0.0, hold=False, origins=n)]
-    gains, safe = {}, {o.date: _means(o, params)[trade.safe][0] for o in finished}
     for name in finished[-1].q.keys() - {trade.safe, "published"}:  # one that was not there from the start has shown less
         row, gains[name] = _standing(name, finished, params)
         standings.append(row)

@@ -33,6 +33,20 @@ class SourceError(Exception):
     """The source cannot be read as asked. One line: what, where, what to do."""
 
 
+class Source:
+    """What a source answers where it has nothing of its own to say; the questions are those of ``sources``."""
+
+    stores_facts = False  # whether ingest writes what it reads into the warehouse
+
+    def asks(self, source, as_of) -> dict[str, dict]:
+        """Files are asked no queries."""
+        return {}
+
+    def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
+        """Nothing: what is there and cannot be used is told when it is read."""
+        return ()
+
+
 @dataclass(frozen=True)
 class Intake:
     """What a source read: the long frame, the rows it refused, and how many rows each rule took.

@@ -10,17 +10,27 @@ import pyarrow as pa
 
 from forecastbook import longfile, sample
 from forecastbook.cells import Cells, chunks, mask, numbered, side_by_side, taken
-from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, inside, of_cells, reasons, today, unit_errors
+from forecastbook.intake import (
+    Intake,
+    Sieve,
+    Source,
+    SourceError,
+    as_day,
+    disagreeing,
+    inside,
+    of_cells,
+    reasons,
+    today,
+    unit_errors,
+)
 from forecastbook.params import digest
 
 
-class PriceFacts:
+class PriceFacts(Source):
     """FactProductPrice with its variants and days. Parameters: history_days, sample_series.
 
     Several facts of one variant and day: the highest price_fact_id wins, also when it says that the item is not available.
     """
-
-    stores_facts = False
 
     def there(self, source, warehouse) -> bool:
         """Whether there is anything yet, or only the first run makes it. Looks, and makes nothing."""

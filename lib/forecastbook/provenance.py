@@ -147,7 +147,7 @@ def _handed(forecast: pd.DataFrame, ruled: set[str]) -> list[str]:
     ]
 
 
-def since(run: RunFiles, before: RunFiles | None, head: dict | None) -> dict:
+def since(run: RunFiles, before: RunFiles | None, head: dict | None, trade: trades.Trade) -> dict:
     """What changed since the finished run before: items, prices, scores, and what came of that run's forecasts."""
     if before is None:
         return {"lines": ["No run of an earlier as-of date is finished, so there is nothing to compare with."], "tables": []}
@@ -173,10 +173,10 @@ def since(run: RunFiles, before: RunFiles | None, head: dict | None) -> dict:
             f"{percent(held)} inside its 90 % band."
         )
     if head:
-        was, loss = scores_of(before.dir), trades.of(run.frame("forecast") if run.frame("forecast") is not None else ())
+        was = scores_of(before.dir)
         labels = {"error": "error / last price", "skill": "skill", "inside90": "inside 90 % band"}
-        if loss is trades.SALES:
-            labels |= {"error": loss.loss, "inside90": "inside 90 % band, where sold"}
+        if trade is trades.SALES:
+            labels |= {"error": trade.loss, "inside90": "inside 90 % band, where sold"}
         rows = [(label, was[k], head[k], head[k] - was[k]) for k, label in labels.items() if was.get(k) is not None]
         if rows:
             frame = pd.DataFrame(rows, columns=["score", "was", "is", "difference"])

@@ -178,11 +178,14 @@ def freshness(panel: Panel, params: Params, today: dt.date | None = None) -> str
     The clock says how old the data is; it never dates a forecast. today: the later of the local and the UTC date by default.
     """
     as_of, limit = panel.as_of.astype(dt.date), params.freshness.max_age_days
-    seen = percent(np.isfinite(panel.y[:, -1]).mean())
-    said = f"The newest {_old(as_of, params, today)}."
+    said = f"The newest {_old(as_of, params, today)}"
     if params.trade is PRICES:  # sales that are not there count as none
-        said = f"{said[:-1]}, and has a reading of {seen} of the series."
-    return said + (f" The limit is {counted(limit, 'day')} (freshness.max_age_days)." if overdue(as_of, params, today) else "")
+        said += f", and has a reading of {percent(np.isfinite(panel.y[:, -1]).mean())} of the series"
+    return (
+        said
+        + "."
+        + (f" The limit is {counted(limit, 'day')} (freshness.max_age_days)." if overdue(as_of, params, today) else "")
+    )
 
 
 def overdue(as_of: dt.date, params: Params, today: dt.date | None = None) -> str:

@@ -53,7 +53,7 @@ def render_run(directory: str | Path) -> Path:
         "downloads": provenance.downloads(run, due["plan"] if due and trade is SALES else None),
         "quality": provenance.quality(run),
         "agenda": due,
-        "since": provenance.since(run, previous(run), head),
+        "since": provenance.since(run, previous(run), head, trade),
         "provenance": provenance.making(run),
     }
     why = "The run did not come this far." if tone != "good" else "No forecast of the backtest has met its actuals."

@@ -11,20 +11,18 @@ import pandas as pd
 
 from forecastbook import longfile, sample
 from forecastbook.cells import Cells, mask, numbered, taken
-from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, far, inside, of_cells, reasons, today
+from forecastbook.intake import Intake, Sieve, Source, SourceError, as_day, disagreeing, far, inside, of_cells, reasons, today
 from forecastbook.params import digest
 
 FIRST = date(1900, 1, 1)
 
 
-class SalesFacts:
+class SalesFacts(Source):
     """FactSales and DimItem. Parameters: history_days (None: all), sample_series, static (keys of DimItem.attributes_json).
 
     One row an item and period in which something was sold; where several rows share both, the one with most units wins.
     Past covariates: price (revenue / units), list_price, promotion; NaN where not known.
     """
-
-    stores_facts = False
 
     def there(self, source, warehouse) -> bool:
         """Whether there is anything yet, or only the first run loads it. Looks, and makes nothing."""
@@ -113,10 +111,6 @@ class SalesFacts:
         lost = sieve.lost(ids, codes, data["title"], sieve.ok, lambda at: place[codes[at]] >= 0)
         found = of_cells(cells, data, sieve, n, disagreeing(units, beaten, stays), lost)
         return replace(found, unread=sieve.unread(ids, codes, day))
-
-    def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
-        """Nothing: sales have no calendar beside them that could be behind."""
-        return ()
 
     @staticmethod
     def _ready(source, warehouse) -> None:

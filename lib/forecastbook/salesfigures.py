@@ -15,7 +15,7 @@ from forecastbook.reorder import reorder as to_order
 from forecastbook.reorder import saved, stock_cost, upper
 from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, UNMET, Figure, called, canvas, drawn, nothing, percent_axis
 from forecastbook.trades import SALES
-from forecastbook.wording import counted, model_name, span
+from forecastbook.wording import counted, model_name, share0, span
 
 HABITS = {  # of each class of demand
     "smooth": "sell steadily",
@@ -29,13 +29,6 @@ BARS = 10  # of the histogram of where sales fell
 DASHED = (0, (4, 3))
 
 
-def _share(value: float) -> str:
-    """A share in percent that is never rounded to 'none' or 'all'."""
-    if 0 < value < 0.005:
-        return "under 1 %"
-    return "over 99 %" if 0.995 <= value < 1 else f"{100 * value:.0f} %"
-
-
 @drawn
 def demand_map(series: pd.DataFrame) -> Figure:
     """How often items sell against how much the amounts vary. series: interval (periods), cv2, demand_class."""
@@ -45,13 +38,13 @@ def demand_map(series: pd.DataFrame) -> Figure:
     if not share.sum():
         return nothing("No item has a known demand yet")
     most = share.idxmax()
-    title = f"{_share(share[most])} of {counted(len(kinds), 'item')} {HABITS[most]}"
-    title += f"; {_share(share['silent'])} have not sold yet" if share["silent"] and most != "silent" else ""
+    title = f"{share0(share[most])} of {counted(len(kinds), 'item')} {HABITS[most]}"
+    title += f"; {share0(share['silent'])} have not sold yet" if share["silent"] and most != "silent" else ""
     x, y = series["interval"].to_numpy(float), series["cv2"].to_numpy(float)
     seen = np.isfinite(x) & np.isfinite(y) & (x > 0)
     x, y = x[seen], np.maximum(y[seen], 0)
     right, top = (max(least, 1.1 * np.quantile(v, 0.995)) if len(v) else least for least, v in ((10.0, x), (1.2, y)))
-    alt = "Average demand interval against CV² of the amounts: " + ", ".join(f"{k} {_share(v)}" for k, v in share.items())
+    alt = "Average demand interval against CV² of the amounts: " + ", ".join(f"{k} {share0(v)}" for k, v in share.items())
     fig, axes = canvas(title, f"{title}. {alt}.", size=(8.2, 4.2))
     ax = axes[0, 0]
     ax.plot(np.minimum(x, right), np.minimum(y, top), "o", color=BLUE, ms=4.5, mew=0, alpha=0.5 if len(x) < 500 else 0.25)
@@ -60,7 +53,7 @@ def demand_map(series: pd.DataFrame) -> Figure:
     corners = {"smooth": (0, 0), "intermittent": (1, 0), "erratic": (0, 1), "lumpy": (1, 1)}
     for kind, (side, up) in corners.items():
         ax.annotate(
-            f"{kind}\n{_share(share[kind])}",
+            f"{kind}\n{share0(share[kind])}",
             (side, up),
             xycoords="axes fraction",
             xytext=(6 - 12 * side, 6 - 12 * up),
@@ -149,10 +142,10 @@ def service(backtest: pd.DataFrame) -> Figure:
         return nothing(UNMET)
     mine, theirs = stock_cost(met), stock_cost(safe) if len(safe) else None
     at = int((mine["level"] - 0.9).abs().argmin())
-    title = f"Stock for {_share(mine['level'][at])} service covered {_share(mine['served'][at])} of periods"
+    title = f"Stock for {share0(mine['level'][at])} service covered {share0(mine['served'][at])} of periods"
     gain = saved(mine, theirs, at) if len(safe) else np.nan
     if abs(gain) >= 0.005:
-        title += f", with {_share(abs(gain))} {'less' if gain > 0 else 'more'} left over than by {SALES.safe_words}"
+        title += f", with {share0(abs(gain))} {'less' if gain > 0 else 'more'} left over than by {SALES.safe_words}"
     fig, (axes,) = canvas(title, cols=2, size=(8.2, 3.7))
     _promise(axes[0], mine)
     _curve(axes[1], mine, theirs, "published", model_name(SALES.safe))
@@ -236,10 +229,10 @@ def _verdict(u: np.ndarray, noise: float) -> str:
     upper, outer, slack = np.mean(u > 0.5), np.mean(np.abs(u - 0.5) > 0.4), SLACK + noise
     if abs(upper - 0.5) > max(slack, abs(outer - 0.2)):
         way, half, share = ("low", "upper", upper) if upper > 0.5 else ("high", "lower", 1 - upper)
-        return f"The forecasts run {way}: {_share(share)} of sales fell in the {half} half of what was foretold"
+        return f"The forecasts run {way}: {share0(share)} of sales fell in the {half} half of what was foretold"
     if abs(outer - 0.2) > slack:
         way = "narrow" if outer > 0.2 else "wide"
-        return f"The forecasts are too {way}: {_share(outer)} of sales fell in the outer fifth of what was foretold"
+        return f"The forecasts are too {way}: {share0(outer)} of sales fell in the outer fifth of what was foretold"
     return "The forecasts are honest: sales fell evenly over all that was foretold"
 
 

@@ -226,7 +226,9 @@ def skill(frame: pd.DataFrame) -> Figure:
     if not len(frame):
         return nothing(f"What is published is {own} itself, and there is no other baseline to compare with")
     proven, worse = frame[frame["low"] > 0], frame[frame["high"] < 0]
-    if len(proven) == len(frame):
+    if frame["low"].isna().all():
+        title = "Too few origins to tell skill from chance"
+    elif len(proven) == len(frame):
         title = (
             f"Better than every {'other ' if own else ''}baseline, beyond chance"
             if len(frame) > 1
@@ -237,8 +239,6 @@ def skill(frame: pd.DataFrame) -> Figure:
     else:
         open_ = [model_name(b) for b in frame.loc[~(frame["low"] > 0), "baseline"]]
         title = f"Not proven better than {', '.join(open_)}"
-    if frame["low"].isna().all():
-        title = "Too few origins to tell skill from chance"
     title = f"{own[0].upper()}{own[1:]} itself is published: {title[0].lower()}{title[1:]}" if own else title
     fig, axes = canvas(title, size=(8.2, 1.0 + 0.38 * len(frame)))
     ax = axes[0, 0]

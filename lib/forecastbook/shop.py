@@ -26,12 +26,12 @@ import pyarrow as pa
 
 from forecastbook import records, stock
 from forecastbook.cells import texts
-from forecastbook.intake import Intake, SourceError, as_day, inside, reasons, unit_errors
+from forecastbook.intake import Intake, Source, SourceError, as_day, inside, reasons, unit_errors
 from forecastbook.params import digest
 from forecastbook.shoprows import RowSieve, Shop, documents, parsed
 
 
-class ShopFiles:
+class ShopFiles(Source):
     """Parameters: stock (path), sales (paths, globs or directories), cutoff (day of the snapshot; None = the day after the last
     sale), sheet (of workbooks that have several), fill_last_month, history_months (None = all).
 
@@ -39,20 +39,12 @@ class ShopFiles:
     after its last one has come: by the cutoff, or by a sale on or after it.
     """
 
-    stores_facts = True  # in the warehouse, as ingest reads them
+    stores_facts = True
 
     def span(self, source, warehouse=None) -> tuple[date, date]:
         """The months of the first sale and the last complete one, by their first days."""
         days = self._shop(source).months(_fills(source)).astype("datetime64[D]")
         return days[0].astype(date), days[-1].astype(date)
-
-    def asks(self, source, as_of) -> dict[str, dict]:
-        """Files are asked no queries."""
-        return {}
-
-    def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
-        """Nothing: what is in the files and cannot be used is told when they are read."""
-        return ()
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of what a run as of then reads: the format of files, their number and the order of their rows do not count."""
@@ -98,7 +90,7 @@ class ShopFiles:
             "series": len(frame["series_id"].cat.categories),
             "months": len(np.unique(frame["ts"])),
         }
-        remarks = (*shop.remarks, *shop.unused(_fills(source))) if newest else shop.remarks
+        remarks = (*shop.remarks, *shop.unfinished(_fills(source))) if newest else shop.remarks
         return Intake(frame, known.sieve.quarantine(), counts, known.facts(), remarks=remarks, newest=newest)
 
     @staticmethod

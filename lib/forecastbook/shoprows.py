@@ -80,7 +80,7 @@ class Shop:
             )
         return months
 
-    def unused(self, fill: bool) -> Iterator[str]:
+    def unfinished(self, fill: bool) -> Iterator[str]:
         """What was sold in a last month that is nearly over and not used, in a sentence; nothing where it is filled."""
         begins = self.end.astype("datetime64[M]")
         days, whole = (day.astype("datetime64[D]") - begins.astype("datetime64[D]") for day in (self.end, begins + 1))

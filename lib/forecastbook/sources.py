@@ -29,6 +29,7 @@ from forecastbook.cells import Cells, mask
 from forecastbook.intake import (
     Intake,
     Sieve,
+    Source,
     SourceError,
     as_day,
     disagreeing,
@@ -50,15 +51,13 @@ from forecastbook.trades import SALES
 log = logging.getLogger(__name__)
 
 
-class LongFile:
+class LongFile(Source):
     """A long .parquet or .csv file. Parameters: path, columns {series, ts, y, available?, title?}, static, past, future,
     history_days (None = all), positive (True where y must be above 0).
 
     Several rows of one series and date: the latest time of day wins, of those as late the last row of the file. Ids and titles
     are text exactly as written.
     """
-
-    stores_facts = False
 
     def there(self, source, warehouse) -> bool:
         """A file is there, or it is an error to say so."""
@@ -67,14 +66,6 @@ class LongFile:
     def span(self, source, warehouse=None) -> tuple[date, date]:
         """First and newest date with an observed value, not after today. Raises SourceError when no row is usable."""
         return self._span(source, *self._parse(source))
-
-    def asks(self, source, as_of) -> dict[str, dict]:
-        """A file is asked no queries."""
-        return {}
-
-    def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
-        """Nothing: what is in a file and cannot be used is told when it is read."""
-        return ()
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of what a run as of then reads: neither the rows' order nor the file's format, nor other rows, count."""
@@ -304,16 +295,15 @@ def newest(span: tuple[date, date], params) -> date:
 
 def begins(as_of: date, newest: date, freq: str) -> None:
     """Raise SourceError unless the newest date of the data, and then the as-of date, is the first day of a period."""
-    for day in (newest, as_of):
-        (first,) = pd.date_range(end=pd.Timestamp(day), periods=1, freq=freq).date
-        if first != day and day == newest:
-            weeks = f"{newest:%a}".upper()
-            raise SourceError(
-                f"the newest date of the data, {newest}, is not the first day of a period of freq {freq}: set freq (weeks that "
-                f"begin on its day are W-{weeks}), or sum by period and date each by its first day"
-            )
-        if first != day:
-            raise SourceError(f"as-of date {as_of} is not the first day of a period of freq {freq}: write {first}")
+    known, asked = (pd.date_range(end=pd.Timestamp(day), periods=1, freq=freq)[0].date() for day in (newest, as_of))
+    if known != newest:
+        weeks = f"{newest:%a}".upper()
+        raise SourceError(
+            f"the newest date of the data, {newest}, is not the first day of a period of freq {freq}: set freq (weeks that "
+            f"begin on its day are W-{weeks}), or sum by period and date each by its first day"
+        )
+    if asked != as_of:
+        raise SourceError(f"as-of date {as_of} is not the first day of a period of freq {freq}: write {asked}")
 
 
 def keep_facts(intake: Intake, store, job: str) -> None:

@@ -37,6 +37,13 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{round(100 * share, digits) + 0.0:.{digits}f} %".replace("-", "−")
 
 
+def share0(share: float) -> str:
+    """A share in whole percent that is never rounded to 'none' or 'all'."""
+    if 0 < share < 0.005:
+        return "under 1 %"
+    return "over 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
 def signed(share: float, digits: int = 0) -> str:
     """0.05 → '+5 %', −0.2 → '−20 %', 0 → '0 %'."""
     text = percent(share, digits)
