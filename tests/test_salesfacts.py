@@ -17,8 +17,8 @@ from forecastbook import sample
 from forecastbook.intake import Intake, SourceError, quiet
 from forecastbook.panel import build
 from forecastbook.params import File, WarehouseSales
-from forecastbook.salesfacts import _attribute, ensure_sample
-from forecastbook.sources import SOURCES, keep_facts, newest
+from forecastbook.salesfacts import _attribute, ensure_sample, keep_facts
+from forecastbook.sources import SOURCES, newest
 from forecastbook.warehouse import connect, variant_ids
 from salesdata import complete, sold_units
 

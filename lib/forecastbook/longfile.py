@@ -1,323 +1,220 @@
-"""A long .parquet or .csv file: its columns as numpy arrays, and what in them is missing or is not what it should be.
-
-Nothing is guessed and nothing is repaired: text is kept exactly as written, and a cell that cannot be read is told apart from
-one that says "missing". Symbols: n rows, N distinct texts of a column.
-"""
+"""A long .csv or .parquet file -> one long frame."""
 
 from __future__ import annotations
 
-import csv
-import difflib
-import math
-import re
-from datetime import datetime
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from forecastbook.intake import SourceError, quarantine, shown
-
-FIRST_DAY, LAST_DAY = np.datetime64("1900-01-01"), np.datetime64("2200-12-31")
-PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}  # of an Arrow time stamp's unit
-MISSING = {"", "na", "n/a", "nan", "null", "none"}
-DATES = "2024-12-31 with a time or without, 20241231 or 31.12.2024, of 1900 to 2200"  # how a date may be written
-LONE = re.compile(r"[+-]?[1-9]\d{0,2}([.,])\d{3}")  # is its mark the decimal sign, or between thousands?
-GROUPED = re.compile(  # thousands in groups of three: the mark that comes first stands between them
-    r"[+-]?(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?:,\d{3}){2,})"
+from forecastbook import parsing
+from forecastbook.cells import Cells, mask
+from forecastbook.intake import (
+    Intake,
+    Sieve,
+    Source,
+    SourceError,
+    as_day,
+    disagreeing,
+    far,
+    inside,
+    of_cells,
+    reasons,
+    today,
+    unit_errors,
 )
-DECIMAL = re.compile(r"[+-]?\d*([.,])\d+(e[+-]?\d+)?", re.I)
-YES, NO = {"true", "t", "yes", "y", "1", "1.0", "да"}, {"false", "f", "no", "n", "0", "0.0", "нет"}
-FLAGS = "yes or no, true or false, 1 or 0"  # how a flag may be written
+from forecastbook.params import digest
 
 
-def load(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.DataFrame, bool]:
-    """The wanted columns, the 1-based number of each data row, torn rows as a quarantine frame, decimal comma or not."""
-    kind = path.suffix.lower()
-    if kind not in (".parquet", ".csv"):
-        raise SourceError(f"source.path {path}: wanted a .parquet or .csv file, not {kind or 'a name without ending'}")
-    try:
-        if kind == ".parquet":
-            with pq.ParquetFile(path) as file:
-                _has_columns(path, file.schema_arrow.names, wanted)
-                _are_plain(path, file.schema_arrow, wanted)
-                table = _decoded(path, file.read(columns=wanted))
-            return table.select(wanted), np.arange(1, table.num_rows + 1), quarantine(), False
-        return _load_csv(path, wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError, csv.Error) as error:
-        text = str(error).strip().split("\n")[0]
-        advice = "save it as UTF-8" if "utf" in text.lower() else f"is it really a {kind} file, and complete?"
-        raise SourceError(f"cannot read {path}: {text}; {advice}") from error
+class LongFile(Source):
+    """A long .parquet or .csv file. Parameters: path, columns {series, ts, y, available?, title?}, static, past, future,
+    history_days (None = all), positive (True where y must be above 0).
 
+    Several rows of one series and date: the latest time of day wins, of those as late the last row of the file. Ids and titles
+    are text exactly as written.
+    """
 
-def _load_csv(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.DataFrame, bool]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        head = "".join(line for _, line in zip(range(20), file, strict=False))  # a quoted column name may hold a line break
-    if not head.strip():
-        raise SourceError(f"{path} is empty: wanted a header line and rows")
-    headers = {d: next(csv.reader([*head.splitlines(keepends=True)], delimiter=d)) for d in (",", ";", "\t")}
-    delimiter = max(headers, key=lambda d: (len(set(wanted) & set(headers[d])), len(headers[d])))
-    names = headers[delimiter]
-    _has_columns(path, names, wanted)
-    torn: list[tuple[int, str, int]] = []
+    def there(self, source, warehouse) -> bool:
+        """A file is there, or it is an error to say so."""
+        return True
 
-    def remember(row) -> str:
-        torn.append((row.number, row.text, row.actual_columns))
-        return "skip"
+    def span(self, source, warehouse=None) -> tuple[date, date]:
+        """First and newest date with an observed value, not after today. Raises SourceError when no row is usable."""
+        return self._span(source, *self._parse(source))
 
-    unnamed = [f"{i}:{name}" if name not in wanted else name for i, name in enumerate(names)]  # namesakes elsewhere do no harm
-    try:
-        table = pa.csv.read_csv(
-            path,
-            read_options=pa.csv.ReadOptions(use_threads=False, column_names=unnamed, skip_rows=1, encoding="utf8"),
-            parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=wanted, column_types={c: pa.string() for c in wanted}, strings_can_be_null=False, null_values=[]
-            ),
+    def fingerprint(self, source, warehouse, as_of) -> str:
+        """Hash of what a run as of then reads: neither the rows' order nor the file's format, nor other rows, count."""
+        intake = self.read(source, warehouse, as_of)
+        return digest(
+            {
+                "as_of": as_day(as_of),
+                "content": intake.digest(sales=not _positive(source)),
+                "columns": _mapping(source),
+                "static": list(source.static),
+                "past": list(source.past),
+                "future": list(source.future),
+                "history_days": source.history_days,
+                "positive": _positive(source),
+            }
         )
-    except pa.ArrowInvalid:
-        _no_open_quote(path, delimiter, len(names))
-        raise
-    with path.open("rb") as file:
-        ends = sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
-    if ends > table.num_rows + len(torn) + 1:  # a cell holds a line break, or a line is blank
-        _no_open_quote(path, delimiter, len(names))
-    # Arrow counts lines from the header on: row k of the file is data row k - 1. The rows around a torn one keep their numbers.
-    lost = np.array([number - 1 for number, _, _ in torn], dtype=np.int64)
-    rows = np.setdiff1d(np.arange(1, table.num_rows + len(lost) + 1), lost)
-    frame = (
-        quarantine()
-        if not torn
-        else quarantine(
-            pd.DataFrame(
-                {
-                    "file": str(path),
-                    "sheet": None,
-                    "row": pd.array(lost, dtype="Int64"),
-                    "column": None,
-                    "value": [shown(text) for _, text, _ in torn],
-                    "reason": [f"row has {cells} cells, wanted {len(names)}" for _, _, cells in torn],
-                }
+
+    def read(self, source, warehouse, as_of) -> Intake:
+        """The rows up to ``as_of``; later rows only where ``future`` columns want them, without their value."""
+        as_of = np.datetime64(as_day(as_of), "D")
+        table, sieve, parsed = self._parse(source, as_of)
+        inside(as_of.astype(date), self._span(source, table, sieve, parsed), str(_path(source)))
+        columns, codes, day, y, flag = (parsed[k] for k in ("columns", "codes", "day", "y", "flag"))
+        later = ~np.isnat(day) & (day > as_of)
+        if not source.future:
+            sieve.drop(later, "after the as-of date")
+        past = np.zeros(len(day), dtype=bool)
+        if source.history_days is not None:
+            past = ~np.isnat(day) & (day <= as_of - np.timedelta64(source.history_days, "D"))
+            sieve.drop(past, "before the history window")
+        sieve.reject(far(day, sieve.ok & ~later), columns["ts"], table[columns["ts"]], "date far before all others")
+        if _positive(source):
+            sieve.reject(
+                unit_errors(codes, np.where(sieve.ok & ~later & (flag != 0), y, np.nan)),
+                columns["y"],
+                table[columns["y"]],
+                "unit error?",
             )
+        ids = parsed["ids"]
+        cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
+        times = table[columns["ts"]]
+        beaten, stays = cells.resolve(lambda rows: (parsing.as_times(times.take(pa.array(rows))),))
+        sieve.drop(mask(beaten, len(codes)), "duplicates resolved")
+        hidden = (flag == 0) & _positive(source)
+        y = np.where(later | hidden, np.nan, y)
+        available = np.where(flag < 0, ~np.isnan(y), flag == 1) & ~later
+        title = (None, ids)  # the id where there is none
+        if "title" in columns:
+            said, titles = parsing.as_text(table[columns["title"]])
+            said = _carried(said, codes, day, sieve.ok & ~later)
+            title = np.where(said >= 0, said, codes + len(titles)), np.concatenate([titles, ids])
+        data = {"y": y, "available": available, "title": title}
+        for name in source.static:
+            said, texts = parsing.as_text(table[name])
+            data[name] = _carried(said, codes, day, sieve.ok & ~later), np.append(texts, "")  # code -1 = missing = ""
+        for name in (*source.past, *source.future):
+            value, missing, bad = parsing.as_numbers(table[name], parsed["comma"], parsed["known"])
+            if bad[parsed["known"]].any():
+                said, neither = parsing.as_flags(table[name])
+                if not neither[parsed["known"]].any():  # a promotion: yes or no
+                    value, bad = np.where(said < 0, np.nan, said), neither
+            why = f"not a number (wanted {parsing.numbers(parsed['comma'])})"
+            sieve.note((bad | np.isinf(value)) & sieve.ok, name, table[name], why, "covariate left empty")
+            data[name] = np.where(np.isfinite(value), value, np.nan)
+        if not (np.isfinite(y) & sieve.ok).any():
+            raise SourceError(f"{_path(source)} has no usable value in the window up to {as_of}: {reasons(sieve.counts)}")
+        now, empty = sieve.ok & ~later, np.isnan(y)
+        notes = {
+            "unavailable": int((now & empty & ~available).sum()),
+            "available without a value": int((now & empty & available).sum()),
+            **({"known ahead": int((sieve.ok & later).sum())} if source.future else {}),
+            **disagreeing(y, beaten, stays),
+        }
+        ahead = later if source.future else later & (day <= np.datetime64(today(), "D"))  # what is not known yet; 2999 is wrong
+        lost = sieve.lost(ids, codes, data["title"], now, lambda at: ~(ahead | past)[at])
+        found = of_cells(cells, data, sieve, len(codes) + parsed["torn"], notes, lost)
+        return replace(found, unread=sieve.unread(ids, codes, day))
+
+    @staticmethod
+    def _parse(source, as_of=None) -> tuple[pa.Table, Sieve, dict]:
+        """Every rule of a single row. Codes (n,) index ids (N,); flag (n,) is 1, 0 or -1 (not said).
+
+        as_of: how numbers are written is told by the rows up to then; None: by all.
+        """
+        path, columns = _path(source), _mapping(source)
+        wanted = list(dict.fromkeys([*columns.values(), *source.static, *source.past, *source.future]))
+        table, rows, torn, comma = parsing.load(path, wanted)
+        sieve = Sieve(str(path), rows)
+        if len(torn):
+            sieve.parts.append(torn)
+            sieve.counts["quarantined: wrong number of cells"] = len(torn)
+        n, series, ts, value = table.num_rows, columns["series"], columns["ts"], columns["y"]
+        codes, ids = parsing.as_text(table[series])
+        day, no_day = parsing.as_days(table[ts])
+        known = ~np.isnat(day) if as_of is None else day <= as_of  # NaT is not
+        y, no_value, not_number = parsing.as_numbers(table[value], comma, known)
+        flag, not_flag = (
+            parsing.as_flags(table[columns["available"]]) if "available" in columns else (np.full(n, -1), np.zeros(n, bool))
         )
-    )
-    return table, rows, frame, delimiter == ";"
-
-
-def _no_open_quote(path: Path, delimiter: str, width: int) -> None:
-    """Raise SourceError where a quote that is not closed takes rows of so many cells into its cell; a text may have lines."""
-    first, swallowed = 1, False
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        try:
-            for record in reader:
-                inner = [line.split(delimiter) for cell in record for line in cell.splitlines()[1:]]
-                if any(len(cells) == width and any(_one_day(cell) != "NaT" for cell in cells) for cells in inner):
-                    swallowed = True
-                    break
-                first = reader.line_num + 1
-        except csv.Error:  # a cell longer than any text
-            swallowed = True
-    if swallowed:
-        raise SourceError(
-            f"{path} line {first}: a quoted cell is not closed and takes the rows after it; close the quote, or write it twice"
+        sieve.reject(codes < 0, series, table[series], "missing series id")
+        sieve.reject(no_day, ts, table[ts], "missing date")
+        sieve.reject(np.isnat(day), ts, table[ts], f"impossible date (wanted {parsing.DATES})")
+        if not source.future:
+            sieve.reject(day > np.datetime64(today(), "D"), ts, table[ts], "date in the future")
+        if "available" in columns:
+            why = f"neither yes nor no (wanted {parsing.FLAGS})"
+            sieve.reject(not_flag, columns["available"], table[columns["available"]], why)
+        sieve.reject(not_number, value, table[value], f"not a number (wanted {parsing.numbers(comma)})")
+        sieve.reject(np.isinf(y), value, table[value], "not finite")
+        sieve.reject(y < 0, value, table[value], "negative")
+        if _positive(source):
+            sieve.reject((y == 0) & (flag != 0), value, table[value], "zero price")
+        return (
+            table,
+            sieve,
+            {
+                "columns": columns,
+                "codes": codes,
+                "ids": ids,
+                "day": day,
+                "y": y,
+                "flag": flag,
+                "comma": comma,
+                "known": known,
+                "torn": len(torn),
+            },
         )
 
-
-def _has_columns(path: Path, names: list[str], wanted: list[str]) -> None:
-    """All faults at once: columns that are missing (with the nearest name), or there twice."""
-    lower = {name.lower(): name for name in names}
-    faults = []
-    for name in wanted:
-        if name not in names:
-            near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-            faults.append(f"no column {name!r}" + (f" (nearest: {lower[near[0]]!r})" if near else ""))
-        elif names.count(name) > 1:
-            faults.append(f"column {name!r} is there {names.count(name)} times")
-    if faults:
-        raise SourceError(f"{path}: {', '.join(faults)}; it has {', '.join(names)}. Map them in source.columns")
-
-
-def _are_plain(path: Path, schema: pa.Schema, wanted: list[str]) -> None:
-    """Raise SourceError, with all faults at once, where a column holds lists or records instead of single values."""
-    faults = [f"column {n!r} is {schema.field(n).type}" for n in wanted if pa.types.is_nested(schema.field(n).type)]
-    if faults:
-        raise SourceError(f"{path}: {', '.join(faults)}; wanted text, numbers, dates or yes and no: one value a cell")
+    @staticmethod
+    def _span(source, table, sieve: Sieve, parsed: dict) -> tuple[date, date]:
+        """First and last date with an observed value."""
+        seen = sieve.ok & ~np.isnan(parsed["y"]) & (parsed["day"] <= np.datetime64(today(), "D"))
+        if _positive(source):
+            seen &= parsed["flag"] != 0
+        if not seen.any():
+            refused = sieve.quarantine().head(1).to_dict("records")
+            example = "".join(f"; row {r['row']}: {r['column']} is {r['value']!r}" for r in refused)
+            raise SourceError(
+                f"{_path(source)} has no usable rows: {table.num_rows + parsed['torn']} rows, {reasons(sieve.counts)}{example}"
+            )
+        day = parsed["day"][seen]
+        return day.min().astype(date), day.max().astype(date)
 
 
-def _decoded(path: Path, table: pa.Table) -> pa.Table:
-    """The same with bytes as text: older writers do not mark text as such. SourceError names a column that is none."""
-    for at, field in enumerate(table.schema):
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-            try:
-                table = table.set_column(at, field.name, table.column(at).cast(pa.large_string()))
-            except pa.ArrowInvalid:
-                raise SourceError(f"{path}: column {field.name!r} holds bytes that are no UTF-8 text; write text") from None
-    return table
+def _carried(said: np.ndarray, codes: np.ndarray, day: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Text of a series as codes (n,), -1 for none: where a row says nothing, what the series' newest row that does says.
 
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Text as codes (n,) into its distinct values; -1 for null. Each distinct value is written as text once."""
-    column = column.cast(pa.string()) if pa.types.is_null(column.type) else column
-    encoded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).unify_dictionaries()
-    texts = encoded.chunk(0).dictionary.cast(pa.large_string()).to_pylist() if encoded.num_chunks else []
-    codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
-    return np.concatenate(codes).astype(np.int64) if codes else np.empty(0, dtype=np.int64), texts
-
-
-def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """A column as text exactly as written: codes (n,) into texts (N,), -1 where null or blank. 12 and 12.0 are '12'."""
-    column = _plain(column)
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column)
-        whole = pc.all(pc.equal(column, pc.floor(column))).as_py() and (pc.max(pc.abs(column)).as_py() or 0) < 2**53
-        column = column.cast(pa.int64()) if whole else column
-    codes, texts = _coded(column)
-    blank = np.array([not text.strip() for text in texts] + [True])  # the last one answers for code -1
-    return np.where(blank[codes], -1, codes), np.array(texts, dtype=object)
-
-
-def as_numbers(
-    column: pa.ChunkedArray, comma: bool = False, known: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A column as floats: values (n,) with NaN where there is none, which are missing (n,), which are no number (n,).
-
-    comma: the file is not delimited by commas, so that one may be a decimal sign. Whether the mark in 1,445 or 1.445 is that or
-    stands between thousands, the column's other numbers tell; where it may still be either, it is refused.
-    known: (n,) bool, the rows that may tell; None: all.
+    codes: (n,) the series, -1 for none. day: (n,). known: (n,) bool, the rows whose word counts.
     """
-    column = _plain(column)
-    kind = column.type
-    if pa.types.is_null(kind):
-        return np.full(len(column), np.nan), np.ones(len(column), dtype=bool), np.zeros(len(column), dtype=bool)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
-        if pa.types.is_boolean(kind):
-            column = column.cast(pa.int8())
-        value = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
-        return value, np.isnan(value), np.zeros(len(value), dtype=bool)
-    codes, texts = _coded(column)
-    told = texts if known is None else [texts[k] for k in np.unique(codes[known]) if k >= 0]
-    sign = _sign(told, comma)
-    parsed = np.array([_number(text, comma, sign) for text in texts] + [(np.nan, True)], dtype=float).reshape(-1, 2)
-    value, fine = parsed[codes, 0], parsed[codes, 1] == 1
-    return value, np.isnan(value) & fine, ~fine
+    if (said >= 0).all():
+        return said
+    told = np.flatnonzero(known & (said >= 0))
+    told = told[np.argsort(day[told], kind="stable")]
+    last = np.full(codes.max(initial=-1) + 2, -1)  # the last place answers for code -1: no series
+    last[codes[told]] = said[told]  # of several the latest stays
+    return np.where(said >= 0, said, last[codes])
 
 
-def _sign(texts: list[str], comma: bool) -> str | None:
-    """The decimal sign of a column's numbers, by those that can be read in one way only; '' where they do not tell.
-
-    Without any, it is the point in a file that is delimited by commas, and None in another.
-    """
-    shown = set()
-    for text in {text.strip() for text in texts if "." in text or "," in text}:
-        if GROUPED.fullmatch(text):
-            shown.add("." if re.search(r"[.,]", text)[0] == "," else ",")
-        elif not LONE.fullmatch(text) and (found := DECIMAL.fullmatch(text)):
-            shown.add(found[1])
-    if not shown:
-        return None if comma else "."
-    return shown.pop() if len(shown) == 1 and (comma or shown == {"."}) else ""
+def _path(source) -> Path:
+    path = Path(source.path).expanduser()
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise SourceError(f"source.path {path} {what}; a relative path starts at {Path.cwd()}")
+    return path
 
 
-def numbers(comma: bool) -> str:
-    """How a number may be written in a file with decimal commas, or with points."""
-    either = "1.234 may be two numbers: 1234 or 1,234" if comma else "1,234 may be two numbers beside 12,5"
-    return f"{'1234,56, 1.234,56 or 1234.56' if comma else '1234.56 or 1,234.56'}; {either}"
+def _mapping(source) -> dict[str, str]:
+    """Role -> column of the file; roles that are not mapped are left out."""
+    columns = source.columns
+    get = columns.get if isinstance(columns, dict) else lambda role: getattr(columns, role, None)
+    return {role: get(role) for role in ("series", "ts", "y", "available", "title") if get(role)}
 
 
-def _number(text: str, comma: bool, sign: str | None) -> tuple[float, bool]:
-    """A number, or NaN; and whether the text is one, or openly says that there is none. sign: as ``_sign`` says."""
-    text = text.strip()
-    if text.lower() in MISSING:
-        return math.nan, True
-    if lone := LONE.fullmatch(text):
-        if (sign == "" and (comma or lone[1] == ",")) or (sign is None and lone[1] == "."):
-            return math.nan, False
-        text = text.replace(lone[1], "." if lone[1] == (sign or ("," if comma else ".")) else "")
-    elif GROUPED.fullmatch(text):
-        text = text.replace(re.search(r"[.,]", text)[0], "").replace(",", ".")
-    elif comma and text.count(",") == 1 and "." not in text:
-        text = text.replace(",", ".")
-    try:
-        return (float(text), True) if "_" not in text else (math.nan, False)
-    except ValueError:
-        return math.nan, False
-
-
-def as_flags(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Yes / no / not said as 1 / 0 / -1 (n,), and which are neither (n,)."""
-    codes, texts = _coded(_plain(column))
-    words = [text.strip().lower() for text in texts]
-    flag = np.array([1 if w in YES else 0 if w in NO else -1 for w in words] + [-1])
-    bad = np.array([w not in YES | NO | MISSING for w in words] + [False])
-    return flag[codes], bad[codes]
-
-
-def as_days(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """A column as days (n,), NaT where it is none; and which are missing (n,). The day is the one on the writer's wall."""
-    column = _plain(column)
-    if pa.types.is_temporal(column.type) and not pa.types.is_time(column.type) and not pa.types.is_duration(column.type):
-        day, missing = arrow_days(column), np.asarray(column.is_null())
-    else:
-        codes, texts = _coded(column)
-        day = np.array([_one_day(text) for text in texts] + ["NaT"], dtype="datetime64[D]")[codes]
-        blank = np.array([text.strip().lower() in MISSING for text in texts] + [True])
-        missing = blank[codes]
-    with np.errstate(invalid="ignore"):
-        return np.where((day >= FIRST_DAY) & (day <= LAST_DAY), day, np.datetime64("NaT")), missing
-
-
-def as_times(column: pa.ChunkedArray) -> np.ndarray:
-    """The time of day of each cell on its writer's wall, as a share of the day: (n,) float, 0 where none is said."""
-    column = _plain(column)
-    if pa.types.is_timestamp(column.type):
-        local = pc.local_timestamp(column) if column.type.tz else column
-        return local.cast(pa.int64()).fill_null(0).to_numpy() % PER_DAY[column.type.unit] / PER_DAY[column.type.unit]
-    if pa.types.is_temporal(column.type):
-        return np.zeros(len(column))
-    codes, texts = _coded(column)
-    return np.array([_one_time(text) for text in texts] + [0.0])[codes]
-
-
-def _one_time(text: str) -> float:
-    try:
-        at = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return 0.0  # the other forms have no time
-    return (at.hour * 3600 + at.minute * 60 + at.second + at.microsecond / 1e6) / 86_400
-
-
-def arrow_days(column: pa.ChunkedArray) -> np.ndarray:
-    """Dates and time stamps (of any zone: the day on their own wall) as (n,) datetime64[D], NaT for null."""
-    kind = column.type
-    if pa.types.is_timestamp(kind):
-        column = pc.local_timestamp(column) if kind.tz else column
-        per_day = PER_DAY[kind.unit]
-    elif pa.types.is_date64(kind):
-        per_day = PER_DAY["ms"]
-    else:
-        per_day = 1
-    whole = column.cast(pa.int32() if per_day == 1 else pa.int64()).fill_null(0).to_numpy().astype(np.int64) // per_day
-    return np.where(np.asarray(column.is_null()), np.datetime64("NaT"), whole.astype("datetime64[D]"))
-
-
-def _one_day(text: str) -> str:
-    """An ISO date or time stamp, YYYYMMDD, or DD.MM.YYYY, as YYYY-MM-DD; 'NaT' for anything else (30 February too)."""
-    text = text.strip()
-    try:
-        return datetime.fromisoformat(text).date().isoformat()
-    except ValueError:
-        pass  # not ISO: one more form is allowed, judged below
-    try:
-        return datetime.strptime(text, "%d.%m.%Y").date().isoformat()
-    except ValueError:
-        return "NaT"
+def _positive(source) -> bool:
+    return bool(getattr(source, "positive", False))

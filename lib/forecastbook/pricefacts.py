@@ -8,7 +8,7 @@ from datetime import date, timedelta
 import numpy as np
 import pyarrow as pa
 
-from forecastbook import longfile, sample
+from forecastbook import parsing, sample
 from forecastbook.cells import Cells, chunks, mask, numbered, side_by_side, taken
 from forecastbook.intake import (
     Intake,
@@ -96,7 +96,7 @@ class PriceFacts(Source):
         if not known.all():
             sieve.reject(~known[codes], "variant_id", key, "missing variant: not in DimVariant")
         at = _places(date_id, calendar["date_id"].to_numpy())
-        day = np.append(longfile.arrow_days(calendar["full_date"]), np.datetime64("NaT"))[at]
+        day = np.append(parsing.arrow_days(calendar["full_date"]), np.datetime64("NaT"))[at]
         wrong = np.isnat(day) | (_date_ids(day) != date_id)
         if wrong.any():
             sieve.reject(wrong[date_codes], "date_id", date_key, "impossible date: no such day in DimDate")

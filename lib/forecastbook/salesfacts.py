@@ -1,18 +1,24 @@
-"""FactSales with its items -> one long frame: the sales of a shop's own warehouse."""
+"""FactSales with its items: read from a shop's own warehouse as one long frame, written there from its files."""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from forecastbook import longfile, sample
+from forecastbook import parsing, sample
 from forecastbook.cells import Cells, mask, numbered, taken
 from forecastbook.intake import Intake, Sieve, Source, SourceError, as_day, disagreeing, far, inside, of_cells, reasons, today
 from forecastbook.params import digest
+from forecastbook.publication import variant_ids
+
+log = logging.getLogger(__name__)
 
 FIRST = date(1900, 1, 1)
 
@@ -82,7 +88,7 @@ class SalesFacts(Source):
         sieve.reject(np.isnan(units), "units", facts["units"], "not a number")
         sieve.reject(np.isinf(units), "units", facts["units"], "not finite")
         sieve.reject(units < 0, "units", facts["units"], "negative")
-        day = longfile.arrow_days(period)
+        day = parsing.arrow_days(period)
         sieve.reject(far(day, sieve.ok), "period", period, "date far before all others")
         titles, sources, about = (items[c].to_pylist() for c in ("title", "source_key", "attributes_json"))
         ids = np.array([str(sources[p] or i) if p >= 0 else str(i) for i, p in zip(item.tolist(), place, strict=True)], object)
@@ -117,6 +123,41 @@ class SalesFacts(Source):
         if not warehouse.looks_only:
             warehouse.migrate()
             ensure_sample(warehouse, source.sample_series)
+
+
+def keep_facts(intake: Intake, store, job: str) -> None:
+    """Write the facts that a job's own files hold into the warehouse; sources whose facts are there already bring none.
+
+    All facts of the job's items are replaced, also of those that the files no longer have: reading the same files again changes
+    nothing, and a corrected file corrects. A run for a past date, which knows less, leaves facts of later periods alone.
+    """
+    if not intake.facts:
+        return
+    items = intake.facts["DimItem"]
+    ids = items["series_id"].to_pylist()
+    keys = variant_ids(ids, items["title"].to_pylist())
+    number = dict(zip(ids, keys["id"].to_pylist(), strict=True))
+    store.migrate()
+    stored = store.query("sales_newest")
+    own = pc.fill_null(pc.equal(stored["job"], job), False)
+    stored = stored.append_column("own", own).filter(pc.or_(pc.is_in(stored["item_id"], keys["id"]), own))
+    mine = pc.max(intake.facts["FactSales"]["period"]).as_py()
+    others = (
+        stored if not intake.newest else stored.filter(pc.invert(stored["own"]))
+    )  # what another job knows is no mistake of ours
+    later = pc.max(others["newest"]).as_py()
+    if later and mine and later > mine:
+        log.info("%s has sales up to %s: those up to %s are not written over them", store.url, later, mine)
+        return
+    about = {"item_id": keys["id"], "title": keys["title"], "source_key": keys["source_key"]}
+    about |= {"attributes_json": items["attributes_json"], "from_files": [True] * len(ids), "job": [job] * len(ids)}
+    store.append("DimItem", pa.table(about), replacing=("item_id",))
+    held = tuple(stored["item_id"].to_pylist()) if intake.newest else ()  # an earlier day does not know all items yet
+    for table in ("FactSales", "FactStockMovement", "FactItemMonth"):
+        rows = intake.facts[table]
+        keyed = pa.array([number[i] for i in rows["series_id"].to_pylist()], pa.int64())
+        rows = rows.drop_columns(["series_id"]).append_column("item_id", keyed)
+        store.append(table, rows, replacing=("item_id",), gone=held)
 
 
 def _attribute(text: str | None, name: str, item: str) -> str:

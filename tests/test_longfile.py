@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import adds_up, reading
-from forecastbook import longfile, panel, sources
+from forecastbook import panel, parsing
 from forecastbook.intake import SourceError
 from forecastbook.sources import SOURCES
 
@@ -145,7 +145,7 @@ def test_times_of_a_time_stamp_column_count_on_the_writers_wall(tmp_path, zone, 
 
 
 def test_times_are_only_looked_at_where_rows_share_a_day(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.longfile, "as_times", lambda column: 1 / 0)
+    monkeypatch.setattr(parsing, "as_times", lambda column: 1 / 0)
     path = text(tmp_path, f"sku,day,price\na,{D} 08:00,5\nb,{D},1\n")
     assert reading(read(bare(path)), "a", D)["y"] == 5.0
 
@@ -188,7 +188,7 @@ def test_marks_between_thousands_are_read_where_they_can_mean_one_thing(tmp_path
     path = text(tmp_path, sep.join(["sku", "day", "price"]) + f'\na{sep}{D}{sep}"{written}"\nb{sep}{D}{sep}{other}\n')
     intake = read(bare(path))
     if number is None:
-        reason = "negative" if written[0] == "-" else f"not a number (wanted {longfile.numbers(sep == ';')})"
+        reason = "negative" if written[0] == "-" else f"not a number (wanted {parsing.numbers(sep == ';')})"
         assert intake.quarantine["reason"].tolist() == [reason]
     else:
         assert reading(intake, "a", D)["y"] == number and intake.quarantine.empty
@@ -403,7 +403,7 @@ def test_other_delimiters_quotes_and_the_decimal_comma(tmp_path, sep):
         assert reading(intake, "a", D)["y"] == 12.5
     else:
         # a comma may also group thousands: not guessed
-        assert intake.quarantine["reason"].tolist() == [f"not a number (wanted {longfile.numbers(False)})"]
+        assert intake.quarantine["reason"].tolist() == [f"not a number (wanted {parsing.numbers(False)})"]
     assert reading(intake, "b", D)["y"] == 7.25
 
 
