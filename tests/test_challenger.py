@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import LEVELS, day, made_run, posted_prices, tiny
-from forecastbook import backtest, challenger, experts, gbm, lstm, models, roster
+from forecastbook import backtest, challenger, experts, gbm, lstm, models, roster, tide_model
 
 PLAIN = {"attention": False, "window": "single"}
 BASE = {"model": {"hidden_size": 64, "sequence_length": 30}}  # the shape of the network that the package carries
@@ -333,6 +333,20 @@ def test_a_checkpoint_that_does_not_fit_names_path_key_and_both_shapes(runs_at, 
         challenger.start(run, run.panel())
     for part in (str(checkpoint), "encoder.weight_ih_l0", "(32, 1)", "(64, 1)"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("kept", ["last_value", "tide"])
+def test_a_directory_that_holds_no_network_of_the_job_is_no_base(runs_at, tmp_path, kept):
+    """The baseline of a run whose network was not kept, or the network of sales."""
+    model = (
+        models.Baseline(kept)
+        if kept == "last_value"
+        else tide_model.Model([{"w": torch.zeros(1)}], dict(tide_model.DEFAULTS, seeds=1))
+    )
+    models.save(model, tmp_path / "other")
+    run = runs_at("2024-03-10", finetune={"base": str(tmp_path / "other")})
+    with pytest.raises(models.ModelError, match=f"finetune.base {tmp_path}/other: holds no lstm network; name the model dir"):
+        challenger.start(run, run.panel())
 
 
 def test_the_directory_of_a_model_can_be_the_base(runs_at):

@@ -33,6 +33,12 @@ def test_a_failure_in_the_middle_keeps_the_old_file_and_leaves_nothing_behind(tm
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_file_that_is_read_meanwhile_is_not_blamed_on_the_one_that_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match="input.txt"), replacing(tmp_path / "a.txt") as part:
+        part.write_text((tmp_path / "input.txt").read_text())
+    assert not list(tmp_path.iterdir())
+
+
 def test_readers_never_see_half_a_file(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")

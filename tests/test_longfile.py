@@ -1,4 +1,4 @@
-"""The sources: what a user's file holds, and what happens to rows that break the contract."""
+"""A long file: what it holds, and what happens to rows that break the contract."""
 
 import datetime as dt
 import time

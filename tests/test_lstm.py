@@ -352,7 +352,7 @@ def test_fine_tuning_leaves_the_given_model_alone_and_keeps_the_best_epoch(panel
 
 
 def test_fine_tuning_that_helps_nothing_returns_the_start(panel, model):
-    tuned = lstm.finetune(model, panel, epochs=2, learning_rate=50.0)
+    tuned = lstm.finetune(model, panel, epochs=2, learning_rate=0.99)
     assert tuned.info["kept_epoch"] == 0 and tuned.history[0]["kept"] and not any(h["kept"] for h in tuned.history[1:])
     assert all(torch.equal(v, model.net.state_dict()[k]) for k, v in tuned.net.state_dict().items())
     assert np.array_equal(lstm.forecast(tuned, panel, 7, LEVELS).q, lstm.forecast(model, panel, 7, LEVELS).q)
@@ -399,19 +399,19 @@ def test_refused_settings(panel, model):
         lstm.fit(panel, hidden=3)
     with pytest.raises(TypeError, match="no hyperparameter 'lr'"):
         lstm.finetune(model, panel, lr=3)
-    with pytest.raises(lstm.LSTMError, match="batch_size must be a whole number of at least 1, got 0"):
+    with pytest.raises(lstm.LSTMError, match="batch_size: .*greater than or equal to 1, got 0"):
         lstm.fit(panel, batch_size=0)
-    with pytest.raises(lstm.LSTMError, match="num_layers must be a whole number of at least 0, got -1"):
+    with pytest.raises(lstm.LSTMError, match="num_layers: .*greater than or equal to 0, got -1"):
         lstm.fit(panel, num_layers=-1)
-    with pytest.raises(lstm.LSTMError, match="num_layers must be a whole number of at least 1, got 0"):
+    with pytest.raises(lstm.LSTMError, match="num_layers 0 has no states"):
         lstm.fit(panel, num_layers=0, window="single")
-    with pytest.raises(lstm.LSTMError, match="with num_layers 0 it must be false"):
+    with pytest.raises(lstm.LSTMError, match="attention must be false"):
         lstm.fit(panel, num_layers=0, attention=True)
     with pytest.raises(lstm.LSTMError, match="num_layers is 1 .* cannot become 0"):
         lstm.finetune(model, panel, num_layers=0)
     with pytest.raises(lstm.LSTMError, match="cannot forecast 8"):
         lstm.mixture(model, panel, 8)
-    with pytest.raises(lstm.LSTMError, match="window must be 'all' or 'single'"):
+    with pytest.raises(lstm.LSTMError, match="window: .*'all' or 'single', got 'some'"):
         lstm.fit(panel, window="some")
     with pytest.raises(lstm.LSTMError, match="hidden_size is 16 .* cannot become 32"):
         lstm.finetune(model, panel, hidden_size=32)

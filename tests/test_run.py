@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -304,6 +305,10 @@ def test_forcing_back_and_forth_keeps_every_finished_run(tmp_path):
     )
     finished(make(tmp_path, b, force=True))
     assert len(list((tmp_path / "prices").glob("2024*"))) == 4
+    shutil.rmtree(next(p for p in (tmp_path / "prices").glob("2024*+*") if not p.name.endswith("-2")))
+    for params in (a, b):  # where a kept one was removed, its name is free, and no other is in the way
+        finished(make(tmp_path, params, force=True))
+    assert len(list((tmp_path / "prices").glob("2024*"))) == 5
 
 
 def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path):

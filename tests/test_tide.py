@@ -18,6 +18,7 @@ from scipy import stats
 from conftest import LEVELS, panel_of
 from forecastbook import tide, tide_build, tide_data, tide_heads
 from forecastbook.counts import LEAST, sold
+from forecastbook.modelconfig import from_config
 
 TINY = dict(hidden_size=8, epochs=2, max_steps=20, batch_size=64, sequence_length=8, forecast_length=3, seeds=2)
 
@@ -458,14 +459,14 @@ def test_an_old_configuration_is_translated():
         "lr_shed_config": {"T_0": 160, "T_mult": 1}, "swa_config": {"swa_lrs": 1e-4, "swa_epoch_start": 0.6},
         "weights_config": {"sigma_left": 0.754, "sigma_right": 1.39},
         "train_ds_config": {"alpha": 2.556}, "lags": 9, "quantiles": [0.05, 0.25, 0.5, 0.75, 0.95]}"""
-    got = tide.from_config(old)
+    got = from_config(old)
     assert got == dict(
         **dict(head="quantile", schedule="cosine_restarts", gradient_clip=0.5),
         **dict(num_encoder_layers=3, num_decoder_layers=2, temporal_width_past=2, dropout=0.5, batch_size=128),
         **dict(learning_rate=7.7e-05, weight_decay=0.0028, T_0=160, T_mult=1, swa_lr=1e-4, swa_start=0.6),
         **dict(sigma_left=0.754, sigma_right=1.39, weight_alpha=2.556, sequence_length=9, levels=[0.05, 0.25, 0.5, 0.75, 0.95]),
     )
-    assert tide.from_config(json.loads(old)) == got and set(got) <= set(tide.DEFAULTS)
+    assert from_config(json.loads(old)) == got and set(got) <= set(tide.DEFAULTS)
 
 
 @pytest.mark.parametrize(
@@ -476,27 +477,25 @@ def test_an_old_configuration_is_translated():
         ({"model_config": {"hidden": 5}}, "unknown key model_config.'hidden'"),
         ({"callbacks": {}}, "unknown key 'callbacks'"),
         ({"model_config": 5}, "model_config must be a dictionary"),
-        ({"lags": 0}, "sequence_length must be a whole number of at least 1, got 0"),
         ("{", "not JSON"),
         ("[]", "wanted a dictionary"),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_refused_by_name(config, message):
-    with pytest.raises(tide.TideError, match=message):
-        tide.from_config(config)
+    with pytest.raises(ValueError, match=message):
+        from_config(config)
 
 
 @pytest.mark.parametrize(
     ("over", "error", "message"),
     [
         (dict(hidden=5), TypeError, "no hyperparameter 'hidden'"),
-        (dict(epochs=0), tide.TideError, "epochs must be a whole number of at least 1, got 0"),
-        (dict(learning_rate=4.616), tide.TideError, "learning_rate must be a number between 0 and 1, got 4.616"),
-        (dict(weight_alpha="1e-3"), tide.TideError, "weight_alpha must be a number between 0 and 1e.06, got '1e-3'"),
-        (dict(train_days=0), tide.TideError, "train_days must be a whole number of at least 1, or none, got 0"),
-        (dict(head="poisson"), tide.TideError, "head must be one of nb, zinb, quantile, got 'poisson'"),
+        (dict(epochs=0), tide.TideError, "epochs: .*greater than or equal to 1, got 0"),
+        (dict(learning_rate=4.616), tide.TideError, "learning_rate: .*less than 1, got 4.616"),
+        (dict(weight_alpha="1e-3"), tide.TideError, "weight_alpha: .*valid number, got '1e-3'"),
+        (dict(head="poisson"), tide.TideError, "head: .*'nb', 'zinb' or 'quantile', got 'poisson'"),
         (dict(head="nb", window_scale=False), tide.TideError, "a count head needs window_scale"),
-        (dict(swa_start=2), tide.TideError, "swa_start is a share"),
+        (dict(swa_start=2), tide.TideError, "swa_start: .*less than 1, got 2"),
         (dict(levels=(0.5, 0.1)), tide.TideError, "levels must rise"),
         (dict(seasonal=True, forecast_length=12), tide.TideError, "looks a year back"),
         (dict(device="cuda"), tide.TideError, "torch sees no CUDA device"),

@@ -81,7 +81,15 @@ def test_draws_stay_in_the_space():
     assert 0.3 < sum(d["learning_rate"] < 1e-3 for d in drawn) / 200 < 0.7, "a range over decades is drawn on a log scale"
 
 
-def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path):
+def test_values_that_no_network_can_have_together_are_not_tried():
+    """Attention looks back on the states of a recurrence, and a network without layers has none."""
+    plain, attentive = (searched({"num_layers": [0, 1]}, use=True), tiny(model={"attention": True}))
+    assert tuning._possible({"num_layers": 0}, plain) and not tuning._possible({"num_layers": 0, "attention": True}, plain)
+    assert tuning._possible({"num_layers": 1}, attentive) and not tuning._possible({"num_layers": 0}, attentive)
+
+
+def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "_possible", lambda drawn, params: True)
     run = made_run(tmp_path, searched({"hidden_size": [4, 6]}), posted_prices(10, 130, seed=2))
     run.params.tune.space["hidden_size"].insert(1, 0)  # no network has 0 units: that trial raises
     panel = run.panel()

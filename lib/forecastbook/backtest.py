@@ -82,16 +82,7 @@ def hyper(params: Params) -> dict:
 
 def finetune_hyper(params: Params) -> dict:
     """Hyperparameters of a fine-tune."""
-    f = params.finetune
-    return {
-        "epochs": f.epochs,
-        "learning_rate": f.learning_rate,
-        "patience": f.patience,
-        "validation_days": f.validation_days,
-        "train_days": f.days,
-        "seed": params.seed,
-        "device": params.model.device,
-    }
+    return params.finetune.hyper | {"seed": params.seed, "device": params.model.device}
 
 
 def origins(panel: Panel, params: Params) -> list[np.datetime64]:

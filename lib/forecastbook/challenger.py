@@ -101,7 +101,12 @@ def _anew(panel: Panel, params: Params, why: str, path: Path | None = None, riva
 
 def _checkpoint(path: Path, params: Params):
     if path.is_dir():
-        return models.load(path)
+        model, name = models.load(path), params.model.name
+        if isinstance(model, models.Baseline) or not models.made_by(name, model):
+            raise models.ModelError(
+                f"finetune.base {path}: holds no {name} network; name the model directory of a run that kept one"
+            )
+        return model
     return models.checkpoint(params.model.name, path, **backtest.hyper(params))
 
 

@@ -181,8 +181,7 @@ def file(p: Patient) -> tuple[str, str]:
     if not p.store.exists():
         if path.exists():
             raise Wrong(f"{path} is a directory: WAREHOUSE=duckdb:PATH wants a file")
-        sample = ", and loads the sample" if p.params.source.kind.startswith("warehouse_") else ""
-        return "warn", f"{path} is not there yet: the first run makes it{sample}; make warehouse makes it empty"
+        return "warn", f"{path} is not there yet: the first run makes it; make warehouse makes it empty"
     p.store.columns()  # opens it
     if not os.access(path.absolute().parent, os.W_OK):
         raise Wrong(f"{path.absolute().parent} may not be written to, and DuckDB keeps a log beside its file: change its owner")

@@ -40,6 +40,8 @@ def replacing(path: Path):
             os.fsync(stream.fileno())
         os.replace(part, path)
     except OSError as error:
+        if error.filename not in (None, str(part)):  # of another file, which was read meanwhile
+            raise
         raise RunError(f"{path}: cannot write ({error.strerror or error}); the old file is untouched") from error
     finally:
         part.unlink(missing_ok=True)

@@ -32,34 +32,23 @@ from .files import write_json
 from .forking import Forking
 from .grid import Grid
 from .panel import Panel
+from .params import Finetune, Lstm, hyperparameters
 from .plain import Plain
 from .threads import one_thread
 
 log = logging.getLogger(__name__)
 
-DEFAULTS = dict(
-    sequence_length=30,  # days that attention looks back over, a third of a crop; see also forking.warm_up
+DEFAULTS = Lstm().model_dump(exclude={"name"}) | dict(
     forecast_length=7,  # days ahead that are trained for: the most that can be forecast
-    hidden_size=64,
-    num_layers=1,  # of the encoder; 0: no recurrence, a network on the features of the day alone
-    batch_size=64,  # crops a step: oneDNN is fastest at 64 to 256
-    learning_rate=3e-3,  # peak of the one-cycle schedule
-    epochs=10,
-    attention=False,  # of the decoder on the encoder's states: a quarter to a half more time, and no gain in what is published
-    window="all",
-    dropout=0.1,
     weight_decay=1e-4,
-    max_steps=300,  # of all epochs together: ends a cold start in well under a minute on two cores
     patience=5,  # epochs without a better validation loss
     validation_days=28,  # the last days, whose prices are never a training target
     train_days=None,  # origins of the last so many days only
     seed=0,
-    device="auto",
 )
 BASE = Path(__file__).parent / "base"  # the directory of the network that the package carries
 SHAPE = ("hidden_size", "num_layers", "attention", "window", "sequence_length", "forecast_length")  # fixed once trained
-PLAIN = dict(hidden_size=128, num_layers=2, learning_rate=1e-3)  # the plain network, as its checkpoints have it
-FINETUNE = dict(learning_rate=1e-3, train_days=400, validation_days=14, max_steps=200)
+FINETUNE = Finetune().hyper
 
 
 class LSTMError(ValueError):
@@ -85,22 +74,17 @@ def _network(hyper: dict) -> nn.Module:
     return Forking(hyper) if hyper["window"] == "all" else Plain(hyper)
 
 
-def _settings(given: dict, base: dict = DEFAULTS) -> dict:
-    """Hyperparameters over their defaults. TypeError on an unknown name, LSTMError on a value out of range."""
+def _settings(given: dict, base: dict | None = None) -> dict:
+    """Hyperparameters over their defaults, or over those of a trained model. TypeError on an unknown name, LSTMError on a value
+    out of range."""
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:
         raise TypeError(f"lstm has no hyperparameter {unknown[0]!r}: it knows {', '.join(DEFAULTS)}")
-    hyper = {**base, **(PLAIN if base is DEFAULTS and given.get("window") == "single" else {}), **given}
-    whole = ("sequence_length", "forecast_length", "hidden_size", "num_layers", "batch_size", "epochs", "max_steps", "patience")
-    for name in whole:
-        least = 0 if name == "num_layers" and hyper["window"] == "all" else 1
-        if not isinstance(hyper[name], int) or hyper[name] < least:
-            raise LSTMError(f"lstm: {name} must be a whole number of at least {least}, got {hyper[name]!r}")
-    if not hyper["num_layers"] and hyper["attention"]:
-        raise LSTMError("lstm: attention looks back on the states of a recurrence: with num_layers 0 it must be false")
-    if hyper["window"] not in ("all", "single"):
-        raise LSTMError(f"lstm: window must be 'all' or 'single', got {hyper['window']!r}")
-    return hyper
+    given = {**(base or {}), **given}
+    try:
+        return {**DEFAULTS, **given, **hyperparameters("lstm", given)}
+    except ValueError as error:
+        raise LSTMError(f"lstm: {error}") from None
 
 
 def _device(hyper: dict) -> torch.device:
@@ -130,10 +114,11 @@ def fit(panel: Panel, *, progress: bool = False, on_epoch=None, **hyper) -> Mode
 
 @one_thread()
 def finetune(model: Model, panel: Panel, *, parent: str | None = None, progress: bool = False, **hyper) -> Model:
-    """A new model that starts from ``model`` and is trained on the origins of the last ``train_days`` (default 400).
+    """A new model that starts from ``model`` and is trained on the origins of the last ``train_days``.
 
-    The epoch with the best loss on the held-out last ``validation_days`` (default 14) is kept; when none is better than the
-    start, the start's weights are. Scaling stays as it was. ``model`` is left as it is. Shape settings cannot be changed here.
+    The epoch with the best loss on the held-out last ``validation_days`` is kept; when none is better than the start, the
+    start's weights are. Scaling stays as it was. ``model`` is left as it is. Shape settings cannot be changed here. Defaults
+    beside the model's own: ``FINETUNE``.
     """
     for name in SHAPE:
         if name in hyper and hyper[name] != model.hyper[name]:
@@ -398,7 +383,7 @@ def load_checkpoint(path, **hyper) -> nn.Module:
 
 
 def from_checkpoint(path, **hyper) -> Model:
-    """A foreign checkpoint of the plain network as a model that ``predict`` and ``finetune`` take."""
+    """A foreign checkpoint of the plain network as a model that ``forecast`` and ``finetune`` take."""
     hyper = _settings({"attention": False, "window": "single", **hyper})
     if hyper["window"] != "single":
         raise LSTMError(f"{path}: a bare checkpoint has no scaling and serves window='single' only; load a model directory")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator, model_validator
 
+from .modelconfig import from_config
 from .panel import year
 from .trades import TRADES, Trade
 from .yamlfile import merge
@@ -145,7 +146,7 @@ class Lstm(Section):
     batch_size: int = Field(64, ge=1, le=4096)  # series in a step, of a network trained anew; a fine-tune keeps its champion's
     learning_rate: float = Field(3e-3, gt=0, lt=1)  # of a training that does not go on from a champion, peak of its cycle
     epochs: int = Field(10, ge=1, le=1000)  # of a first training (no checkpoint to start from)
-    max_steps: int = Field(300, ge=1)  # of all epochs together: bounds a training anew; a fine-tune of a champion takes 200
+    max_steps: int = Field(300, ge=1)  # of all epochs together, of a training anew; of a fine-tune see finetune.max_steps
     dropout: float = Field(0.1, ge=0, lt=1)  # of a network trained anew; a fine-tune keeps its champion's
     attention: StrictBool = False  # of the decoder on the days before; make bench shows its price and its gain
     window: Literal["all", "single"] = "all"  # all origins at once, or the plain one-window network
@@ -155,7 +156,7 @@ class Lstm(Section):
     @classmethod
     def _plain(cls, given):
         plain = isinstance(given, dict) and given.get("window") == "single"
-        return {"hidden_size": 128, "num_layers": 2} | given if plain else given
+        return {"hidden_size": 128, "num_layers": 2, "learning_rate": 1e-3} | given if plain else given
 
     @model_validator(mode="after")
     def _states(self) -> Lstm:
@@ -198,7 +199,7 @@ class Tide(Section):
     schedule: Literal["one_cycle", "cosine_restarts"] = "one_cycle"
     T_0: int = Field(130, ge=1)  # steps of the first cosine
     T_mult: int = Field(3, ge=1)
-    gradient_clip: float = Field(1.0, gt=0)
+    gradient_clip: float = Field(1.0, ge=0)  # 0: none
     swa_start: float | None = Field(None, gt=0, lt=1)  # share of the epochs after which weights are averaged; None: never
     swa_lr: float = Field(1e-4, gt=0, lt=1)
     epochs: int = Field(5, ge=1, le=1000)  # of a first training
@@ -211,8 +212,6 @@ class Tide(Section):
     def _from_config(cls, given):
         if not isinstance(given, dict) or given.get("config") is None:
             return given
-        from .tide_model import from_config  # lazily: few jobs bring one, and torch comes with it
-
         config = given["config"]
         if isinstance(config, str):
             if not Path(config).is_file():
@@ -242,6 +241,12 @@ class Finetune(Section):
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     patience: int = Field(5, ge=1)  # epochs without progress on held-out origins before it stops
     validation_days: int = Field(14, ge=1)  # last periods kept from training, for early stopping and the gate
+    max_steps: int = Field(200, ge=1)  # of all epochs together
+
+    @property
+    def hyper(self) -> dict:
+        """As the networks take them."""
+        return self.model_dump(exclude={"base", "days"}) | {"train_days": self.days}
 
 
 class Backtest(Section):
@@ -289,7 +294,7 @@ DEFAULTS: dict[str, dict] = {  # of jobs that forecast something else than daily
         "horizon": 4,
         "service_levels": [0.8, 0.9, 0.99],
         "eligible": {"min_observations": 4, "max_gap": 52},
-        "finetune": {"base": "anew", "days": 104, "epochs": 3, "patience": 2, "validation_days": 4},
+        "finetune": {"base": "anew", "days": 104, "epochs": 3, "patience": 2, "validation_days": 4, "max_steps": 600},
         "backtest": {"origins": 6, "stride": 4, "refits": 8},
         "tune": {
             "space": {
@@ -444,6 +449,22 @@ def _named(levels: list[float]) -> list[float]:
     if long := [level for level in levels if round(level, 4) != level]:
         raise ValueError(f"a column is named by each, so they may have four decimals: {long[0]!r} has more")
     return levels
+
+
+def hyperparameters(name: str, given: dict) -> dict:
+    """The section ``model`` of the named network, from what is given of it: complete, and every value in its range.
+
+    Names that the section has not are left out. Raises ValueError that names the first key at fault.
+    """
+    section = {"lstm": Lstm, "tide": Tide}[name]
+    try:
+        checked = section.model_validate({"name": name} | {k: v for k, v in given.items() if k in section.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        shown = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        raise ValueError(where + first["msg"].removeprefix("Value error, ") + shown) from None
+    return {k: v for k, v in checked.model_dump(exclude={"name"}).items() if k != "forecast_length" or v is not None}
 
 
 def network(given: dict) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
+import itertools
 import json
 import logging
 import os
@@ -314,8 +315,8 @@ def _make_room(run: Run, changed: list[str], force: bool) -> None:
         again(run.dir, [step for step in STEPS if step != "02_tune" or DATA in changed])
     elif force:
         name = f"{run.dir.name}+{run.id.rsplit('-', 1)[-1]}"
-        taken = len(list(run.home.glob(f"{name}*")))
-        kept = run.home / (f"{name}-{taken + 1}" if taken else name)
+        names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
+        kept = next(run.home / each for each in names if not (run.home / each).exists())
         _follow(run, kept)
         os.replace(run.dir, kept)
         log.warning("inputs changed (%s): the finished run is kept in %s", what, kept)

@@ -18,11 +18,12 @@ import torch
 from . import tide_data, tide_heads
 from .counts import LEAST, Demand
 from .panel import Panel
+from .params import Params
 from .threads import one_thread
 from .tide_build import LOADER, built, device, nets, network, quiet
 from .tide_data import Feed
 from .tide_heads import quantile_weights
-from .tide_model import DEFAULTS, NETWORK, SHAPE, Model, TideError, from_config, load, save, settings
+from .tide_model import DEFAULTS, NETWORK, SHAPE, Model, TideError, load, save, settings
 
 __all__ = [
     "DEFAULTS",
@@ -34,14 +35,13 @@ __all__ = [
     "finetune",
     "fit",
     "forecast",
-    "from_config",
     "load",
     "quantile_weights",
     "save",
     "settings",
 ]
 
-FINETUNE = dict(learning_rate=5e-4, epochs=3, max_steps=600, validation_days=8, patience=2)
+FINETUNE = Params.model_validate({"model": {"name": "tide"}, "source": {"kind": "warehouse_sales"}}).finetune.hyper
 MOST_STEPS = 32  # whose windows are read at once
 CHUNK = 4096  # windows a step where nothing is learnt
 CLOSE = 1e-4  # relative difference that an exported network may have
@@ -65,8 +65,6 @@ def fit(panel: Panel, *, progress: bool = False, on_epoch=None, **hyper) -> Mode
         hyper["seasonal"] = bool(hyper["window_scale"] and reach)
     if hyper["seasonal"] and hyper["forecast_length"] >= year:
         raise TideError(f"tide: seasonal looks a year back and cannot serve forecast_length {hyper['forecast_length']}")
-    if not hyper["window_scale"] and (hyper["covariates"] or hyper["seasonal"] or hyper["static_covariates"]):
-        raise TideError("tide: without window_scale the network reads raw counts and no covariates")
     scaling = tide_data.learn_scaling(panel, hyper)
     return _train(Model([None] * hyper["seeds"], hyper, scaling), panel, None, progress, on_epoch)
 

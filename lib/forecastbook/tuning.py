@@ -20,7 +20,7 @@ import pandas as pd
 from forecastbook import backtest, models
 from forecastbook.files import write_json
 from forecastbook.panel import Panel
-from forecastbook.params import Params, digest
+from forecastbook.params import Params, digest, hyperparameters
 from forecastbook.run import Run
 from forecastbook.wording import share1
 
@@ -80,6 +80,15 @@ def _draw(space: dict[str, list], rng: np.random.Generator) -> dict:
         else:
             out[name] = float(rng.uniform(*values))
     return out
+
+
+def _possible(drawn: dict, params: Params) -> bool:
+    """Whether a network can be built with these values together: each alone has been looked at."""
+    try:
+        hyperparameters(params.model.name, params.model.model_dump() | drawn)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass
@@ -168,7 +177,8 @@ def search(run: Run, panel: Panel) -> Search:
     used = {name: getattr(params.model, name) for name in params.tune.space}
     drawn = [used]
     for _ in range(20 * params.tune.trials):  # a small space runs out of new draws
-        if len(drawn) < params.tune.trials and (new := _draw(params.tune.space, rng)) not in drawn:
+        new = _draw(params.tune.space, rng)
+        if len(drawn) < params.tune.trials and new not in drawn and _possible(new, params):
             drawn.append(new)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
