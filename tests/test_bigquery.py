@@ -230,7 +230,7 @@ def told_at_once(book, scene, name: str, place: str, refusal: dict, raised: str)
 
 @pytest.mark.parametrize("place", ["ledger read", "load", "read back", "flip"])
 def test_a_missing_right_is_told_at_once_and_the_old_set_stays(book, scene, place):
-    raised = "the account lacks a right: the README lists the roles"
+    raised = "the account lacks a right: BIGQUERY.md lists the roles"
     told_at_once(book, scene, f"{place}: 403 accessDenied", place, DENIED, raised)
 
 
@@ -1011,6 +1011,7 @@ def test_what_only_one_publisher_may_insert_has_a_job_that_all_of_them_share(emu
         put(one, prices(["a", "b"], key="series_id"), run_id="r1")
         first = names_of(proxy)
         stored(one, "DELETE FROM PublishLedger WHERE TRUE")
+        stored(one, "DELETE FROM DimModel WHERE TRUE")
         proxy.requests.clear()
         put(two, prices(["a", "b"], key="series_id", level=20.0), run_id="r2")
         shared = {name for name in first if name.startswith(("enter-", "model-", "items-"))}
@@ -1019,6 +1020,60 @@ def test_what_only_one_publisher_may_insert_has_a_job_that_all_of_them_share(emu
     house = at(emulator.host, "first")
     assert house.ledger()["run_id"].to_pylist() == ["r2"] and house.current()["run_id"].to_pylist() == ["r2"] * 2 * 7
     house.client.delete_dataset("first", delete_contents=True)
+
+
+def test_what_another_account_began_cannot_be_seen_and_what_it_did_can(emulator):
+    """On the service a job is shown to the account that began it alone; its id is taken for all."""
+    house = at(emulator.host, "foreign")
+    house.migrate()
+    put(house, prices(["a", "b"], key="series_id"), run_id="theirs")
+    with FaultProxy(emulator.host) as proxy:
+        hidden = proxy.fault("status", when=polled("/jobs/forecastbook-"), times=None, **DENIED)
+        ours = at(proxy.host, "foreign", patience=0.3)
+        said = put(
+            ours,
+            prices(["a", "b"], DAY + dt.timedelta(days=1), key="series_id"),
+            run_id="ours",
+            as_of=DAY + dt.timedelta(days=1),
+        )
+        assert said["status"] == "published" and not hidden.hits, "a model that is there is not entered again"
+        stored(house, "DELETE FROM DimModel WHERE TRUE")  # of what they did something may be gone
+        later = DAY + dt.timedelta(days=2)
+        assert put(ours, prices(["a", "b"], later, key="series_id"), run_id="later", as_of=later)["status"] == "published"
+        assert hidden.hits and stored(house, "SELECT COUNT(*) FROM DimModel") == [(1,)]
+        stored(house, "DELETE FROM PublishLedger WHERE run_id = 'later'")  # the id of the first entry is taken, too
+        assert put(ours, prices(["a", "b"], later, key="series_id"), run_id="later", as_of=later)["status"] == "published"
+
+        def begun(store, job_id: str):
+            return store.client.query("SELECT 1", job_id=job_id, location=store.location, retry=None, job_retry=None)
+
+        assert not house._job("work", lambda job_id: begun(house, job_id))
+        proxy.requests.clear()
+        assert ours._job("work", lambda job_id: begun(ours, job_id), lambda: True), "what they did is there"
+        assert names_of(proxy) == ["work-0"]
+        assert not ours._job("work", lambda job_id: begun(ours, job_id), lambda: False), "it is not: the next id is ours"
+        assert names_of(proxy)[-1] == "work-1"
+    assert healthy(house)
+    house.client.delete_dataset("foreign", delete_contents=True)
+
+
+def test_rows_that_are_gone_as_soon_as_they_are_loaded_are_not_loaded_again(emulator, monkeypatch):
+    """As where the partitions of a dataset expire: one load, and one line that says what to look at."""
+    house = at(emulator.host, "expiring")
+    house.migrate()
+    real, loads = house._load, []
+
+    def load(table, *given):
+        there = real(table, *given)
+        stored(house, f"DELETE FROM {table} WHERE TRUE")
+        loads.append(table)
+        return there
+
+    monkeypatch.setattr(house, "_load", load)
+    with pytest.raises(WarehouseError, match="FactPriceForecast and are not there: where its partitions expire"):
+        put(house, prices(level=20.0), run_id="gone")
+    assert loads == ["FactPriceForecast"]
+    house.client.delete_dataset("expiring", delete_contents=True)
 
 
 def test_two_contents_of_one_run_have_one_load_job(scene):

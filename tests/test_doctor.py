@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from google.auth import exceptions as auth
+from google.cloud import bigquery as service
 
 from conftest import posted_panel
 from emulated import FaultProxy, is_load
@@ -372,6 +373,20 @@ def test_another_region_than_the_one_asked_for_warns(dataset, tmp_path, monkeypa
     assert found.level == "warn" and "it is in EU; BIGQUERY_LOCATION says US" in found.found
 
 
+def test_what_is_deleted_by_itself_is_told(dataset, tmp_path):
+    dataset._make_dataset()
+    assert look(dataset.url, tmp_path, "expiry")["expiry"].found == "nothing is deleted by itself"
+    described = dataset.client.get_dataset(".".join(dataset.place))
+    described.default_table_expiration_ms, described.default_partition_expiration_ms = 60 * 86_400_000, 7 * 86_400_000
+    dataset.client.update_dataset(described, ["default_table_expiration_ms", "default_partition_expiration_ms"])
+    ledger = service.Table(".".join((*dataset.place, "PublishLedger")), [service.SchemaField("job", "STRING")])
+    ledger.expires = dt.datetime(2999, 1, 1, tzinfo=dt.UTC)
+    dataset.client.create_table(ledger)
+    found = look(dataset.url, tmp_path, "expiry")["expiry"]
+    assert found.level == "warn" and "every new table of the dataset after 60 days" in found.found
+    assert "partitions of every new table after 7 days; PublishLedger on 2999-01-01" in found.found
+
+
 # ---- what it stands on ---------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +469,34 @@ def test_a_model_file_that_is_missing_is_named_with_where_it_was_looked_for(tmp_
         with pytest.raises(error, match=f"none.pth: (no such checkpoint|model) file.*finetune.base.*{Path.cwd()}") as raised:
             models.checkpoint(network, tmp_path / "none.pth")
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said", "advice"),
+    [
+        ("billingNotEnabled", "Billing has not been enabled for this project", "enable billing for the project"),
+        (
+            "accessDenied",
+            "Access Denied: dataset (or it may not exist)",
+            "make doctor tells which is missing; or check PROJECT",
+        ),
+        ("policyViolation", "Request is prohibited by policy", "nothing is half done"),
+    ],
+)
+def test_what_is_refused_is_not_always_for_lack_of_a_right(reason, said, advice):
+    error = cloud.exceptions.Forbidden(said, errors=[{"reason": reason}])
+    told = str(cloud._explained(error, "bigquery:my-project.shop"))
+    assert advice in told and ("lacks a right" in told) == (reason == "accessDenied")
+
+
+def test_another_project_may_pay(monkeypatch):
+    """Where the account may read data in one project and run jobs in another."""
+    house = connect("bigquery:my-data.shop")
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "127.0.0.1:1")
+    assert house.client.project == "my-data"
+    monkeypatch.setenv("BIGQUERY_BILLING_PROJECT", "my-jobs")
+    again = connect("bigquery:my-data.shop")
+    assert again.client.project == "my-jobs" and again._name("FactSales") == "my-data.shop.FactSales"
 
 
 def test_a_login_that_may_not_act_as_the_account_is_told_the_role(monkeypatch):

@@ -60,7 +60,15 @@ def test_a_wrong_url_is_refused_with_the_two_forms(url):
 
 
 def test_every_result_has_its_declared_schema_empty_or_not(house):
-    values = {"job": "prices", "before": DAY, "run_id": "r1", "from_date_id": 1, "to_date_id": 99999999, "today_id": 20250101}
+    values = {
+        "job": "prices",
+        "model_id": 100,
+        "before": DAY,
+        "run_id": "r1",
+        "from_date_id": 1,
+        "to_date_id": 99999999,
+        "today_id": 20250101,
+    }
     values |= {"first": dt.date(1900, 1, 1), "last": DAY, "since": dt.date(1900, 1, 1), "as_of": DAY, "ids": [1, 2]}
     for filled in (False, True) if house.dialect == "duckdb" else (True,):  # twice would take half a minute
         if filled:
@@ -376,6 +384,18 @@ def test_checks_that_cannot_be_made_have_not_passed(house):
     again = connect(house.url)  # a new process, which has not looked over the tables yet
     again.migrate()
     assert all(ok for _, ok, _ in again.checks())
+
+
+def test_a_shops_short_texts_and_whole_units_are_read_and_written(bare):
+    """STRING(50), and units that are INT64 where ours are FLOAT64."""
+    house = shop(
+        bare,
+        "CREATE TABLE FactSales (item_id INT64 NOT NULL, period DATE NOT NULL, units INT64); "
+        "CREATE TABLE DimItem (item_id INT64 NOT NULL, title STRING(50), source_key STRING(9), attributes_json STRING)",
+    )
+    house.migrate()
+    house.append("FactSales", pa.table({"item_id": [7], "period": [dt.date(2024, 3, 4)], "units": [3.0]}))
+    assert stored(house, "SELECT units FROM FactSales") == [(3,)]
 
 
 def test_a_shops_decimals_and_its_own_spelling_of_names_are_read_and_written(bare):

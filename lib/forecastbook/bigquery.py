@@ -89,7 +89,7 @@ class BigQuery(Connection, Warehouse):
         """A result in its declared schema, batch by batch as it comes: narrow columns are held, never a frame of objects."""
         reader = self.reader if rows.total_rows and rows.total_rows > LARGE else None
         batches = []
-        for batch in rows.to_arrow_iterable(bqstorage_client=reader):
+        for batch in rows.to_arrow_iterable(bqstorage_client=reader, timeout=self.job_wait):
             if batch.num_rows:
                 batches += fitted(pa.Table.from_batches([batch]), schema).to_batches()
         return pa.Table.from_batches(batches, schema)
@@ -159,9 +159,10 @@ class BigQuery(Connection, Warehouse):
         ours = {name.lower(): name for name in (*tables(), *views())}
         project, dataset = self.place  # both names were checked by connect
         there = f"`{project}`.`{dataset}`.INFORMATION_SCHEMA"
+        mine = f"WHERE LOWER(table_name) IN ({', '.join(repr(name) for name in ours)})"  # a dataset may hold many others
         asked = (
-            f"SELECT table_name, column_name, data_type FROM {there}.COLUMNS "
-            f"UNION ALL SELECT table_name, NULL, view_definition FROM {there}.VIEWS"
+            f"SELECT table_name, column_name, data_type FROM {there}.COLUMNS {mine} "
+            f"UNION ALL SELECT table_name, NULL, view_definition FROM {there}.VIEWS {mine}"
         )
         for table, column, said in self._rows(asked):
             if column is None:
@@ -187,15 +188,21 @@ class BigQuery(Connection, Warehouse):
                     where += f" OR stored.`{replacing[0]}` IN UNNEST(@gone)"
                 self._statement(exchange(table, where, staged), {"gone": list(gone)} if gone else {})
 
-    def _load(self, table: str, rows: pa.Table, name: str) -> None:
-        """Rows as one load job: all of them or none. Types and modes are those of the table, which a shop may have made."""
+    def _load(self, table: str, rows: pa.Table, name: str, done=None) -> bool:
+        """Rows as one load job: all of them or none. Types and modes are those of the table, which a shop may have made.
+
+        done: see ``_job``. Returns whether the job was there already.
+        """
         full, buffer = self._name(table), BytesIO()
         stored = {field.name.lower(): field for field in self._ask(self.client.get_table, full).schema}
         if lacking := [column for column in rows.column_names if column.lower() not in stored]:
             raise WarehouseError(f"{self.url}: {table} lacks the column {', '.join(lacking)}: make warehouse adds it")
         fields = [stored[column.lower()] for column in rows.column_names]
         columns = pa.schema([_arrow(field, kind) for field, kind in zip(fields, rows.schema.types, strict=True)])
-        pq.write_table(rows.rename_columns(columns.names).cast(columns), buffer)
+        try:
+            pq.write_table(rows.rename_columns(columns.names).cast(columns), buffer)
+        except pa.ArrowInvalid as error:
+            raise WarehouseError(f"{self.url}: {table} cannot hold what was to be written: {error}") from error
         settings = bigquery.LoadJobConfig(
             schema=fields,
             source_format="PARQUET",
@@ -217,7 +224,7 @@ class BigQuery(Connection, Warehouse):
                 timeout=self.wait,
             )
 
-        self._job(name, begin)
+        return self._job(name, begin, done)
 
     @contextlib.contextmanager
     def _staged(self, table: str, rows: pa.Table):
@@ -243,18 +250,19 @@ class BigQuery(Connection, Warehouse):
             same = p.same(stored)
             if entry and entry["run_id"] == p.run_id and same:
                 return self._receipt(p, "already published", entry["published_at"], 0)
-            new = absent(p, self.query(target.keys_query, {"ids": p.ids}) if p.ids else None)
+            new = self._absent(p)
             if new.num_rows:
-                self._add(target.dimension, target.key, new)
+                self._add(target.dimension, target.key, new, lambda: self._absent(p).num_rows == 0)
             if not same and not (stored.num_rows == 0 and self._appended(p)):
                 self._replaced(p)
             record, flip = (statement(name, self.dialect)[0] for name in ("record_model", "flip_ledger"))
             mine = p.flip(published_at)
             if entry is None:
                 # Others may find nothing either, and a MERGE that only inserts does not exclude theirs; the id of a job does.
-                if p.model is not None:
-                    self._statement(record, p.model, f"model-{self._token(p.model_id)}")
-                self._statement(flip, mine, f"enter-{self._token(p.job, p.model_id, p.as_of)}")
+                if p.model is not None and not self._knows(p.model_id):
+                    self._statement(record, p.model, f"model-{self._token(p.model_id)}", lambda: self._knows(p.model_id))
+                entered = f"enter-{self._token(p.job, p.model_id, p.as_of)}"
+                self._statement(flip, mine, entered, lambda: self._due(p, self._table("ledger", {}))[0] is not None)
             if p.model is not None:
                 self._statement(record, p.model)
             self._statement(flip, mine, f"flip-{self._token(p.run_id, p.content_hash, published_at)}")
@@ -265,6 +273,14 @@ class BigQuery(Connection, Warehouse):
                 return self._receipt(p, f"superseded by {found}", published_at, new.num_rows)
         return self._receipt(p, "replaced" if entry else "published", published_at, new.num_rows)
 
+    def _absent(self, p: Publication) -> pa.Table:
+        """The items of a publication that its dimension lacks."""
+        return absent(p, self.query(FORECASTS[p.table].keys_query, {"ids": p.ids}) if p.ids else None)
+
+    def _knows(self, model_id: int) -> bool:
+        """Whether DimModel has the model."""
+        return self.query("model", {"model_id": model_id}).num_rows > 0
+
     def _token(self, *what) -> str:
         """What tells one piece of work in this dataset from any other."""
         return hashlib.sha256(repr((self.place, *map(str, what))).encode()).hexdigest()[:32]
@@ -272,10 +288,16 @@ class BigQuery(Connection, Warehouse):
     def _appended(self, p: Publication) -> bool:
         """The run's rows added to the fact table, exactly once; False when other rows of the same run came in between."""
         for attempt in range(NAMES):  # the rows are not part of the name: two contents of one run must not both be added
-            self._load(p.table, p.rows, f"load-{self._token(p.table, p.as_of, p.run_id)}-{attempt}")
+            name = f"load-{self._token(p.table, p.as_of, p.run_id)}-{attempt}"
+            there = self._load(p.table, p.rows, name, lambda: self.published(p.run_id, p.table, p.as_of).num_rows > 0)
             stored = self.published(p.run_id, p.table, p.as_of)
             if stored.num_rows:
                 return p.same(stored)
+            if not there:
+                raise WarehouseError(
+                    f"{self.url}: the rows of run {p.run_id} were loaded into {p.table} and are not there: where its "
+                    f"partitions expire, those of {p.as_of} have at once; make doctor tells"
+                )
             # a job of this name was done long ago, and its rows were deleted since: take the next name
         raise WarehouseError(f"{self.url}: the rows of run {p.run_id} were loaded {NAMES} times and are not in {p.table}")
 
@@ -286,7 +308,7 @@ class BigQuery(Connection, Warehouse):
             text = exchange(p.table, "as_of = @as_of AND run_id = @run_id", staged, count)
             self._statement(text, {"as_of": p.as_of, "run_id": p.run_id, "n": p.rows.num_rows})
 
-    def _add(self, table: str, key: str, rows: pa.Table) -> None:
+    def _add(self, table: str, key: str, rows: pa.Table, done) -> None:
         columns = ", ".join(f"`{name}`" for name in rows.column_names)
         values = ", ".join(f"incoming.`{name}`" for name in rows.column_names)
         with self._staged(table, rows) as staged:
@@ -295,7 +317,7 @@ class BigQuery(Connection, Warehouse):
                 f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
             )
             # twice: under an id that other publishers of these rows share, and for what a job of that name did long ago
-            self._statement(text, name=f"items-{self._token(table, *rows[key].to_pylist())}")
+            self._statement(text, name=f"items-{self._token(table, *rows[key].to_pylist())}", done=done)
             self._statement(text)
 
 
@@ -308,8 +330,9 @@ def exchange(table: str, where: str, staged: str, *more: str) -> str:
 
 
 def _arrow(field: bigquery.SchemaField, ours: pa.DataType) -> pa.Field:
-    """A stored column as the column of Arrow that is loaded into it: ours, or exact decimals where a shop keeps such."""
-    kind = {"NUMERIC": pa.decimal128(38, 9), "BIGNUMERIC": pa.decimal256(76, 38)}.get(field.field_type)
+    """A stored column as the column of Arrow that is loaded into it: ours, or the exact or whole numbers that a shop keeps."""
+    whole = dict.fromkeys(("INTEGER", "INT64"), pa.int64())
+    kind = ({"NUMERIC": pa.decimal128(38, 9), "BIGNUMERIC": pa.decimal256(76, 38)} | whole).get(field.field_type)
     return pa.field(field.name, kind or ours, nullable=field.mode != "REQUIRED")
 
 

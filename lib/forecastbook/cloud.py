@@ -61,6 +61,10 @@ class Failed(Exception):
         self.cause = cause
 
 
+class Foreign(Exception):
+    """A job of that id is there, and another account began it: BigQuery shows it to nobody else."""
+
+
 class Connection:
     """What is asked of one dataset, by the genuine client."""
 
@@ -85,7 +89,7 @@ class Connection:
         if self._client is None:
             emulator = emulator_host("BIGQUERY_EMULATOR_HOST")
             options = {"api_endpoint": f"http://{emulator}"} if emulator else None
-            self._client = bigquery.Client(project=self.place[0], credentials=self.credentials(), client_options=options)
+            self._client = bigquery.Client(project=self.payer, credentials=self.credentials(), client_options=options)
         return self._client
 
     @staticmethod
@@ -143,6 +147,11 @@ class Connection:
         return self._dataset is not None
 
     @property
+    def payer(self) -> str:
+        """The project in which jobs run, and which pays for them."""
+        return os.environ.get("BIGQUERY_BILLING_PROJECT", "").strip() or self.place[0]
+
+    @property
     def location(self) -> str | None:
         """Where the dataset is: jobs have to be sent there."""
         return self._dataset.location if self._there() else None
@@ -179,31 +188,46 @@ class Connection:
 
     # -- jobs -------------------------------------------------------------------------------------------------------------
 
-    def _job(self, name: str, begin):
-        """A job begun under ``name`` and waited for; ``begin(job_id)`` sends it. Returns it done.
+    def _job(self, name: str, begin, done=None) -> bool:
+        """A job begun under ``name`` and waited for; ``begin(job_id)`` sends it. Returns whether it was there already.
 
         The id is looked up before it is sent again, and adopted when it is there. A job that failed for a passing reason is
         begun anew under the next attempt's id, and so is an adopted one that failed: perhaps long ago, what was wrong may be
-        mended since. Raises Failed for any other failure.
+        mended since. One of another account cannot be seen; ``done()``, of a name that several may send, says whether what
+        it was to do is done, and is waited for. Raises Failed for any other failure.
         """
-        pauses, tries = exponential_sleep_generator(self.pause, 30.0), 0
+        pauses, tries, until = exponential_sleep_generator(self.pause, 30.0), 0, time.monotonic() + self.patience
         for attempt in itertools.count():
             job_id = f"forecastbook-{name}-{attempt}"
-            job, adopted = self._begun(job_id, begin)
             try:
-                return self._waited(job)
+                job, adopted = self._begun(job_id, begin)
+                self._waited(job)
+                return adopted
+            except Foreign:
+                if self._comes(done):
+                    return True
             except Failed as failed:
                 if adopted:
                     continue
                 tries += 1
-                if tries == ATTEMPTS or not _passing(failed.cause):
+                patient = tries < ATTEMPTS or (_crowded(failed.cause) and time.monotonic() < until)
+                if not patient or not _passing(failed.cause):
                     raise
                 pause = next(pauses)
                 log.warning("%s: job %s failed (%s); once more in %.1f s", self.url, job_id, _line(failed.cause), pause)
                 time.sleep(pause)
 
+    def _comes(self, done) -> bool:
+        """Whether what a job of another account was to do is done, within the patience for a service that is not itself."""
+        until = time.monotonic() + self.patience
+        while not done():
+            if time.monotonic() > until:  # it has failed, or what it did is gone: the next id is free
+                return False
+            time.sleep(self.pause)
+        return True
+
     def _begun(self, job_id: str, begin):
-        """A job, and whether it was there already."""
+        """A job, and whether it was there already. Raises Foreign for one that cannot be seen."""
         sent = False
 
         def found():
@@ -212,7 +236,7 @@ class Connection:
         def once():
             nonlocal sent
             if sent:  # the reply may have been lost, not the job
-                with contextlib.suppress(exceptions.NotFound):
+                with contextlib.suppress(exceptions.NotFound, exceptions.Forbidden):
                     return found()
             sent = True
             try:
@@ -222,17 +246,22 @@ class Connection:
                     return found()
                 except exceptions.NotFound:  # known to one part of the service and not yet to another
                     raise exceptions.ServiceUnavailable(f"job {job_id} is there and cannot be seen yet") from conflict
+                except exceptions.Forbidden as hidden:
+                    if _passing(hidden):
+                        raise
+                    raise Foreign(job_id) from hidden
 
         return self._patiently(once)
 
-    def _waited(self, job):
+    def _waited(self, job) -> None:
+        """Return when a job is done. Raises Failed when it has failed."""
         until = time.monotonic() + self.job_wait
 
         def result():
             while True:
                 try:
                     job.result(retry=None, timeout=self.wait)
-                    return job
+                    return
                 except concurrent.futures.TimeoutError as slow:  # a job may take longer than a reply
                     if time.monotonic() > until:
                         self.client.cancel_job(job.job_id, location=self.location, retry=None, timeout=self.wait)
@@ -245,7 +274,7 @@ class Connection:
                         raise Failed(error) from error
                     raise
 
-        return self._patiently(result)
+        self._patiently(result)
 
     def _settings(self, params: dict | None, **more) -> bigquery.QueryJobConfig:
         return bigquery.QueryJobConfig(
@@ -256,8 +285,9 @@ class Connection:
             **more,
         )
 
-    def _statement(self, text: str, params: dict | None = None, name: str = "") -> None:
-        """A statement that changes something, done once; ``name``: of its job, where several processes may send the same."""
+    def _statement(self, text: str, params: dict | None = None, name: str = "", done=None) -> None:
+        """A statement that changes something, done once. name: of its job, where several processes may send the same; done:
+        see ``_job``."""
 
         def begin(job_id: str):
             return self.client.query(
@@ -270,7 +300,7 @@ class Connection:
                 timeout=self.wait,
             )
 
-        self._job(name or f"statement-{uuid.uuid4().hex}", begin)
+        self._job(name or f"statement-{uuid.uuid4().hex}", begin, done)
 
     def _rows(self, text: str, params: dict | None = None, read=list):
         """What ``read`` makes of the rows of a query. To ask twice does no harm, so what is lost is asked for again."""
@@ -331,6 +361,19 @@ class Connection:
         with self._errors(f"make a table such as {table}"):
             self._estimate(f"CREATE TABLE {table} (id INT64)", None)
 
+    def expiring(self, tables: list[str]) -> list[str]:
+        """What is deleted by itself: the dataset's rules for new tables, and those of the named tables, in words."""
+        with self._errors("look at the tables"):
+            found = [self._ask(self.client.get_table, self._name(table)) for table in tables] if self._there() else []
+        dataset, day = self._dataset, 86_400_000
+        after = [
+            ("every new table of the dataset", dataset and dataset.default_table_expiration_ms),
+            ("partitions of every new table", dataset and dataset.default_partition_expiration_ms),
+            *((f"partitions of {t.table_id}", t.time_partitioning and t.time_partitioning.expiration_ms) for t in found),
+        ]
+        told = [f"{what} after {ms / day:g} days" for what, ms in after if ms]
+        return told + [f"{t.table_id} on {t.expires:%Y-%m-%d}" for t in found if t.expires]
+
     def session(self, table: str) -> str | None:
         """Open a session of the Storage Read API on a table and read nothing of it; its place. None without such a server."""
         if self.reader is None:
@@ -343,7 +386,7 @@ class Connection:
         )
         with self._errors("open a read session"):
             made = self._ask(
-                self.reader.create_read_session, parent=f"projects/{project}", read_session=wanted, max_stream_count=1
+                self.reader.create_read_session, parent=f"projects/{self.payer}", read_session=wanted, max_stream_count=1
             )
         return made.name.split("/locations/")[-1].split("/")[0]
 
@@ -406,11 +449,16 @@ def _passing(error: Exception) -> bool:
         return False
     if isinstance(error, exceptions.Forbidden):  # a limit on the rate passes, a missing right does not
         return _reason(error) in PASSING
-    if "due to concurrent update" in str(error):
+    if _crowded(error):
         return True
     if _reason(error):  # the code is no help then: reasons that the client does not know become a 500
         return _reason(error) in PASSING
     return error.code in (408, 429, 500, 502, 503, 504)
+
+
+def _crowded(error: Exception) -> bool:
+    """Whether others were changing the same table: a transaction that meets another is cancelled, however long that takes."""
+    return any(words in str(error) for words in ("due to concurrent update", "Too many DML statements outstanding"))
 
 
 def _line(error: Exception) -> str:
@@ -440,8 +488,12 @@ def _explained(error: Exception, where: str, what: str = "") -> WarehouseError:
         advice = "read fewer days (source.history_days), or raise BIGQUERY_MAXIMUM_BYTES_BILLED"
     elif reason == "quotaExceeded":
         advice = "a quota of the project is used up: wait, or ask for more under IAM & Admin, Quotas"
-    elif isinstance(error, exceptions.Forbidden):
-        advice = "the account lacks a right: the README lists the roles that it needs, make doctor tells which is missing"
+    elif reason == "billingNotEnabled" or "Billing has not been enabled" in text:
+        advice = "enable billing for the project: BigQuery's sandbox takes no MERGE, UPDATE or DELETE, by which is published"
+    elif isinstance(error, exceptions.Forbidden) and reason in ("", "accessDenied", "forbidden"):
+        advice = "the account lacks a right: BIGQUERY.md lists the roles that it needs, make doctor tells which is missing"
+        if "may not exist" in text:
+            advice += "; or check PROJECT and DATASET in WAREHOUSE"
     elif isinstance(error, exceptions.NotFound):
         advice = "check PROJECT and DATASET in WAREHOUSE; make warehouse makes what is missing"
     elif _passing(error):

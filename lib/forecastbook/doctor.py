@@ -211,6 +211,12 @@ def querying(p: Patient) -> tuple[str, str]:
     return "ok", f"jobs may be made and run, as {p.store.user()}"
 
 
+def expiry(p: Patient) -> tuple[str, str]:
+    if gone := p.store.expiring([table for table in schema.tables() if table.lower() in p.columns]):
+        return "warn", f"BigQuery deletes {'; '.join(gone)}, facts and forecasts with them: BIGQUERY.md says how to end that"
+    return "ok", "nothing is deleted by itself"
+
+
 def reading(p: Patient) -> tuple[str, str]:
     asked = p.asks(today()) or ({"ledger": {}} if "publishledger" in p.columns else {})
     if not asked:
@@ -385,6 +391,7 @@ SERVER: Checks = {
     "jobs": (querying, ("credentials",)),
     "dataset": (dataset, ("credentials",)),
     "tables": (tables, ("jobs", "dataset", "job")),
+    "expiry": (expiry, ("jobs", "dataset")),
     "reading": (reading, ("jobs", "dataset", "job")),
     "writing": (writing, ("jobs", "dataset", "job")),
     "read sessions": (sessions, ("jobs", "dataset", "job")),

@@ -30,7 +30,7 @@ ARROW = {
 FAMILIES = {
     pa.int64(): r"(INT64|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?)$",
     pa.float64(): r"(DOUBLE|FLOAT(64)?|REAL|DECIMAL.*|(BIG)?NUMERIC.*|INT64|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?)$",
-    pa.string(): r"(STRING|VARCHAR|TEXT|ENUM.*)$",
+    pa.string(): r"((STRING|VARCHAR|TEXT)(\(\d+\))?|ENUM.*)$",
     pa.bool_(): r"BOOL(EAN)?$",
     pa.date32(): r"DATE$",
     pa.timestamp("us", tz="UTC"): r"TIMESTAMP.*$",
@@ -191,6 +191,7 @@ def results() -> dict[str, pa.Schema]:
         "run_rows": _nullable(("n", pa.int64())),
         "run_price": _nullable(*[(f.name, f.type) for f in tables()["FactPriceForecast"]]),
         "run_sales": _nullable(*[(f.name, f.type) for f in tables()["FactSalesForecast"]]),
+        "model": _nullable(("model_id", pa.int64())),
         "ledger": _mixed("job model_id as_of run_id rows published_at", "PublishLedger"),
         "scores": _mixed("job model_id as_of run_id horizon metric value n scored_at", "ForecastScore"),
         "vintages": _nullable(
