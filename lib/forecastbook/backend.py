@@ -1,7 +1,7 @@
 """What every warehouse does, whatever is behind it: queries by name, publishing, reading back, checks.
 
-A backend (``embedded``, ``bigquery``) brings the primitives ``exists`` and ``migrate``, and three hooks: ``_table`` (run a
-query), ``_write`` (add rows) and ``_store`` (publish rows, once and only once).
+A backend (``embedded``, ``bigquery``) says what is there (``exists``, ``columns``, ``lacking``, ``held``), makes the tables
+(``migrate``), and has three hooks: ``_table`` (run a query), ``_write`` (add rows), ``_store`` (publish rows exactly once).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALWAYS = date(1900, 1, 1), date(9999, 12, 31)
 
 
 class Warehouse(ABC):
-    """What every backend does. A backend brings exists, migrate, _table, _write and _store."""
+    """What every backend does; what each brings itself is abstract."""
 
     dialect: str  # of sqlglot
     embedded = False  # True where an empty warehouse may be filled with the sample; it then has ``seed``

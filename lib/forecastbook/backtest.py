@@ -88,7 +88,7 @@ def finetune_hyper(params: Params) -> dict:
 def origins(panel: Panel, params: Params) -> list[np.datetime64]:
     """Rolling origins, oldest first: the last lies a horizon before the as-of date, the others a stride apart.
 
-    Origins with fewer periods before them than the context are left out: nobody could have forecast there.
+    Origins with fewer than ``model.sequence_length`` periods up to them are left out: nobody could have forecast there.
     """
     last = len(panel.dates) - 1 - params.horizon
     found = [last - k * params.backtest.stride for k in range(params.backtest.origins)]

@@ -1,7 +1,8 @@
 """The baselines of sales: what an item sells by its own history alone, without training.
 
-Each baseline says a mean, vectorised over series. Its quantiles are those of a negative binomial of that mean, whose spread is
-the item's own shrunk to the pool of all items, at the width that would have served best over the last ``horizon`` periods.
+Most say a mean, vectorised over series, whose quantiles are those of a negative binomial: its spread is the item's own shrunk
+to the pool of all items, at the width that would have served best over the last ``horizon`` periods. ``zeros``,
+``historical_quantiles`` and ``auto_ets`` say quantiles of their own.
 Only what speaks of demand is read (``counts.sold``): a period that was not observed, or sold out, is skipped, it is no zero.
 
 Symbols: N series, T periods, H periods ahead, Q quantile levels, A smoothing constants, K periods in a block.

@@ -129,7 +129,7 @@ class File(Section):
 
 
 class Eligible(Section):
-    """Which series a model may forecast. The others get the last value, or nothing when they are gone."""
+    """Which series a model may forecast. The others get the safe baseline (the last price, or IMAPA), or nothing when they are gone."""
 
     min_observations: int = Field(20, ge=2)  # fewer: forecast by the baseline and marked
     max_gap: int = Field(28, ge=1)  # periods without a reading, after which a series counts as gone
@@ -139,11 +139,15 @@ class Lstm(Section):
     """Hyperparameters of the network of prices; the first seven keep the names of the pipeline this replaces."""
 
     name: Literal["lstm"] = "lstm"
-    sequence_length: int = Field(30, ge=2, le=400)  # periods of context of the plain network and of attention
+    sequence_length: int = Field(
+        30, ge=2, le=400
+    )  # days that attention and the plain network look back over, a third of a crop, and the least history of an origin
     forecast_length: int | None = Field(None, ge=1)  # periods ahead it is trained for; None: the horizon
     hidden_size: int = Field(64, ge=2, le=1024)  # the plain network's default is 128, in 2 layers, as its checkpoints have
     num_layers: int = Field(1, ge=0, le=6)  # of the recurrence; 0: none, a network on the features of the day alone
-    batch_size: int = Field(64, ge=1, le=4096)  # series in a step, of a network trained anew; a fine-tune keeps its champion's
+    batch_size: int = Field(
+        64, ge=1, le=4096
+    )  # crops (a series and some of its days) in a step; a fine-tune keeps its champion's
     learning_rate: float = Field(3e-3, gt=0, lt=1)  # of a training that does not go on from a champion, peak of its cycle
     epochs: int = Field(10, ge=1, le=1000)  # of a first training (no checkpoint to start from)
     max_steps: int = Field(300, ge=1)  # of all epochs together, of a training anew; of a fine-tune see finetune.max_steps
@@ -252,7 +256,7 @@ class Finetune(Section):
 class Backtest(Section):
     origins: int = Field(8, ge=1, le=400)  # rolling origins, the last one a horizon before the as-of date
     stride: int = Field(21, ge=1)  # periods between origins
-    refits: int = Field(5, ge=1, le=50)  # how often the model is trained again along the origins
+    refits: int = Field(5, ge=1, le=50)  # how often a model is trained along the origins, the first time included
 
 
 class Gate(Section):

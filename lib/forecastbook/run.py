@@ -133,11 +133,11 @@ class Run:
             raise RunError(f"{path}: {why}")
 
     def complete(self, intake):
-        """``complete`` as of this run."""
+        """The intake with a 0 for each period without a sale (see ``complete``), as of this run's date."""
         return complete(intake, self.params, self.as_of)
 
     def build(self, intake) -> panels.Panel:
-        """``build`` as of this run."""
+        """The panel of an intake (see ``build``), as of this run's date."""
         return build(intake, self.params, self.as_of)
 
     def panel(self) -> panels.Panel:
