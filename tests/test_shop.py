@@ -177,7 +177,7 @@ def test_one_item_one_sale_is_a_shop(tmp_path):
 # ---- the cutoff ----
 
 
-@pytest.mark.parametrize("cutoff", ["2022-09-01", "01.09.2022", "01-09-2022", D(2022, 9, 1)])
+@pytest.mark.parametrize("cutoff", ["2022-09-01", "01.09.2022", "01-09-2022"])
 def test_a_cutoff_in_any_form(tmp_path, cutoff):
     source = shop(tmp_path, [lot()], [sale("10.08.2022")], cutoff=cutoff)
     assert SHOP.span(source) == (D(2022, 8, 1), D(2022, 8, 1))
@@ -357,8 +357,6 @@ def test_files_that_are_not_there_are_named(tmp_path):
         (job(tmp_path / "no.xlsx", good), "source.stock .*no.xlsx does not exist"),
         (job(tmp_path, good), "is a directory"),
         (job(good, "nothing_*.xlsx"), r"source.sales nothing_\*.xlsx matches no"),
-        (job(good), "source.sales names no file"),
-        (job("", good), "source.stock names no file"),
     ):
         with pytest.raises(SourceError, match=said):
             SHOP.span(source)

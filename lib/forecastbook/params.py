@@ -129,7 +129,7 @@ class File(Section):
 
 
 class Eligible(Section):
-    """Which series a model may forecast. The others get the safe baseline (the last price, or IMAPA), or nothing when they are gone."""
+    """Which series a model may forecast. The others get the safe baseline, or nothing when they are gone."""
 
     min_observations: int = Field(20, ge=2)  # fewer: forecast by the baseline and marked
     max_gap: int = Field(28, ge=1)  # periods without a reading, after which a series counts as gone

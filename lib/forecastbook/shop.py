@@ -16,9 +16,13 @@ Symbols: N items, M months, n rows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
+import tempfile
 from datetime import date
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,10 +34,13 @@ from forecastbook.intake import Intake, Source, SourceError, as_day, inside, rea
 from forecastbook.params import digest
 from forecastbook.shoprows import RowSieve, Shop, documents, parsed
 
+log = logging.getLogger(__name__)
+
 
 class ShopFiles(Source):
     """Parameters: stock (path), sales (paths, globs or directories), cutoff (day of the snapshot; None = the day after the last
-    sale), sheet (of workbooks that have several), fill_last_month, history_months (None = all).
+    sale), sheet (of workbooks that have several), fill_last_month, history_months (None = all). Where a job names no files,
+    those of a generated shop, written beside the warehouse at the first use.
 
     An as-of date is the first day of a month, the newest one that its forecasts may know. A month is complete when the day
     after its last one has come: by the cutoff, or by a sale on or after it.
@@ -41,9 +48,13 @@ class ShopFiles(Source):
 
     stores_facts = True
 
+    def there(self, source, warehouse) -> bool:
+        """Whether there is anything yet, or only the first run writes it."""
+        return source.stock is not None or _home(warehouse).is_dir()
+
     def span(self, source, warehouse=None) -> tuple[date, date]:
         """The months of the first sale and the last complete one, by their first days."""
-        days = self._shop(source).months(_fills(source)).astype("datetime64[D]")
+        days = self._shop(source, warehouse).months(source.fill_last_month).astype("datetime64[D]")
         return days[0].astype(date), days[-1].astype(date)
 
     def fingerprint(self, source, warehouse, as_of) -> str:
@@ -56,8 +67,8 @@ class ShopFiles(Source):
             {
                 "as_of": as_day(as_of),
                 "content": content.hexdigest(),
-                "fill_last_month": _fills(source),
-                "history_months": getattr(source, "history_months", None),
+                "fill_last_month": source.fill_last_month,
+                "history_months": source.history_months,
             }
         )
 
@@ -71,12 +82,12 @@ class ShopFiles(Source):
         from the first arrival on), FactItemMonth (the frame's months), DimItem (series_id, title, attributes_json) and StockNow
         (series_id, units, price: what the shop holds at the end of what is known, and the latest price).
         """
-        shop = self._shop(source)
-        every = shop.months(_fills(source))
+        shop = self._shop(source, warehouse)
+        every = shop.months(source.fill_last_month)
         months = _up_to(every, as_day(as_of))
         newest = len(months) == len(every)
         known = Known(shop, shop.last + 1 if newest else (months[-1] + 1).astype("datetime64[D]"), newest)
-        known.take_months(months, getattr(source, "history_months", None))
+        known.take_months(months, source.history_months)
         if not known.cells.any():
             raise SourceError(f"no item was known by the end of {months[-1]}: {reasons(known.sieve.counts)}")
         frame = known.frame()
@@ -90,17 +101,36 @@ class ShopFiles(Source):
             "series": len(frame["series_id"].cat.categories),
             "months": len(np.unique(frame["ts"])),
         }
-        remarks = (*shop.remarks, *shop.unfinished(_fills(source))) if newest else shop.remarks
+        remarks = (*shop.remarks, *shop.unfinished(source.fill_last_month)) if newest else shop.remarks
         return Intake(frame, known.sieve.quarantine(), counts, known.facts(), remarks=remarks, newest=newest)
 
     @staticmethod
-    def _shop(source) -> Shop:
-        cutoff = getattr(source, "cutoff", None)
-        return parsed(*documents(source), getattr(source, "sheet", None), None if cutoff is None else str(cutoff))
+    def _shop(source, warehouse) -> Shop:
+        source = _generated(source, warehouse)
+        return parsed(*documents(source), source.sheet, source.cutoff)
 
 
-def _fills(source) -> bool:
-    return bool(getattr(source, "fill_last_month", False))
+def _home(warehouse) -> Path:
+    """Where the files of the generated shop are."""
+    return warehouse.beside / "record_shop"
+
+
+def _generated(source, warehouse):
+    """The source with its files; those of the generated shop are written whole or not at all."""
+    if source.stock is not None:
+        return source
+    home = _home(warehouse)
+    if not home.is_dir():
+        from forecastbook import recordshop  # lazily: only a first run needs it
+
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home.parent, prefix=".record_shop.") as part:
+            recordshop.write(Path(part) / "shop")
+            with contextlib.suppress(OSError):  # another run was first: its files are the same
+                (Path(part) / "shop").rename(home)
+        log.info("no files are named: a generated record shop was written to %s", home)
+    stock, sales = (sorted(map(str, home.glob(pattern))) for pattern in ("Остатки *", "Продажи *"))
+    return source.model_copy(update={"stock": stock[0], "sales": sales})
 
 
 def _up_to(months: np.ndarray, as_of: date) -> np.ndarray:

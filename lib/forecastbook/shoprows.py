@@ -98,18 +98,13 @@ class Shop:
 
 def documents(source) -> tuple[Document, tuple[Document, ...], int]:
     """The stock file, the sales files in the order of their names as given, and how many of them were given again."""
-    stock_path, given = getattr(source, "stock", None), getattr(source, "sales", None) or []
-    given = [given] if isinstance(given, (str, Path)) else list(given)
-    for name, value in (("stock", stock_path), ("sales", given)):
-        if not value:
-            raise SourceError(f"source.{name} names no file")
-    stock_path = Path(stock_path).expanduser()
+    stock_path = Path(source.stock).expanduser()
     if not stock_path.is_file():
         what = "is a directory" if stock_path.is_dir() else "does not exist"
         raise SourceError(f"source.stock {stock_path} {what}; a relative path starts at {Path.cwd()}")
     paths, repeated, by_content = {}, 0, {}
-    for text in given:
-        for path in _matching(str(text), stock_path):
+    for text in source.sales:
+        for path in _matching(text, stock_path):
             if paths.setdefault(path.resolve(), path) is not path:
                 repeated += 1
                 log.info("%s is given twice: it counts once", path)

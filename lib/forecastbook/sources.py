@@ -12,63 +12,17 @@ inputs changed?), ``read`` (the data as known at a date), ``asks`` (which querie
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import tempfile
 from datetime import date
-from pathlib import Path
 
 import pandas as pd
 
-from forecastbook.intake import Intake, SourceError, today
+from forecastbook.intake import SourceError, today
 from forecastbook.longfile import LongFile
 from forecastbook.panel import periods
 from forecastbook.pricefacts import PriceFacts
 from forecastbook.salesfacts import SalesFacts
 from forecastbook.shop import ShopFiles
 from forecastbook.trades import SALES
-
-log = logging.getLogger(__name__)
-
-
-class RecordShop(ShopFiles):
-    """``ShopFiles``; where a job names no files, those of a generated shop, written beside the warehouse at the first use."""
-
-    def there(self, source, warehouse) -> bool:
-        """Whether there is anything yet, or only the first run writes it."""
-        return source.stock is not None or _home(warehouse).is_dir()
-
-    def span(self, source, warehouse=None) -> tuple[date, date]:
-        return super().span(_generated(source, warehouse), warehouse)
-
-    def fingerprint(self, source, warehouse, as_of) -> str:
-        return super().fingerprint(_generated(source, warehouse), warehouse, as_of)
-
-    def read(self, source, warehouse, as_of) -> Intake:
-        return super().read(_generated(source, warehouse), warehouse, as_of)
-
-
-def _home(warehouse) -> Path:
-    """Where the generated shop's files are."""
-    return warehouse.beside / "record_shop"
-
-
-def _generated(source, warehouse):
-    """The source with its files; those of the generated shop are written whole or not at all."""
-    if source.stock is not None:
-        return source
-    home = _home(warehouse)
-    if not home.is_dir():
-        from forecastbook import recordshop  # lazily: only a first run needs it
-
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home.parent, prefix=".record_shop.") as part:
-            recordshop.write(Path(part) / "shop")
-            with contextlib.suppress(OSError):  # another run was first: its files are the same
-                (Path(part) / "shop").rename(home)
-        log.info("no files are named: a generated record shop was written to %s", home)
-    stock, sales = (sorted(map(str, home.glob(pattern))) for pattern in ("Остатки *", "Продажи *"))
-    return source.model_copy(update={"stock": stock[0], "sales": sales})
 
 
 def newest(span: tuple[date, date], params) -> date:
@@ -97,6 +51,6 @@ def begins(as_of: date, newest: date, freq: str) -> None:
 SOURCES = {
     "warehouse_prices": PriceFacts(),
     "warehouse_sales": SalesFacts(),
-    "shop_files": RecordShop(),
+    "shop_files": ShopFiles(),
     "file": LongFile(),
 }
