@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import LEVELS, made_run, posted_prices, tiny
-from forecastbook import counts, gate, intervals, scores
+from forecastbook import bands, counts, gate, intervals, scores
 from forecastbook.backtest import Origin
 from forecastbook.files import RunError
 from forecastbook.params import Params
@@ -330,7 +330,7 @@ def test_holding_puts_the_median_at_the_last_value_and_the_others_on_their_side_
     at = origin(0, {SAFE: np.ones(2)}, last=10.0)
     q = np.array([[[7, 8, 9, 11, 12.0]] * H, [[10.5, 10.6, 11, 12, 13.0]] * H])
     before = q.copy()
-    np.testing.assert_array_equal(gate.hold(q, at, PARAMS)[:, 0], [[7, 8, 10, 11, 12], [10, 10, 10, 12, 13]])
+    np.testing.assert_array_equal(bands.hold(q, at, PARAMS)[:, 0], [[7, 8, 10, 11, 12], [10, 10, 10, 12, 13]])
     np.testing.assert_array_equal(q, before)
 
 
@@ -338,7 +338,7 @@ def test_holding_puts_the_median_at_the_last_value_and_the_others_on_their_side_
 def test_what_is_shaped_stays_in_order_and_at_or_above_zero(seed, hold):
     draw = np.random.default_rng(seed)
     at = origin(0, {SAFE: np.ones(4)}, last=draw.uniform(0, 5))
-    q = gate.shape(draw.normal(3, 3, (4, H, 5)), at, draw.uniform(0, 0.1, (1, H, 2)), hold, PARAMS)
+    q = bands.shape(draw.normal(3, 3, (4, H, 5)), at, draw.uniform(0, 0.1, (1, H, 2)), hold, PARAMS)
     assert (np.diff(q, axis=-1) >= 0).all() and (q >= 0).all()
     if hold:
         np.testing.assert_array_equal(q[..., 2], at.last[:, None].repeat(H, 1))

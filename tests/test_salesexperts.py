@@ -11,6 +11,7 @@ import pytest
 from conftest import panel_of
 from forecastbook import (
     backtest,
+    bands,
     blend,
     challenger,
     counts,
@@ -143,8 +144,8 @@ def test_a_band_is_widened_by_class_towards_what_sells_as_far_as_the_record_is_t
     try:
         for o in record:
             o.q["gbm"] = np.repeat(o.q["gbm"][..., [2]], o.q["gbm"].shape[-1], axis=-1)  # a band without width
-        wider = gate._widening(record, "gbm", gate.ROUNDS[0], False, PARAMS)
-        held = np.concatenate([gate.shape(o.q["gbm"], o, wider, False, PARAMS) for o in record])
+        wider = bands.widening(record, "gbm", bands.ROUNDS[0], False, PARAMS)
+        held = np.concatenate([bands.shape(o.q["gbm"], o, wider, False, PARAMS) for o in record])
     finally:
         for o in record:
             o.q["gbm"] = narrow[o.date]
@@ -156,8 +157,8 @@ def test_a_band_is_widened_by_class_towards_what_sells_as_far_as_the_record_is_t
     assert (held == np.rint(held)).all() and (np.diff(held, axis=-1) >= 0).all()
     assert (wider[..., 1:] == 0).all(), "the inner band is not widened"
     n = len(record)
-    alone = gate._widening(record[:1], "gbm", gate.ROUNDS[0], False, PARAMS)
-    assert (alone[..., 0] <= wider[..., 0].max() * (n + gate.TRUST) / n).all(), "one origin is trusted less"
+    alone = bands.widening(record[:1], "gbm", bands.ROUNDS[0], False, PARAMS)
+    assert (alone[..., 0] <= wider[..., 0].max() * (n + bands.TRUST) / n).all(), "one origin is trusted less"
 
 
 def slow_sellers(twos: float, upper: float) -> backtest.Origin:
@@ -183,25 +184,25 @@ def slow_sellers(twos: float, upper: float) -> backtest.Origin:
 )
 def test_an_upper_bound_is_rounded_up_later_where_the_band_holds_its_promise_all_the_same(twos, upper, rounds):
     at = slow_sellers(twos, upper)
-    assert PARAMS.levels == [0.05, 0.25, 0.5, 0.75, 0.8, 0.9, 0.95, 0.99] and gate._rounds([at], "gbm", PARAMS) == rounds
-    said = gate._rounded(at, "gbm", rounds, PARAMS)
+    assert PARAMS.levels == [0.05, 0.25, 0.5, 0.75, 0.8, 0.9, 0.95, 0.99] and bands.rounds([at], "gbm", PARAMS) == rounds
+    said = bands.rounded(at, "gbm", rounds, PARAMS)
     assert (said[..., 6] == np.floor(upper + 1 - rounds)).all() and (said[..., -1] == 3).all()
     assert (np.diff(said, axis=-1) >= 0).all() and (said[..., :5] == [0, 0, 1, 1, 1]).all()
     assert (at.q["gbm"] == np.floor(at.raw["gbm"].q + 0.5)).all(), "the record is left as it is"
     at.whole = False
-    assert gate._rounds([at], "gbm", PARAMS) == 0.5, "nothing is rounded where sales are no whole numbers"
+    assert bands.rounds([at], "gbm", PARAMS) == 0.5, "nothing is rounded where sales are no whole numbers"
 
 
 def test_a_bound_never_falls_below_the_median():
     at = slow_sellers(0.08, 1.65)
     at.raw["gbm"].q[..., 2:6], at.q["gbm"][..., 2:6] = 1.6, 2.0  # median and bound lie in the same unit
-    said = gate._rounded(at, "gbm", 0.9, PARAMS)
+    said = bands.rounded(at, "gbm", 0.9, PARAMS)
     assert (said[..., 2:7] == 2).all()
 
 
 def test_what_is_published_keeps_the_rounding_of_the_decision(record):
     decided = gate.decide(record, PARAMS)
-    assert decided.rounds == gate._rounds([o for o in record if decided.use in o.q], decided.use, PARAMS)
+    assert decided.rounds == bands.rounds([o for o in record if decided.use in o.q], decided.use, PARAMS)
     at = slow_sellers(0.08, 1.65)
     at.put("imapa", at.raw["gbm"])
     lone = replace(decided, use="gbm", rounds=0.9, widening=np.zeros((1, 3, len(decided.widening[0, 0]))))
