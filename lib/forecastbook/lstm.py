@@ -178,7 +178,10 @@ def _loop(model: Model, data, device, progress, on_epoch) -> dict:
     total = steps * hyper["epochs"]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, hyper["learning_rate"], total_steps=total + 1, pct_start=0.1)
     waited = 0
-    for epoch in tqdm(range(1, hyper["epochs"] + 1), desc="training", unit="epoch", disable=not progress):
+
+    def train() -> float | None:
+        """One epoch; its mean loss, None where no batch had any."""
+        nonlocal batch
         net.train()
         losses, order = [], data.shuffled(draw, steps * batch)
         for step in range(steps):
@@ -191,7 +194,10 @@ def _loop(model: Model, data, device, progress, on_epoch) -> dict:
             optimizer.step()
             schedule.step()
             losses.append(loss)
-        train_loss, validation_loss = float(np.mean(losses)) if losses else None, data.validate(net, device)
+        return float(np.mean(losses)) if losses else None
+
+    for epoch in tqdm(range(1, hyper["epochs"] + 1), desc="training", unit="epoch", disable=not progress):
+        train_loss, validation_loss = train(), data.validate(net, device)
         ran_away = train_loss is not None and not math.isfinite(train_loss)
         better = not ran_away and (validation_loss is None or best_loss is None or validation_loss < best_loss)
         waited = 0 if better else waited + 1

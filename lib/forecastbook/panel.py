@@ -231,13 +231,7 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
     known = day <= as_of
     if not known.any():
         raise ValueError(f"no rows on or before {as_of}: there is nothing to build a panel from")
-    first = day.min()
-    dates = pd.date_range(pd.Timestamp(first), pd.Timestamp(as_of), freq=freq).values.astype("datetime64[D]")
-    if not len(dates) or dates[-1] != as_of:
-        raise ValueError(
-            f"as-of date {as_of} is not on the grid of freq {freq!r} that starts at {first}; give the first day of a period, "
-            "or set freq (daily values are D)"
-        )
+    dates = _dates(day.min(), as_of, freq)
     grid = np.concatenate([dates, periods(as_of, horizon + 1, freq)[1:]])
     codes, ids = _series(frame["series_id"])
     inside = known  # what comes later is nobody's to know, be it only that a series will begin
@@ -249,14 +243,12 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
     if not inside.all():
         rows = np.flatnonzero(inside)
         codes, ids = occurring(codes[rows], ids)
-    place = np.full(int((grid[-1] - first).astype(int)) + 1, -1, dtype=np.int32)  # day since the first -> column
-    place[(grid - first).astype(int)] = np.arange(len(grid))
-    column = place[(day[rows] - first).astype(np.int64)]  # (n,)
+    column = _columns(day[rows], day.min(), grid)  # (n,)
     if (off := column < 0).any():
-        bad, first = day[rows][off], int(np.flatnonzero(off)[0])
+        bad, at = day[rows][off], int(np.flatnonzero(off)[0])
         raise ValueError(
             f"not the first day of a period of freq {freq!r}: {len(bad)} dates, first {bad[0]} of series "
-            f"{str(ids[codes[first]])!r}; give one value a period, or set freq (daily values are D)"
+            f"{str(ids[codes[at]])!r}; give one value a period, or set freq (daily values are D)"
         )
     del day, known, inside
     N, T = len(ids), len(dates)
@@ -299,6 +291,24 @@ def build(frame: pd.DataFrame, freq: str, as_of, *, past=(), future=(), static=(
         future_names=tuple(future),
         static_names=tuple(static),
     )
+
+
+def _dates(first: np.datetime64, as_of: np.datetime64, freq: str) -> np.ndarray:
+    """(T,) the periods from the first to the as-of date. Raises ValueError where that is none of them."""
+    dates = pd.date_range(pd.Timestamp(first), pd.Timestamp(as_of), freq=freq).values.astype("datetime64[D]")
+    if not len(dates) or dates[-1] != as_of:
+        raise ValueError(
+            f"as-of date {as_of} is not on the grid of freq {freq!r} that starts at {first}; give the first day of a period, "
+            "or set freq (daily values are D)"
+        )
+    return dates
+
+
+def _columns(day: np.ndarray, first: np.datetime64, grid: np.ndarray) -> np.ndarray:
+    """Where each day (n,), none before ``first``, stands in the grid: (n,), -1 for a day between two periods."""
+    place = np.full(int((grid[-1] - first).astype(int)) + 1, -1, dtype=np.int32)  # day since the first -> column
+    place[(grid - first).astype(int)] = np.arange(len(grid))
+    return place[(day - first).astype(np.int64)]
 
 
 def _series(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:

@@ -238,16 +238,39 @@ def _american(texts: pd.Series, files: pd.Series) -> np.ndarray:
 
 def _rules(rows: pd.DataFrame, sieve: RowSieve) -> dict[str, int]:
     """Every rule of one row. Adds the columns created, sold, copies and makes price and recording_year numbers."""
-    stocked, n = rows["is_stock"].to_numpy(), len(rows)
-
-    def missing(name: str, among=True) -> None:
-        sieve.reject(pd.isna(rows[name]).to_numpy() & among, name, rows[name], f"missing {name}")
-
+    stocked = rows["is_stock"].to_numpy()
     for name in ("artist", "album"):
-        missing(name)
-    missing("price")
-    commas, price = rows["comma"].to_numpy(), np.full(n, np.nan)
-    unclear = np.zeros(n, dtype=bool)
+        _missing(rows, sieve, name)
+    price = _price(rows, sieve)
+    _missing(rows, sieve, "recording_year")
+    year = records.each(rows["recording_year"], lambda t: records.recording_year(t or ""), float)
+    sieve.reject(np.isnan(year), "recording_year", rows["recording_year"], "not a year")
+    sieve.reject(year > today().year, "recording_year", rows["recording_year"], "year in the future")
+    created = _day(rows, sieve, "created_date", np.datetime64("1900-01-01"), True)
+    sold = _day(rows, sieve, "sold_date", EARLIEST, ~stocked)
+    copies = _copies(rows, sieve, stocked)
+    ok = sieve.ok
+    swapped = ok & ~stocked & (created > sold)
+    rows["price"], rows["recording_year"] = price, year
+    rows["created"] = np.where(swapped, sold, created).astype("datetime64[s]")
+    rows["sold"] = np.where(stocked, np.datetime64("NaT"), sold).astype("datetime64[s]")
+    rows["copies"] = np.where(ok, copies, 0).astype(np.int64)
+    return {
+        "stock rows": int((ok & stocked).sum()),
+        "sold rows": int((ok & ~stocked).sum()),
+        "created after sold: taken as the day sold": int(swapped.sum()),
+    }
+
+
+def _missing(rows: pd.DataFrame, sieve: RowSieve, name: str, among=True) -> None:
+    sieve.reject(pd.isna(rows[name]).to_numpy() & among, name, rows[name], f"missing {name}")
+
+
+def _price(rows: pd.DataFrame, sieve: RowSieve) -> np.ndarray:
+    """(n,) the price of each row."""
+    _missing(rows, sieve, "price")
+    commas, price = rows["comma"].to_numpy(), np.full(len(rows), np.nan)
+    unclear = np.zeros(len(rows), dtype=bool)
     for comma in (True, False):
         at = commas == comma
         price[at] = records.each(rows["price"][at], lambda t, c=comma: records.number(t or "", c), float)
@@ -259,35 +282,27 @@ def _rules(rows: pd.DataFrame, sieve: RowSieve) -> dict[str, int]:
     sieve.reject(np.isinf(price), "price", rows["price"], "not finite")
     sieve.reject(price < 0, "price", rows["price"], "negative")
     sieve.reject(price == 0, "price", rows["price"], "zero price")
-    missing("recording_year")
-    year = records.each(rows["recording_year"], lambda t: records.recording_year(t or ""), float)
-    sieve.reject(np.isnan(year), "recording_year", rows["recording_year"], "not a year")
-    sieve.reject(year > today().year, "recording_year", rows["recording_year"], "year in the future")
-    dates = (rows["created_date"], rows["sold_date"])
-    created, sold = (records.each(texts, lambda t: records.day(t or ""), "datetime64[D]") for texts in dates)
-    for name, day, among in (("created_date", created, True), ("sold_date", sold, ~stocked)):
-        missing(name, among)
-        unclear = _american(rows[name], sieve.where["file_number"])
-        sieve.reject(
-            unclear & among, name, rows[name], "ambiguous date: others of this file begin with the month; write 2025-10-24"
-        )
-        odd = np.isnat(day) | (day < (EARLIEST if name == "sold_date" else np.datetime64("1900-01-01")))
-        sieve.reject(odd & among, name, rows[name], "impossible date")
-        sieve.reject((day > np.datetime64(today())) & among, name, rows[name], "date in the future")
-    missing("count", stocked)
-    plain = records.each(rows["count"], lambda t: records.number(t or "1", True), float)
-    sieve.reject(np.isnan(plain), "count", rows["count"], "not a number")
-    sieve.reject(plain < 0, "count", rows["count"], "negative")
-    sieve.reject(plain != np.floor(plain), "count", rows["count"], "not a whole number")
-    sieve.reject(plain > MOST_COPIES, "count", rows["count"], "too many copies")
-    ok = sieve.ok
-    swapped = ok & ~stocked & (created > sold)
-    rows["price"], rows["recording_year"] = price, year
-    rows["created"] = np.where(swapped, sold, created).astype("datetime64[s]")
-    rows["sold"] = np.where(stocked, np.datetime64("NaT"), sold).astype("datetime64[s]")
-    rows["copies"] = np.where(ok, plain, 0).astype(np.int64)
-    return {
-        "stock rows": int((ok & stocked).sum()),
-        "sold rows": int((ok & ~stocked).sum()),
-        "created after sold: taken as the day sold": int(swapped.sum()),
-    }
+    return price
+
+
+def _day(rows: pd.DataFrame, sieve: RowSieve, name: str, first: np.datetime64, among) -> np.ndarray:
+    """(n,) the day that a column names, not before ``first``. among: the rows that need one."""
+    day = records.each(rows[name], lambda t: records.day(t or ""), "datetime64[D]")
+    _missing(rows, sieve, name, among)
+    unclear = _american(rows[name], sieve.where["file_number"])
+    why = "ambiguous date: others of this file begin with the month; write 2025-10-24"
+    sieve.reject(unclear & among, name, rows[name], why)
+    sieve.reject((np.isnat(day) | (day < first)) & among, name, rows[name], "impossible date")
+    sieve.reject((day > np.datetime64(today())) & among, name, rows[name], "date in the future")
+    return day
+
+
+def _copies(rows: pd.DataFrame, sieve: RowSieve, stocked: np.ndarray) -> np.ndarray:
+    """(n,) how many copies a row is of: one, where it does not say."""
+    _missing(rows, sieve, "count", stocked)
+    copies = records.each(rows["count"], lambda t: records.number(t or "1", True), float)
+    sieve.reject(np.isnan(copies), "count", rows["count"], "not a number")
+    sieve.reject(copies < 0, "count", rows["count"], "negative")
+    sieve.reject(copies != np.floor(copies), "count", rows["count"], "not a whole number")
+    sieve.reject(copies > MOST_COPIES, "count", rows["count"], "too many copies")
+    return copies
