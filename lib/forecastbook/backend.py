@@ -1,7 +1,7 @@
 """What every warehouse does, whatever is behind it: queries by name, publishing, reading back, checks.
 
 A backend (``embedded``, ``bigquery``) says what is there (``exists``, ``columns``, ``lacking``, ``held``), makes the tables
-(``migrate``), and has three hooks: ``_table`` (run a query), ``_write`` (add rows), ``_store`` (publish rows exactly once).
+(``migrate``), and has three hooks: ``_result`` (run a query), ``_write`` (add rows), ``_store`` (publish rows exactly once).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Warehouse(ABC):
         """Add rows that fit the table, instead of those that share a key in ``replacing`` or whose key is ``gone``."""
 
     @abstractmethod
-    def _table(self, name: str, params: dict) -> pa.Table | None:
+    def _result(self, name: str, params: dict) -> pa.Table | None:
         """Run sql/<name>.sql; None when a table that it reads does not exist."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Warehouse(ABC):
         params, (_, wanted) = params or {}, statement(name, self.dialect)
         if set(params) != wanted:
             raise WarehouseError(f"query {name} takes parameters {sorted(wanted)}, got {sorted(params)}")
-        found, schema = self._table(name, params), results()[name]
+        found, schema = self._result(name, params), results()[name]
         if found is None:
             return schema.empty_table()
         try:

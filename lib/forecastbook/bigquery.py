@@ -25,7 +25,7 @@ from sqlglot import exp
 from forecastbook.backend import Warehouse
 from forecastbook.cloud import LARGE, Connection, Failed
 from forecastbook.publication import FORECASTS, Publication, absent
-from forecastbook.schema import WarehouseError, asked, fitted, located, results, statement, tables, views
+from forecastbook.schema import WarehouseError, fitted, located, results, statement, tables, tables_read, views
 from forecastbook.wording import size
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class BigQuery(Connection, Warehouse):
             return self._ask(self.client.get_table, self._name(table)).num_rows
         return None
 
-    def _table(self, name: str, params: dict) -> pa.Table | None:
+    def _result(self, name: str, params: dict) -> pa.Table | None:
         text, _ = statement(name, self.dialect)
         with self._errors(f"query {name}"):
             if not self._there():
@@ -68,7 +68,7 @@ class BigQuery(Connection, Warehouse):
                 return self._rows(text, params, lambda rows: self._fetched(rows, results()[name]))
             except exceptions.NotFound as error:
                 lacks = re.search(r"not found: table ([^:\s]+):(\w+)\.(\w+)", str(error), re.I)
-                if lacks and lacks.groups()[:2] == self.place and lacks[3] in asked(name):
+                if lacks and lacks.groups()[:2] == self.place and lacks[3] in tables_read(name):
                     return None  # what a view of the shop's lacks is an error
                 raise
 
@@ -245,7 +245,7 @@ class BigQuery(Connection, Warehouse):
     def _store(self, publication: Publication) -> dict:
         p, target = publication, FORECASTS[publication.table]
         with self._errors(f"publish run {p.run_id}"):
-            entry, published_at = self._due(p, self._table("ledger", {}))
+            entry, published_at = self._due(p, self._result("ledger", {}))
             stored = self.published(p.run_id, p.table, p.as_of)  # of an earlier publication, or of one that was cut off
             same = p.same(stored)
             if entry and entry["run_id"] == p.run_id and same:
@@ -262,11 +262,11 @@ class BigQuery(Connection, Warehouse):
                 if p.model is not None and not self._knows(p.model_id):
                     self._statement(record, p.model, f"model-{self._token(p.model_id)}", lambda: self._knows(p.model_id))
                 entered = f"enter-{self._token(p.job, p.model_id, p.as_of)}"
-                self._statement(flip, mine, entered, lambda: self._due(p, self._table("ledger", {}))[0] is not None)
+                self._statement(flip, mine, entered, lambda: self._due(p, self._result("ledger", {}))[0] is not None)
             if p.model is not None:
                 self._statement(record, p.model)
             self._statement(flip, mine, f"flip-{self._token(p.run_id, p.content_hash, published_at)}")
-            now, _ = self._due(p, self._table("ledger", {}))
+            now, _ = self._due(p, self._result("ledger", {}))
             if now is None or now["run_id"] != p.run_id:
                 found = "nothing" if now is None else f"run {now['run_id']}"
                 log.warning("%s: the ledger names %s, published meanwhile, and not run %s", self.url, found, p.run_id)

@@ -129,7 +129,9 @@ class Patient:
     def asks(self, day: date) -> dict[str, dict]:
         """The queries of the job's source, of tables that are there."""
         asked = self.source.asks(self.params.source, day)
-        return {name: given for name, given in asked.items() if all(t.lower() in self.columns for t in schema.asked(name))}
+        return {
+            name: given for name, given in asked.items() if {t.lower() for t in schema.tables_read(name)} <= self.columns.keys()
+        }
 
     @cached_property
     def span(self) -> tuple[date, date] | None:
@@ -223,7 +225,7 @@ def reading(p: Patient) -> tuple[str, str]:
         return "warn", "cannot be told while there is no table to read: make warehouse makes them"
     for name, given in asked.items():
         p.store.estimate(name, given)
-    read = list(dict.fromkeys(table for name in asked for table in schema.asked(name)))
+    read = list(dict.fromkeys(table for name in asked for table in schema.tables_read(name)))
     return "ok", f"{', '.join(read)} may be read"
 
 
@@ -306,7 +308,7 @@ def quota(p: Patient) -> tuple[str, str]:
 
 def tables(p: Patient) -> tuple[str, str]:
     lacks = p.store.lacking()  # raises on wrong types, naming all of them
-    needed = {table for name in p.source.asks(p.params.source, today()) for table in schema.asked(name)}
+    needed = {table for name in p.source.asks(p.params.source, today()) for table in schema.tables_read(name)}
     absent = [table for table in schema.tables() if table in needed and table.lower() not in p.columns]
     if absent and not p.store.embedded:
         raise Wrong(
@@ -366,7 +368,7 @@ def forecasts(p: Patient) -> tuple[str, str]:
 def _facts(asked: dict[str, dict]) -> tuple[str, str]:
     """Of a source's queries the one that reads its facts, and the table of them."""
     name = next(name for name in asked if name.endswith("_facts"))
-    return name, next(table for table in schema.asked(name) if table.startswith("Fact"))
+    return name, next(table for table in schema.tables_read(name) if table.startswith("Fact"))
 
 
 Check = Callable[[Patient], tuple[str, str]]

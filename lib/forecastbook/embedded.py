@@ -23,9 +23,9 @@ _file_locks: dict[str, threading.RLock] = {}
 _guard = threading.Lock()
 
 
-def _fetched(connection, text: str, params: dict | None = None) -> list[tuple]:
+def _fetched(connection, text: str) -> list[tuple]:
     """All rows at once: DuckDB 2 refuses the next statement while a result is half read."""
-    return connection.execute(text, params or {}).fetchall()
+    return connection.execute(text).fetchall()
 
 
 class DuckDB(Warehouse):
@@ -154,7 +154,7 @@ class DuckDB(Warehouse):
             finally:
                 self._reading.connection = None
 
-    def _table(self, name: str, params: dict) -> pa.Table | None:
+    def _result(self, name: str, params: dict) -> pa.Table | None:
         connection = getattr(self._reading, "connection", None)
         if connection is not None:
             return self._run(connection, name, params)

@@ -218,7 +218,7 @@ def statement(name: str, dialect: str) -> tuple[str, frozenset[str]]:
     return tree.sql(dialect, comments=False, unsupported_level=sqlglot.ErrorLevel.RAISE), wanted
 
 
-def asked(name: str) -> list[str]:
+def tables_read(name: str) -> list[str]:
     """The tables of the warehouse that a file of sql/ reads, in the order in which they are declared."""
     tree = sqlglot.parse_one((SQL / f"{name}.sql").read_text(encoding="utf-8"), read="bigquery")
     named = {table.name for table in tree.find_all(exp.Table)}
