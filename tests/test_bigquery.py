@@ -1053,6 +1053,8 @@ def test_what_another_account_began_cannot_be_seen_and_what_it_did_can(emulator)
         assert names_of(proxy) == ["work-0"]
         assert not ours._job("work", lambda job_id: begun(ours, job_id), lambda: False), "it is not: the next id is ours"
         assert names_of(proxy)[-1] == "work-1"
+        with pytest.raises(exceptions.Forbidden, match="does not have permission"):  # a name that nobody else gives
+            ours._job("work", lambda job_id: begun(ours, job_id))
     assert healthy(house)
     house.client.delete_dataset("foreign", delete_contents=True)
 

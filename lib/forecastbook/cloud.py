@@ -62,7 +62,11 @@ class Failed(Exception):
 
 
 class Foreign(Exception):
-    """A job of that id is there, and another account began it: BigQuery shows it to nobody else."""
+    """A job of that id is there, and another account began it: BigQuery shows it to nobody else (``hidden`` says so)."""
+
+    def __init__(self, hidden: exceptions.Forbidden):
+        super().__init__(str(hidden))
+        self.hidden = hidden
 
 
 class Connection:
@@ -203,7 +207,9 @@ class Connection:
                 job, adopted = self._begun(job_id, begin)
                 self._waited(job)
                 return adopted
-            except Foreign:
+            except Foreign as foreign:
+                if done is None:  # nobody else gives such a name
+                    raise foreign.hidden from None
                 if self._comes(done):
                     return True
             except Failed as failed:
@@ -249,7 +255,7 @@ class Connection:
                 except exceptions.Forbidden as hidden:
                     if _passing(hidden):
                         raise
-                    raise Foreign(job_id) from hidden
+                    raise Foreign(hidden) from hidden
 
         return self._patiently(once)
 
