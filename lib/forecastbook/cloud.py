@@ -225,11 +225,11 @@ class Connection:
 
     def _comes(self, done) -> bool:
         """Whether what a job of another account was to do is done, within the patience for a service that is not itself."""
-        until = time.monotonic() + self.patience
+        until, pauses = time.monotonic() + self.patience, exponential_sleep_generator(self.pause, 30.0)
         while not done():
             if time.monotonic() > until:  # it has failed, or what it did is gone: the next id is free
                 return False
-            time.sleep(self.pause)
+            time.sleep(next(pauses))
         return True
 
     def _begun(self, job_id: str, begin):
