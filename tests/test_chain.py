@@ -22,11 +22,12 @@ import pytest
 from conftest import posted_prices, python
 from forecastbook import chain
 from forecastbook.files import lock, lock_of
+from forecastbook.intake import SourceError
 from forecastbook.params import Params
 from forecastbook.pricefacts import ensure_sample
 from forecastbook.roster import StaleError
 from forecastbook.run import Run
-from forecastbook.sources import SOURCES, SourceError
+from forecastbook.sources import SOURCES
 from forecastbook.step import MARK, faults
 from forecastbook.warehouse import connect
 from publishing import stored

@@ -18,6 +18,7 @@ from pathlib import Path
 from forecastbook import jobs, roster
 from forecastbook import run as runs
 from forecastbook.files import RunError, lock, lock_of
+from forecastbook.intake import SourceError, inside, today
 from forecastbook.logs import log_to
 from forecastbook.params import Params
 from forecastbook.run import Run
@@ -86,7 +87,7 @@ class _Asked:
     """What a command asks for: a job, looked up, with its source and its warehouse, at a date or the newest."""
 
     def __init__(self, job: str, as_of: str, out: str, url: str, overlays: list[str]):
-        from forecastbook.sources import SOURCES, SourceError, today
+        from forecastbook.sources import SOURCES
 
         self.given = jobs.as_of_date(as_of) if as_of else None
         if self.given and self.given > today():
@@ -106,7 +107,7 @@ class _Asked:
 
     def date(self) -> dt.date:
         """The as-of date: the given one, if it lies within the data, or the newest."""
-        from forecastbook.sources import begins, inside, newest
+        from forecastbook.sources import begins, newest
 
         span = self.source.span(self.params.source, self.store)
         date = self.given or newest(span, self.params)
