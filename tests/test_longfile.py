@@ -436,6 +436,12 @@ def test_torn_rows_do_not_shift_the_numbers_of_others(tmp_path):
     assert intake.counts["rows read"] == 5 and intake.counts["rows kept"] == 1
 
 
+def test_torn_rows_at_either_end_and_beside_blank_lines_leave_the_others_their_numbers(tmp_path):
+    path = text(tmp_path, f"sku,day,price\ntorn\n\na,{D},1\n\n\nc,{D},1,2,3\nb,{D},2\ntorn\n")
+    table, rows, torn, _ = parsing.load(path, ["sku", "price"])
+    assert (table["sku"].to_pylist(), rows.tolist(), torn["row"].tolist()) == (["a", "b"], [2, 4], [1, 3, 5])
+
+
 def test_later_rows_are_kept_for_future_columns_only_and_without_their_value(tmp_path):
     when = [*days(3), D + dt.timedelta(days=1), D + dt.timedelta(days=2)]
     path = parquet(

@@ -88,7 +88,7 @@ def _load_csv(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.D
         _no_open_quote(path, delimiter, len(names))
     # Arrow counts lines from the header on: row k of the file is data row k - 1. The rows around a torn one keep their numbers.
     lost = np.array([number - 1 for number, _, _ in torn], dtype=np.int64)
-    rows = np.setdiff1d(np.arange(1, table.num_rows + len(lost) + 1), lost)
+    rows = np.delete(np.arange(1, table.num_rows + len(lost) + 1), lost - 1)
     frame = (
         quarantine()
         if not torn
