@@ -50,7 +50,7 @@ DRAWING = {
     "bigquery": "backend cloud publication schema wording",
     "warehouse": "backend bigquery embedded publication schema",
     "parsing": "intake",
-    "longfile": "cells intake params parsing",
+    "longfile": "cells intake params parsing wording",
     "workbook": "intake",
     "shopfile": "intake workbook",
     "records": "",

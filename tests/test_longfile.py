@@ -1,6 +1,7 @@
 """A long file: what it holds, and what happens to rows that break the contract."""
 
 import datetime as dt
+import os
 import time
 from types import SimpleNamespace
 
@@ -13,12 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import adds_up, reading
-from forecastbook import panel, parsing
+from forecastbook import longfile, panel, parsing
 from forecastbook.intake import SourceError
 from forecastbook.sources import SOURCES
 
 FILE = SOURCES["file"]
 D = dt.date(2024, 3, 10)
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """Each file counts as one written long ago, so that what ``span`` has read is what ``read`` goes on with."""
+    monkeypatch.setattr(longfile, "SETTLED", -1.0)
 
 
 def days(n, end=D):
@@ -648,3 +655,60 @@ def test_text_that_is_not_marked_as_such_is_text(tmp_path):
 def test_a_head_of_a_csv_beyond_all_measure_is_told(tmp_path):
     with pytest.raises(SourceError, match="cannot read .*field larger than field limit"):
         read(bare(text(tmp_path, f"sku,day,{'x' * 140_000}\na,{D},1\n")))
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The paths of the files that are loaded during a test."""
+    found, load = [], parsing.load
+    monkeypatch.setattr(parsing, "load", lambda path, wanted: found.append(path) or load(path, wanted))
+    return found
+
+
+def test_what_span_has_read_is_read_once_and_let_go(tmp_path, loads):
+    source = file(text(tmp_path, f"sku,day,price,seen,name\n{GOOD}"))
+    as_of = FILE.span(source)[1]
+    first = FILE.fingerprint(source, None, as_of)
+    assert len(loads) == 1 and FILE._held is None
+    assert FILE.fingerprint(source, None, as_of) == first and len(loads) == 2
+
+
+def test_a_file_that_changes_between_two_calls_is_read_again(tmp_path, loads):
+    """Also where its size and the time of its last write are as they were."""
+    source = bare(text(tmp_path, f"sku,day,price\na,{D},1\n"))
+    as_of, before = FILE.span(source)[1], (tmp_path / "prices.csv").stat()
+    text(tmp_path, f"sku,day,price\na,{D},2\n", "new.csv").rename(tmp_path / "prices.csv")
+    os.utime(tmp_path / "prices.csv", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert reading(FILE.read(source, None, as_of), "a", D)["y"] == 2 and len(loads) == 2
+
+
+def test_a_file_written_a_moment_ago_is_not_held(tmp_path, loads, monkeypatch):
+    monkeypatch.setattr(longfile, "SETTLED", 60.0)
+    source = bare(text(tmp_path, f"sku,day,price\na,{D},1\n"))
+    as_of = FILE.span(source)[1]
+    text(tmp_path, f"sku,day,price\na,{D},2\n")
+    assert reading(FILE.read(source, None, as_of), "a", D)["y"] == 2 and len(loads) == 2
+
+
+def test_other_columns_of_a_file_that_is_held_are_read(tmp_path):
+    source = bare(text(tmp_path, f"sku,day,price,cost\na,{D},1,7\n"))
+    as_of = FILE.span(source)[1]
+    columns = {"series": "sku", "ts": "day", "y": "cost"}
+    assert reading(FILE.read(bare(source.path, columns=columns, past=["price"]), None, as_of), "a", D)["y"] == 7
+
+
+def test_numbers_of_a_file_that_is_held_are_told_by_the_rows_up_to_the_as_of_date(tmp_path):
+    """12,5 of the last day says what the mark in 1.450 is, to a run that knows that day and to no other."""
+    before, source = days(2)[0], bare(text(tmp_path, f"sku;day;price\na;{days(2)[0]};1.450\nb;{days(2)[0]};7\nb;{D};12,5\n"))
+    for as_of, kept in ((before, ["b"]), (D, ["a", "b", "b"])):
+        FILE.span(source)
+        assert FILE.read(source, None, as_of).frame["series_id"].tolist() == kept
+
+
+def test_the_reading_of_a_large_file_is_announced(tmp_path, lines, monkeypatch):
+    source = bare(text(tmp_path, f"sku,day,price\na,{D},1\n"))
+    FILE.span(source)
+    assert not lines
+    monkeypatch.setattr(longfile, "LARGE", 10)
+    longfile.LongFile().span(source)
+    assert lines == [f"INFO reading {source.path} (29 B)"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -26,6 +28,11 @@ from forecastbook.intake import (
     unit_errors,
 )
 from forecastbook.params import digest
+from forecastbook.wording import size as bytes_of
+
+log = logging.getLogger(__name__)
+LARGE = 5e6  # bytes of a file whose reading is announced
+SETTLED = 2.0  # seconds: of a file written more recently two versions may bear the same time
 
 
 class LongFile(Source):
@@ -33,8 +40,11 @@ class LongFile(Source):
     history_days (None = all), positive (True where y must be above 0).
 
     Several rows of one series and date: the latest time of day wins, of those as late the last row of the file. Ids and titles
-    are text exactly as written.
+    are text exactly as written. What ``span`` has read is held for the ``fingerprint`` or ``read`` that follows, then let go.
     """
+
+    def __init__(self):
+        self._held: tuple[tuple, dict] | None = None  # which file, as of which write, with which columns; and its content
 
     def there(self, source, warehouse) -> bool:
         """A file is there, or it is an error to say so."""
@@ -42,7 +52,7 @@ class LongFile(Source):
 
     def span(self, source, warehouse=None) -> tuple[date, date]:
         """First and newest date with an observed value, not after today. Raises SourceError when no row is usable."""
-        return self._span(source, *self._parse(source))
+        return self._span(source, *self._parse(source, hold=True))
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of what a run as of then reads: neither the rows' order nor the file's format, nor other rows, count."""
@@ -118,58 +128,75 @@ class LongFile(Source):
         }
         ahead = later if source.future else later & (day <= np.datetime64(today(), "D"))  # what is not known yet; 2999 is wrong
         lost = sieve.lost(ids, codes, data["title"], now, lambda at: ~(ahead | past)[at])
-        found = of_cells(cells, data, sieve, len(codes) + parsed["torn"], notes, lost)
+        found = of_cells(cells, data, sieve, len(codes) + len(parsed["torn"]), notes, lost)
         return replace(found, unread=sieve.unread(ids, codes, day))
 
-    @staticmethod
-    def _parse(source, as_of=None) -> tuple[pa.Table, Sieve, dict]:
+    def _parse(self, source, as_of=None, hold: bool = False) -> tuple[pa.Table, Sieve, dict]:
         """Every rule of a single row. Codes (n,) index ids (N,); flag (n,) is 1, 0 or -1 (not said).
 
-        as_of: how numbers are written is told by the rows up to then; None: by all.
+        as_of: how numbers are written is told by the rows up to then; None: by all. hold: as ``_content`` takes it.
         """
-        path, columns = _path(source), _mapping(source)
-        wanted = list(dict.fromkeys([*columns.values(), *source.static, *source.past, *source.future]))
-        table, rows, torn, comma = parsing.load(path, wanted)
-        sieve = Sieve(str(path), rows)
+        parsed = self._content(source, hold)
+        table, columns, torn, comma, codes, day, flag = (
+            parsed[k] for k in ("table", "columns", "torn", "comma", "codes", "day", "flag")
+        )
+        sieve = Sieve(str(_path(source)), parsed["rows"])
         if len(torn):
             sieve.parts.append(torn)
             sieve.counts["quarantined: wrong number of cells"] = len(torn)
-        n, series, ts, value = table.num_rows, columns["series"], columns["ts"], columns["y"]
-        codes, ids = parsing.as_text(table[series])
-        day, no_day = parsing.as_days(table[ts])
+        series, ts, value = columns["series"], columns["ts"], columns["y"]
         known = ~np.isnat(day) if as_of is None else day <= as_of  # NaT is not
-        y, no_value, not_number = parsing.as_numbers(table[value], comma, known)
-        flag, not_flag = (
-            parsing.as_flags(table[columns["available"]]) if "available" in columns else (np.full(n, -1), np.zeros(n, bool))
-        )
+        y, _, not_number = parsing.as_numbers(table[value], comma, known)
         sieve.reject(codes < 0, series, table[series], "missing series id")
-        sieve.reject(no_day, ts, table[ts], "missing date")
+        sieve.reject(parsed["no_day"], ts, table[ts], "missing date")
         sieve.reject(np.isnat(day), ts, table[ts], f"impossible date (wanted {parsing.DATES})")
         if not source.future:
             sieve.reject(day > np.datetime64(today(), "D"), ts, table[ts], "date in the future")
         if "available" in columns:
             why = f"neither yes nor no (wanted {parsing.FLAGS})"
-            sieve.reject(not_flag, columns["available"], table[columns["available"]], why)
+            sieve.reject(parsed["not_flag"], columns["available"], table[columns["available"]], why)
         sieve.reject(not_number, value, table[value], f"not a number (wanted {parsing.numbers(comma)})")
         sieve.reject(np.isinf(y), value, table[value], "not finite")
         sieve.reject(y < 0, value, table[value], "negative")
         if _positive(source):
             sieve.reject((y == 0) & (flag != 0), value, table[value], "zero price")
-        return (
-            table,
-            sieve,
-            {
-                "columns": columns,
-                "codes": codes,
-                "ids": ids,
-                "day": day,
-                "y": y,
-                "flag": flag,
-                "comma": comma,
-                "known": known,
-                "torn": len(torn),
-            },
-        )
+        return table, sieve, parsed | {"y": y, "known": known}
+
+    def _content(self, source, hold: bool) -> dict:
+        """What the file holds, before any rule. hold: keep it for the next call; a file that was written since is read anew."""
+        held, self._held = self._held, None
+        path, columns = _path(source), _mapping(source)
+        wanted = tuple(dict.fromkeys([*columns.values(), *source.static, *source.past, *source.future]))
+        state = path.stat()  # before it is read: what is written meanwhile is another version
+        key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, tuple(columns.items()), wanted)
+        content = held[1] if held and held[0] == key else self._load(path, state.st_size, columns, list(wanted))
+        if hold and time.time() - max(state.st_mtime, state.st_ctime) > SETTLED:
+            self._held = key, content
+        return content
+
+    @staticmethod
+    def _load(path: Path, size: int, columns: dict[str, str], wanted: list[str]) -> dict:
+        if size > LARGE:
+            log.info("reading %s (%s)", path, bytes_of(size))
+        table, rows, torn, comma = parsing.load(path, wanted)
+        codes, ids = parsing.as_text(table[columns["series"]])
+        day, no_day = parsing.as_days(table[columns["ts"]])
+        flag, not_flag = np.full(table.num_rows, -1), np.zeros(table.num_rows, dtype=bool)
+        if "available" in columns:
+            flag, not_flag = parsing.as_flags(table[columns["available"]])
+        return {
+            "table": table,
+            "rows": rows,
+            "torn": torn,
+            "comma": comma,
+            "columns": columns,
+            "codes": codes,
+            "ids": ids,
+            "day": day,
+            "no_day": no_day,
+            "flag": flag,
+            "not_flag": not_flag,
+        }
 
     @staticmethod
     def _span(source, table, sieve: Sieve, parsed: dict) -> tuple[date, date]:
@@ -180,9 +207,8 @@ class LongFile(Source):
         if not seen.any():
             refused = sieve.quarantine().head(1).to_dict("records")
             example = "".join(f"; row {r['row']}: {r['column']} is {r['value']!r}" for r in refused)
-            raise SourceError(
-                f"{_path(source)} has no usable rows: {table.num_rows + parsed['torn']} rows, {reasons(sieve.counts)}{example}"
-            )
+            rows = table.num_rows + len(parsed["torn"])
+            raise SourceError(f"{_path(source)} has no usable rows: {rows} rows, {reasons(sieve.counts)}{example}")
         day = parsed["day"][seen]
         return day.min().astype(date), day.max().astype(date)
 
