@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -712,3 +713,34 @@ def test_the_reading_of_a_large_file_is_announced(tmp_path, lines, monkeypatch):
     monkeypatch.setattr(longfile, "LARGE", 10)
     longfile.LongFile().span(source)
     assert lines == [f"INFO reading {source.path} (29 B)"]
+
+
+@pytest.mark.parametrize("dictionary", [["b", "a"], ["b", "a", "of no row"], ["b", "a", "a"], ["b", "a", " "]])
+def test_text_in_a_dictionary_is_the_text_it_stands_for(dictionary):
+    """Whatever else the dictionary holds, and however each piece of the column numbers its texts."""
+    places = pa.array([1, 0, None, 1, len(dictionary) - 1], pa.uint8())
+    if "of no row" in dictionary:
+        places = pa.array([1, 0, None, 1, 0], pa.uint8())
+    pieces = [pa.DictionaryArray.from_arrays(places, pa.array(dictionary)), pa.array(["c", "a"]).dictionary_encode()]
+    for chunks in (pieces[:1], [pieces[0], pieces[1].cast(pieces[0].type)]):
+        column = pa.chunked_array(chunks)
+        (codes, texts), (wanted, plain) = parsing.as_text(column), parsing.as_text(column.cast(pa.string()))
+        assert codes.dtype == np.int32 and sorted(texts) == sorted(plain)
+        assert [texts[k] if k >= 0 else None for k in codes] == [plain[k] if k >= 0 else None for k in wanted]
+        assert (codes < 0).sum() > 0 and not parsing.as_flags(column)[1][2]
+
+
+def test_text_is_held_as_a_dictionary_and_says_what_plain_text_says(tmp_path):
+    columns = {
+        "sku": pa.array(["b", "a", "b"]),
+        "day": pa.array([str(d) for d in days(3)]),
+        "price": pa.array(["1.5", "x", "2"]),
+    }
+    pa.csv.write_csv(pa.table(columns), tmp_path / "prices.csv")
+    files = [parquet(tmp_path, **columns), tmp_path / "prices.csv"]
+    for path in files:
+        assert all(pa.types.is_dictionary(kind) for kind in parsing.load(path, list(columns))[0].schema.types), path
+    one, other = (read(bare(path), D) for path in files)
+    pd.testing.assert_frame_equal(one.frame, other.frame)
+    pd.testing.assert_frame_equal(one.quarantine.drop(columns="file"), other.quarantine.drop(columns="file"))
+    assert len({FILE.fingerprint(bare(path), None, D) for path in files}) == 1

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from forecastbook.intake import SourceError, quarantine, shown
 
+TEXT = pa.dictionary(pa.int32(), pa.string())  # how text is held: few distinct ones fill a column
 FIRST_DAY, LAST_DAY = np.datetime64("1900-01-01"), np.datetime64("2200-12-31")
 PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}  # of an Arrow time stamp's unit
 MISSING = {"", "na", "n/a", "nan", "null", "none"}
@@ -45,6 +46,8 @@ def load(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.DataFr
             with pq.ParquetFile(path) as file:
                 _has_columns(path, file.schema_arrow.names, wanted)
                 _are_plain(path, file.schema_arrow, wanted)
+                written = [name for name in wanted if _is_text(file.schema_arrow.field(name).type)]
+            with pq.ParquetFile(path, read_dictionary=written) as file:  # as it is stored: each text once, and a number a row
                 table = _decoded(path, file.read(columns=wanted))
             return table.select(wanted), np.arange(1, table.num_rows + 1), quarantine(), False
         return _load_csv(path, wanted)
@@ -76,7 +79,7 @@ def _load_csv(path: Path, wanted: list[str]) -> tuple[pa.Table, np.ndarray, pd.D
             read_options=pa.csv.ReadOptions(use_threads=False, column_names=unnamed, skip_rows=1, encoding="utf8"),
             parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember),
             convert_options=pa.csv.ConvertOptions(
-                include_columns=wanted, column_types={c: pa.string() for c in wanted}, strings_can_be_null=False, null_values=[]
+                include_columns=wanted, column_types=dict.fromkeys(wanted, TEXT), strings_can_be_null=False, null_values=[]
             ),
         )
     except pa.ArrowInvalid:
@@ -161,17 +164,31 @@ def _decoded(path: Path, table: pa.Table) -> pa.Table:
     return table
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    """Numbers, dates and flags without their dictionary; text stays in it."""
+    coded = pa.types.is_dictionary(column.type) and not _is_text(column.type.value_type)
+    return column.cast(column.type.value_type) if coded else column
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Text as codes (n,) into its distinct values; -1 for null. Each distinct value is written as text once."""
+    """Text as codes (n,) int32 into its distinct values, all of which occur; -1 for null. Each is written as text once."""
     column = column.cast(pa.string()) if pa.types.is_null(column.type) else column
-    encoded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).unify_dictionaries()
-    texts = encoded.chunk(0).dictionary.cast(pa.large_string()).to_pylist() if encoded.num_chunks else []
-    codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
-    return np.concatenate(codes).astype(np.int64) if codes else np.empty(0, dtype=np.int64), texts
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries()
+    if not column.num_chunks:
+        return np.empty(0, dtype=np.int32), []
+    codes = np.concatenate([chunk.indices.cast(pa.int32()).fill_null(-1).to_numpy() for chunk in column.chunks])
+    texts = column.chunk(0).dictionary.cast(pa.large_string()).to_pylist()
+    used = np.zeros(len(texts) + 1, dtype=bool)
+    used[codes] = True
+    if used[:-1].all() and len(set(texts)) == len(texts):
+        return codes, texts
+    return _coded(column.cast(column.type.value_type))  # a dictionary may hold what no row says, or one text twice
 
 
 def as_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
