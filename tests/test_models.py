@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import pickle
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -361,3 +363,18 @@ def test_a_truncated_weight_file_and_another_architecture_are_refused(tmp_path, 
 def test_an_unknown_model_is_refused_by_name():
     with pytest.raises(ModelError, match="model 'prophet' is not known; known: lstm, tide, last_value"):
         models.fit("prophet", panel_of([[1.0]]))
+
+
+def test_how_often_a_price_changes_is_counted_once_a_panel_and_horizon(monkeypatch):
+    """And not held longer than the panel; a panel of the same numbers is counted by itself."""
+    counted, count = [], models._count_changes
+    monkeypatch.setattr(models, "_count_changes", lambda *asked: counted.append(asked[1]) or count(*asked))
+    monkeypatch.setattr(models, "_RATES", WeakKeyDictionary())
+    panel = posted_panel(5, 60)
+    said = models.forecasts({name: models.Baseline(name) for name in EMPIRICAL}, panel, 7, LEVELS)
+    assert counted == [7] and len({id(one.p_change) for one in said.values()}) == 1
+    models.change_rates(panel, 3), models.change_rates(replace(panel), 7)
+    assert counted == [7, 3, 7]
+    del panel
+    gc.collect()
+    assert not models._RATES

@@ -13,6 +13,7 @@ import importlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -245,9 +246,19 @@ def _counted(panel: Panel, horizon: int, quantiles) -> Outlook:
     return out
 
 
+_RATES: WeakKeyDictionary[Panel, dict[int, tuple]] = WeakKeyDictionary()  # every baseline asks for those of the same panel
+
+
 def change_rates(panel: Panel, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, H) how often the value differed h periods later over the last 365 periods, and how often it was higher then; each
-    half own and half pooled."""
+    half own and half pooled. Counted once a panel, and read only."""
+    known = _RATES.setdefault(panel, {})
+    if horizon not in known:
+        known[horizon] = _count_changes(panel, horizon)
+    return known[horizon]
+
+
+def _count_changes(panel: Panel, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     recent = panel.last(ERRORS + horizon)
     differs, higher = np.zeros((len(panel), horizon)), np.zeros((len(panel), horizon))
     for h in range(1, min(horizon, len(recent.dates) - 1) + 1):
@@ -258,6 +269,8 @@ def change_rates(panel: Panel, horizon: int) -> tuple[np.ndarray, np.ndarray]:
             hits = came.sum(axis=1)
             pool = hits.sum() / max(n.sum(), 1)
             out[:, h - 1] = np.where(n >= 20, (hits / np.maximum(n, 1) + pool) / 2, pool)
+    for out in (differs, higher):
+        out.setflags(write=False)  # several forecasts hold it
     return differs, higher
 
 
