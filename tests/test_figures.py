@@ -268,6 +268,19 @@ def test_a_track_record_is_readable_however_long_it_is(n):
     assert len(ticks) == len(set(ticks)) <= 7
 
 
+@pytest.mark.parametrize("freq", ["D", "W-MON", "MS"])
+def test_the_last_period_is_as_wide_as_the_others(freq):
+    """A value holds for all of its period: the newest one too, up to where the forecast begins."""
+    dates = pd.date_range("2024-01-01", periods=9, freq=freq)
+    past = pd.DataFrame({"series_id": "a", "ts": dates[:7], "y": np.arange(7.0), "title": "a"})
+    ahead = pd.DataFrame({"series_id": "a", "ts": dates[7:], **dict.fromkeys(QUANTILES, 5.0), "last_value": 6.0})
+    for fig in (figures.small_multiples(past, freq=freq), figures.fans(past, ahead, freq=freq)):
+        line = next(line for line in fig.axes[0].lines if line.get_color() == style.INK and len(line.get_xdata()) > 1)
+        assert line.get_xdata()[-1] == dates[7] and line.get_ydata()[-2:].tolist() == [6, 6]
+    assert figures.coverage_over_time(past, freq).axes[0].lines[0].get_xdata()[-1] == dates[7]
+    assert figures.small_multiples(past[:1], freq=freq).png(40) and figures.coverage_over_time(past[:1], freq).png(40)
+
+
 def test_titles_state_what_the_data_say():
     ts = pd.Timestamp("2026-01-01")
     rows = [

@@ -32,10 +32,15 @@ from forecastbook.trades import PRICES, Trade
 from forecastbook.wording import CHANGE, counted, percent, period_name, share0, signed, span
 
 
+def _edged(y: pd.Series) -> pd.Series:
+    """A series over its periods with the end of the last one behind it: a period's value holds for all of the period."""
+    return pd.concat([y, pd.Series(y.iloc[-1:].to_numpy(), index=y.index[-1:] + y.index.freq)])
+
+
 def _history(ax, y: pd.Series) -> None:
-    """Observed prices as black steps; over days without an observation a pale line carries the last price."""
-    ax.step(y.index, y.ffill(), where="post", color=PALE, lw=1.1)
-    ax.step(y.index, y, where="post", color=INK, lw=1.4)
+    """What was observed as black steps; over periods without an observation a pale line carries the last value."""
+    for steps, colour, width in ((_edged(y.ffill()), PALE, 1.1), (_edged(y), INK, 1.4)):
+        ax.step(steps.index, steps, where="post", color=colour, lw=width)
     alone = y.notna() & y.shift().isna() & y.shift(-1).isna()  # a day between two gaps has no line: show it as a dot
     ax.plot(y.index[alone], y[alone], ".", color=INK, ms=2.5)
 
@@ -122,8 +127,9 @@ def coverage_over_time(frame: pd.DataFrame, freq: str = "D") -> Figure:
     title = f"Of {total:,} series {typical:,.0f} are observed in a typical {one} ({percent(typical / total)})"
     fig, axes = canvas(title, size=(8.2, 2.7))
     ax = axes[0, 0]
-    ax.fill_between(daily.index, daily, step="mid", color=PALE, lw=0)
-    ax.step(daily.index, daily, where="mid", color=INK, lw=0.9)
+    steps = _edged(daily)
+    ax.fill_between(steps.index, steps, step="post", color=PALE, lw=0)
+    ax.step(steps.index, steps, where="post", color=INK, lw=0.9)
     ax.axhline(total, color=GREY, lw=0.9, ls=(0, (4, 3)))
     ax.annotate(
         f"all {total:,} series" if total > 1 else "the one series",
@@ -251,7 +257,7 @@ def _fan(ax, past: pd.DataFrame, ahead: pd.DataFrame, colour: str, freq: str) ->
         y = past.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(span)
         _history(ax, y)
     last = ahead["ts"].max()
-    edges = [*ahead["ts"], pd.date_range(last, periods=2, freq=freq)[-1]]  # a period's value holds for all of it
+    edges = [*ahead["ts"], pd.date_range(last, periods=2, freq=freq)[-1]]  # as in ``_edged``
 
     def held(column: str) -> np.ndarray:
         return np.append(ahead[column].to_numpy(float), ahead[column].iloc[-1])
