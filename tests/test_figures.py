@@ -292,9 +292,10 @@ def test_titles_state_what_the_data_say():
     backtest = pd.DataFrame(rows, columns=["model", "series_id", "origin", "ts", "horizon", "y", *QUANTILES, "last_value"])
     assert "50.0 % below that of the last value" in scorefigures.error_by_horizon(backtest).alt
     assert "50.0 % better than the best baseline, last value" in scorefigures.accuracy(backtest).alt
-    assert "beats last value at 1 of 1 origin" in scorefigures.errors_by_origin(backtest).alt
+    won = "The published forecast scores 50.0 % better than the last value on average, and is better at 1 of 1 origin"
+    assert scorefigures.errors_by_origin(backtest).alt == won
     duel = pd.DataFrame({"model": ["challenger", "champion"], "origin": pd.Timestamp("2024-03-01"), "value": [0.1, 0.2]})
-    assert "beats base network at 1 of 1 origin" in scorefigures.errors_by_origin(duel, champion="base network").alt
+    assert "50.0 % better than the base network on average" in scorefigures.errors_by_origin(duel, champion="base network").alt
     assert calibrationfigures.calibration(backtest).alt.startswith("0 % of actual prices fell inside a band that promised 90 %")
     worse = backtest.assign(model=backtest["model"].map({"published": "last_value", "last_value": "published"}))
     assert "100.0 % above that of the last value" in scorefigures.error_by_horizon(worse).alt
@@ -302,6 +303,19 @@ def test_titles_state_what_the_data_say():
     assert "median 4" in figures.spells([2, 4, 8]).alt
     skill = pd.DataFrame({"baseline": ["last_value"], "skill": [-0.1], "low": [-0.2], "high": [-0.05]})
     assert scorefigures.skill(skill).alt == "Worse than last value"
+
+
+def test_a_challenger_that_is_rolled_back_is_not_titled_a_winner():
+    """What it must beat is the champion, and on average: that it beats a baseline everywhere says nothing of the verdict."""
+    origins = pd.date_range("2024-03-01", periods=4)
+    scores = {"challenger": [1.0, 1.0, 1.0, 4.0], "champion": [1.1, 1.1, 1.1, 1.1], "last_value": [9.0, 9.0, 9.0, 9.0]}
+    duel = pd.concat(pd.DataFrame({"model": m, "origin": origins, "value": v}) for m, v in scores.items())
+    told = scorefigures.errors_by_origin(duel).alt
+    assert told == "The challenger forecast scores 59.1 % worse than the champion on average, and is better at 3 of 4 origins"
+    alone = scorefigures.errors_by_origin(duel[duel["model"] != "champion"]).alt
+    assert "80.6 % better than the last value on average, and is better at 4 of 4 origins" in alone
+    even = scorefigures.errors_by_origin(duel[duel["model"] != "last_value"].assign(value=1.0)).alt
+    assert "scores the same as the champion on average, and is better at 0 of 4" in even
 
 
 def test_errors_follow_their_definitions(backtest):
@@ -361,7 +375,24 @@ def test_a_baseline_that_is_published_is_left_out_of_the_skill(backtest):
     assert not scorefigures.itself(one).any(), "at a single origin a tie by chance is no identity"
     assert scorefigures.itself(one.assign(skill=[0.0, 0.02])).tolist() == [True, False]
     title = scorefigures.accuracy(backtest[backtest["model"] != "lstm"], same=["last_value"]).alt
-    assert title.startswith("What is published is the last value itself: ") and "the best of the others, " in title
+    assert title.startswith("The last value itself is published: ") and "the best of the others, " in title
+
+
+def test_only_what_the_gate_lets_out_is_called_published():
+    """Others may say the same without being it."""
+    rows = {"baseline": ["table", "last_value", "croston_sba"], "skill": [0.0, 0.0, 0.02], "low": 0.0, "high": 0.0}
+    skill = pd.DataFrame(rows).assign(low=[0.0, 0.0, 0.01], high=[0.0, 0.0, 0.04])
+    same = "What is published is the same as the counting table and the last value: better than Croston SBA, beyond chance"
+    assert scorefigures.skill(skill).alt == scorefigures.skill(skill, use="blend").alt == same
+    own = scorefigures.skill(skill, use="table").alt
+    assert own.startswith("The counting table itself is published, which is the same as the last value: better than")
+    assert scorefigures.skill(skill[1:], use="blend").alt.startswith("What is published is the same as the last value: ")
+    assert scorefigures.skill(skill[:2]).alt.endswith("last value, and there is no other baseline to compare with")
+    frame = pd.DataFrame({"model": ["published", "table", "last_value", "croston_sba"], "value": [1.0, 1.0, 1.0, 2.0]})
+    bars = scorefigures.accuracy(frame, same=["table", "last_value"]).alt
+    assert bars.startswith("What is published is the same as the counting table and the last value: 50.0 % better than")
+    assert wording.the(["table"]) == "the counting table" and wording.the([]) == ""
+    assert wording.the(["imapa", "table", "tsb"]) == "IMAPA, the counting table and TSB"
 
 
 @pytest.mark.filterwarnings("error")

@@ -53,12 +53,27 @@ def _by(frame: pd.DataFrame, metric: str, column: str) -> pd.DataFrame:
 
 
 def itself(skill: pd.DataFrame) -> pd.Series:
-    """(n,) bool: which rows of ``scoreboard.skills`` compare what is published with itself: a baseline that is published.
+    """(n,) bool: which rows of ``scoreboard.skills`` compare what is published with the same: a baseline that is published,
+    or one that says what that says.
 
     Its bands may have been widened at an origin, so a skill that is shown as 0.0 % with its whole interval counts.
     """
     off = skill[["skill", "low", "high"]].abs()
     return (off < 0.0005).all(axis=1) | (off["low"].isna() & (off["skill"] < DUST))
+
+
+def standing(same, use: str | None = None) -> str:
+    """How a sentence begins where baselines tie with what is published; '' where none does.
+
+    same: those baselines. use: what the gate lets out; where it is not known, a baseline that alone ties is taken for it.
+    """
+    same = list(same)
+    use = same[0] if use is None and len(same) == 1 else use
+    if not same or use not in same:
+        return f"What is published is the same as {the(same)}" if same else ""
+    rest = [m for m in same if m != use]
+    name = the([use])
+    return f"{name[0].upper()}{name[1:]} itself is published" + (f", which is the same as {the(rest)}" if rest else "")
 
 
 def dated(frame: pd.DataFrame) -> dict[str, str]:
@@ -90,6 +105,11 @@ def _safe(models) -> str | None:
     return next((t.safe for t in (trades.SALES, PRICES) if t.safe in set(models)), None)
 
 
+def _beside(model: str, name: str) -> str:
+    """A model as a sentence compares with it. name: what it is called here."""
+    return f"the {name}" if model == "champion" else the([model])
+
+
 def _colour(model: str, ours: str | None, safe: str | None) -> str:
     """Colour for what the reader compares, pale for the rest."""
     if model == safe:
@@ -101,6 +121,7 @@ def _colour(model: str, ours: str | None, safe: str | None) -> str:
 def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = PRICES, champion: str = "champion") -> Figure:
     """Quantile score at each origin. frame: a backtest, or aggregated with the columns model, origin, value.
 
+    The title compares means, as a verdict does: with the champion, which is what a challenger must beat, where there is one.
     champion: what it is called.
     """
     table = _by(frame, metric, "origin")
@@ -110,12 +131,13 @@ def errors_by_origin(frame: pd.DataFrame, metric: str = "loss", trade: Trade = P
         return nothing(STILL)
     ours, models, safe = _ours(table.columns), _rank(table.columns), _safe(table.columns)
     names = {m: model_name(m, champion) for m in models}
-    rivals = [m for m in ("champion", safe) if m in table and m != ours] or [m for m in models if m != ours]
-    if ours and rivals:
-        wins = int((table[ours] < table[rivals[-1]]).sum())
-        title = f"The {names[ours]} forecast beats {names[rivals[-1]]} at {wins} of {counted(len(table), 'origin')}"
-    else:
-        title = f"Quantile score at {counted(len(table), 'origin')}"
+    rival = next((m for m in ("champion", safe, *models) if m in table and m != ours), None)
+    title, mean = f"Quantile score at {counted(len(table), 'origin')}", table.mean(skipna=False)
+    if ours and rival and np.isfinite(mean[ours]) and mean[rival] > 0:
+        gain, wins = 1 - mean[ours] / mean[rival], int((table[ours] < table[rival]).sum())
+        said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "the same as"
+        title = f"The {names[ours]} forecast scores {said} {_beside(rival, names[rival])} on average"
+        title += f", and is better at {wins} of {counted(len(table), 'origin')}"
     fig, axes = canvas(title, size=(8.2, 3.2))
     ax = axes[0, 0]
     x = pd.to_datetime(table.index)
@@ -180,10 +202,10 @@ def error_by_horizon(frame: pd.DataFrame, metric: str | None = None, unit: str =
 
 
 @drawn
-def accuracy(frame: pd.DataFrame, metric: str | None = None, same=()) -> Figure:
+def accuracy(frame: pd.DataFrame, metric: str | None = None, same=(), use: str | None = None) -> Figure:
     """One bar a model, the best on top. frame: a backtest, or aggregated with the columns model, value.
 
-    same: baselines whose forecasts are what is published; it is compared with the others.
+    same: baselines that tie with what is published, which is compared with the others; use: as in ``standing``.
     """
     metric = metric or trades.of(frame).metric
     table = _means(frame, metric, "model").sort_values(ascending=False)
@@ -199,7 +221,7 @@ def accuracy(frame: pd.DataFrame, metric: str | None = None, same=()) -> Figure:
         said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "as good as"
         title = f"The {model_name(ours)} forecast is {said} the best baseline, {rival}"
         if len(same):
-            title = f"What is published is {the(same)} itself: {said} the best of the others, {rival}"
+            title = f"{standing(same, use)}: {said} the best of the others, {rival}"
     labels = dated(frame)
     fig, axes = canvas(title, size=(8.2, 0.9 + 0.34 * len(table)))
     ax = axes[0, 0]
@@ -216,15 +238,18 @@ def accuracy(frame: pd.DataFrame, metric: str | None = None, same=()) -> Figure:
 
 
 @drawn
-def skill(frame: pd.DataFrame) -> Figure:
-    """Skill against each baseline with its interval. frame: baseline, skill, low, high (fractions; above 0 is better)."""
+def skill(frame: pd.DataFrame, use: str | None = None) -> Figure:
+    """Skill against each baseline with its interval. frame: baseline, skill, low, high (fractions; above 0 is better).
+
+    Those that tie with what is published are named in the title instead; use: as in ``standing``.
+    """
     frame = frame.dropna(subset=["skill"]).sort_values("skill", ascending=False) if len(frame) else frame
     if not len(frame):
         return nothing("No skill to show: there is no baseline that has made an error")
     same = itself(frame)
-    own, frame = the(frame.loc[same, "baseline"]), frame[~same]
+    own, frame = standing(frame.loc[same, "baseline"], use), frame[~same]
     if not len(frame):
-        return nothing(f"What is published is {own} itself, and there is no other baseline to compare with")
+        return nothing(f"{own}, and there is no other baseline to compare with")
     proven, worse = frame[frame["low"] > 0], frame[frame["high"] < 0]
     if frame["low"].isna().all():
         title = "Too few origins to tell skill from chance"
@@ -239,7 +264,7 @@ def skill(frame: pd.DataFrame) -> Figure:
     else:
         open_ = [model_name(b) for b in frame.loc[~(frame["low"] > 0), "baseline"]]
         title = f"Not proven better than {', '.join(open_)}"
-    title = f"{own[0].upper()}{own[1:]} itself is published: {title[0].lower()}{title[1:]}" if own else title
+    title = f"{own}: {title[0].lower()}{title[1:]}" if own else title
     fig, axes = canvas(title, size=(8.2, 1.0 + 0.38 * len(frame)))
     ax = axes[0, 0]
     for row, item in enumerate(frame.itertuples()):

@@ -126,8 +126,9 @@ def model_name(model: str, champion: str = NAMES["champion"]) -> str:
 
 
 def the(models) -> str:
-    """Models as a sentence names them: 'the last value', 'IMAPA', 'the last value and the counting table'."""
-    return " and ".join(n if n[:1].isupper() else f"the {n}" for n in map(model_name, models))
+    """Models as a sentence names them: 'the last value', 'IMAPA', 'the last value, IMAPA and the counting table'."""
+    *first, last = ["", *(n if n[:1].isupper() else f"the {n}" for n in map(model_name, models))]
+    return f"{', '.join(first[1:])} and {last}" if first[1:] else last
 
 
 def period_name(freq: str) -> str:
