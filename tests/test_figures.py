@@ -258,9 +258,16 @@ def test_a_track_record_is_readable_however_long_it_is(n):
     fig = scorefigures.track_record(frame.iloc[::-1])  # in any order
     said = words(fig)
     assert (
-        fig.png(60) and "promised" in said and "last value" in said and f"{percent(frame['error'].mean(), 1)}, last" in fig.alt
+        fig.png(60) and "promised" in said and "last value" in said and f"{percent(frame['error'].mean(), 2)}, last" in fig.alt
     )
-    assert fig.alt.startswith("One earlier forecast met its" if n == 1 else f"{n} earlier forecasts met their")
+    met = (
+        "One earlier forecast met its actuals in part:"
+        if n == 1
+        else f"{n} earlier forecasts met their actuals (1 of them only"
+    )
+    assert fig.alt.startswith(met), "the newest is hollow"
+    boxes = sorted((t.get_window_extent() for t in fig.axes[0].texts), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 + 2 for below, above in zip(boxes, boxes[1:], strict=False)), "no name stands on another"
     assert (f"better on {(n + 1) // 2} of {n} dates" in fig.alt) == (n > 1)
     marks = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
     assert bool(marks) == (n < 400) == ("hollow" in said) and ("thick" in said) == (n == 400)

@@ -317,7 +317,7 @@ def track_record(frame: pd.DataFrame, trade: Trade = PRICES) -> Figure:
     ends = [(*line(error, name, colour, size)[:2], text, colour) for name, text, colour, size in shown]
     error.set_ylim(0, np.nanmax(frame[[name for name, *_ in shown]].to_numpy(dtype=float)) * 1.15 or 1)
     end_labels(error, ends)
-    error.set_ylabel(f"error / {trade.size}")
+    error.set_ylabel(f"mean error, share\nof {trade.size}")
     line(cover, "coverage", BLUE)
     cover.axhline(0.9, color=INK, lw=1, ls=(0, (4, 3)))
     low = 0.0 if frame["coverage"].min() < 0.55 else 0.5
@@ -349,12 +349,14 @@ def _track_title(frame: pd.DataFrame) -> str:
     n = frame["n"].to_numpy(dtype=float) if "n" in frame else np.ones(len(frame))
     weights = n * frame["size"].to_numpy(dtype=float) if "size" in frame else n
     count = f"{len(frame):,} earlier forecasts" if len(frame) > 1 else "One earlier forecast"
+    part = int((~frame["complete"].astype(bool)).sum()) if "complete" in frame else 0
+    some = f" ({part:,} of them only in part)" if len(frame) > 1 else " in part"
     held = percent(np.average(frame["coverage"], weights=n))
     error = np.average(frame["error"], weights=weights)
-    title = f"{count} met {'their' if len(frame) > 1 else 'its'} actuals: mean error {percent(error, 1)}"
+    title = f"{count} met {'their' if len(frame) > 1 else 'its'} actuals{some if part else ''}: mean error {percent(error, 2)}"
     if "baseline_error" in frame and frame["baseline_error"].notna().all():
         last = np.average(frame["baseline_error"], weights=weights)
-        title += f", last value {percent(last, 1)}"
+        title += f", last value {percent(last, 2)}"
         if len(frame) > 1:
             better = int((frame["error"] < frame["baseline_error"]).sum())
             title += f" (better on {better:,} of {len(frame):,} dates)"

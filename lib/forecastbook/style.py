@@ -173,7 +173,8 @@ def percent_axis(axis, digits: int | None = None) -> None:
 def end_labels(ax, ends: list[tuple[float, float, str, str]]) -> None:
     """Direct labels right of the lines: (x, y, text, colour), pushed apart where they would touch."""
     low, high = ax.get_ylim()
-    step = (high - low) * 0.075
+    height = 72 * ax.get_figure().get_figheight() * ax.get_position().height  # in points, about: the layout is still to come
+    step = (high - low) * 1.35 * matplotlib.rcParams["font.size"] / height
     ends = sorted(ends, key=lambda e: e[1])
     place = np.array([y for _, y, _, _ in ends])
     for _ in range(200):  # a few labels: pairs that touch give way by half each
