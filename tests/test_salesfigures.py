@@ -207,7 +207,7 @@ def test_the_transform_of_an_honest_forecast_is_uniform_and_of_others_is_not():
     assert np.abs(np.histogram(u, 10, (0, 1))[0] / len(u) - 0.1).max() < 0.02
     large = honest.assign(**quantiles(np.full(len(honest), 300.0), 4.0))
     large["y"] = np.random.default_rng(0).negative_binomial(4, 4 / 304, len(large)).astype(float)
-    assert told(salesfigures.pit(large)).startswith("The forecasts are honest")
+    assert told(salesfigures.pit(large)).startswith(("The forecasts are honest", "No sign that the forecasts run high"))
     columns = [*LEVELS]
     center = large[columns].sub(large["q50"], axis=0)
     for change, said in {
@@ -218,6 +218,20 @@ def test_the_transform_of_an_honest_forecast_is_uniform_and_of_others_is_not():
     }.items():
         assert change in told(salesfigures.pit(said)), change
     assert salesfigures.pit(honest).png(60) == salesfigures.pit(honest).png(60), "the same seed, the same picture"
+
+
+def test_the_title_of_the_transform_claims_no_more_than_its_bars():
+    even = np.linspace(0.0005, 0.9995, 1000)
+    assert salesfigures._verdict(even, 1000) == "The forecasts are honest: sales fell evenly over all that was foretold"
+    raised = np.concatenate([even, np.full(40, 0.99)])
+    assert salesfigures._verdict(raised, 1000) == (
+        "No sign that the forecasts run high or low, too narrow or too wide, "
+        "but 13 % of sales fell in the highest tenth of what was foretold"
+    )
+    assert salesfigures._verdict(even[:3], 3) == "Too few forecasts to tell whether they are honest: 3 independent ones"
+    assert "too narrow" in salesfigures._verdict(np.repeat([0.02, 0.5, 0.98], 300), 900)
+    fig = salesfigures.pit(tried(3, 1, 1))
+    assert told(fig).startswith("Too few forecasts") and "the grey band" in words(fig)
 
 
 def test_the_chance_of_no_sale_is_where_the_transform_of_zero_ends():
@@ -236,7 +250,10 @@ def test_zero_and_nonzero_state_what_was_held(backtest):
     mine = scored[scored["model"] == "published"]
     held = mine.loc[mine["sold"], "inside90"].mean()
     share = f"{100 * mine['sold'].mean():.1f} % of forecasts met periods with sales"
+    errors_of = [scored.loc[scored["sold"] & (scored["model"] == m), "error"].mean() for m in ("published", "imapa")]
+    off = errors_of[0] / errors_of[1] - 1
     title = f"{share}; the 90 % band held {100 * held:.0f} % of those"
+    title += f"; the error there is {100 * abs(off):.1f} % {'above' if off > 0 else 'below'} IMAPA's"
     assert told(calibrationfigures.by_event(backtest)) == told(calibrationfigures.by_event(scored)) == title
     bars = [bar.get_width() for group in calibrationfigures.by_event(scored).axes[0].containers for bar in group]
     expected = [

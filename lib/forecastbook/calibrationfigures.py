@@ -24,7 +24,7 @@ from forecastbook.style import (
     percent_axis,
     top_of,
 )
-from forecastbook.trades import PRICES
+from forecastbook.trades import PRICES, Trade
 from forecastbook.wording import CHANGE, counted, model_name, percent
 
 
@@ -104,9 +104,17 @@ def reliability(frame: pd.DataFrame, model: str = "published") -> Figure:
     ax.plot(by["said"], by["came"], "-", color=BLUE, lw=1.5)
     for full, rows in by.groupby(by["n"] >= FEW):
         ax.plot(rows["said"], rows["came"], "o", color=BLUE, ms=6, mfc=BLUE if full else "white", clip_on=False)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the diagonal strikes no number through
     for row in by.itertuples():
         ax.annotate(
-            f"{row.n:,}", (row.said, row.came), xytext=(7, -3), textcoords="offset points", va="top", color=GREY, fontsize=8
+            f"{row.n:,}",
+            (row.said, row.came),
+            xytext=(8, -4),
+            textcoords="offset points",
+            va="top",
+            color=GREY,
+            fontsize=8,
+            bbox=box,
         )
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
@@ -134,6 +142,9 @@ def by_event(frame: pd.DataFrame, model: str = "published") -> Figure:
     if came.any():
         title = f"{percent(came.mean(), 1)} of forecasts met {trade.with_event}"
         title += f"; the 90 % band held {percent(held[came].mean())} of those"
+        title += _beside(
+            mine["error"].to_numpy(float)[came].mean(), other.loc[event(other).to_numpy(bool), "error"].mean(), trade
+        )
     fig, axes = canvas(title, cols=2, size=(8.2, 2.5))
     error, cover = axes.flat
     groups = {trade.without_event: ~came, trade.with_event: came}
@@ -163,3 +174,12 @@ def by_event(frame: pd.DataFrame, model: str = "published") -> Figure:
         ax.grid(axis="y", visible=False)
     cover.tick_params(labelleft=False)
     return fig
+
+
+def _beside(error: float, safe: float, trade: Trade) -> str:
+    """How an error is set against the safe baseline's, as the end of a sentence; '' where there is none."""
+    if not (np.isfinite(error) and safe > 0):
+        return ""
+    off = error / safe - 1
+    said = "the same as" if abs(off) < 0.0005 else f"{percent(abs(off), 1)} {'above' if off > 0 else 'below'}"
+    return f"; the error there is {said} {trade.safe_words}'s"

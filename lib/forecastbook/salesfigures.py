@@ -25,6 +25,7 @@ HABITS = {  # of each class of demand
     "silent": "have not sold yet",
 }
 SLACK = 0.02  # a share that is off by no more than this is as promised
+NOISY = 0.1  # noise of a half from which a sample is too small to tell anything
 BARS = 10  # of the histogram of where sales fell
 DASHED = (0, (4, 3))
 
@@ -224,8 +225,16 @@ def pit_values(frame: pd.DataFrame, seed: int = 0) -> np.ndarray:
     return low + np.random.default_rng(seed).random(len(y)) * (high - low)
 
 
-def _verdict(u: np.ndarray, noise: float) -> str:
-    """What a sample that should be uniform says of the forecasts. noise: of a share of a fifth or a half."""
+def _noise(share: float, trials: int) -> float:
+    """What nine in ten shares of so many trials are off by at most."""
+    return 1.645 * np.sqrt(share * (1 - share) / trials)
+
+
+def _verdict(u: np.ndarray, trials: int) -> str:
+    """What a sample that should be uniform says of the forecasts. trials: how many of them are independent of each other."""
+    noise = _noise(0.5, trials)
+    if noise > NOISY:
+        return f"Too few forecasts to tell whether they are honest: {counted(trials, 'independent one')}"
     upper, outer, slack = np.mean(u > 0.5), np.mean(np.abs(u - 0.5) > 0.4), SLACK + noise
     if abs(upper - 0.5) > max(slack, abs(outer - 0.2)):
         way, half, share = ("low", "upper", upper) if upper > 0.5 else ("high", "lower", 1 - upper)
@@ -233,7 +242,13 @@ def _verdict(u: np.ndarray, noise: float) -> str:
     if abs(outer - 0.2) > slack:
         way = "narrow" if outer > 0.2 else "wide"
         return f"The forecasts are too {way}: {share0(outer)} of sales fell in the outer fifth of what was foretold"
-    return "The forecasts are honest: sales fell evenly over all that was foretold"
+    share = np.histogram(u, BARS, (0, 1))[0] / len(u)
+    worst = int(np.abs(share - 1 / BARS).argmax())
+    if abs(share[worst] - 1 / BARS) <= _noise(1 / BARS, trials):
+        return "The forecasts are honest: sales fell evenly over all that was foretold"
+    tenth = {0: "lowest tenth", BARS - 1: "highest tenth"}.get(worst, f"tenth from {share0(worst / BARS)} up")
+    said = f"but {share0(share[worst])} of sales fell in the {tenth} of what was foretold"
+    return f"No sign that the forecasts run high or low, too narrow or too wide, {said}"
 
 
 @drawn
@@ -251,14 +266,15 @@ def pit(backtest: pd.DataFrame) -> Figure:
     if not len(u):
         return nothing(UNMET)
     trials = max(len(met[["series_id", "origin"]].drop_duplicates()), 1)
-    fig, axes = canvas(_verdict(u, 1.645 * np.sqrt(0.25 / trials)), size=(8.2, 3.1))
+    fig, axes = canvas(_verdict(u, trials), size=(8.2, 3.1))
     ax, even = axes[0, 0], 1 / BARS
     share, edges = np.histogram(u, BARS, (0, 1))
-    band = 1.645 * np.sqrt(even * (1 - even) / trials)
+    band = _noise(even, trials)
     ax.bar(edges[:-1], share / len(u), width=0.92 * even, align="edge", color=BLUE)
-    ax.axhspan(max(even - band, 0), even + band, color=INK, alpha=0.14, lw=0, zorder=3)
+    ax.axhspan(max(even - band, 0), even + band, color=INK, alpha=0.14, lw=0, zorder=0.5)  # under the bars
     ax.axhline(even, color=INK, lw=1, ls=DASHED, zorder=4)
-    ax.annotate("honest", (1.0, even), xytext=(7, 0), textcoords="offset points", va="center", annotation_clip=False)
+    words = "honest: nine in\nten bars end in\nthe grey band"
+    ax.annotate(words, (1.0, even), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9, annotation_clip=False)
     ax.set_xlim(0, 1)
     ax.set_ylim(0, max(share.max() / len(u), even + band) * 1.12)
     ax.set_xlabel("where the sales fell in what was foretold (0 %: lowest, 100 %: highest)")
