@@ -325,6 +325,37 @@ def test_a_challenger_that_is_rolled_back_is_not_titled_a_winner():
     assert "scores the same as the champion on average, and is better at 0 of 4" in even
 
 
+def test_spans_are_told_in_periods_and_drawn_to_the_end_of_the_last():
+    months = figures.splits(("2022-10-01", "2024-09-01"), ("2024-10-01", "2025-03-01"), None, freq="MS")
+    assert "train Oct 2022 to Sep 2024, 24 months; validation Oct 2024 to Mar 2025, 6 months" in months.alt
+    bars = [bar for group in months.axes[0].containers for bar in group]
+    edges = [bars[0].get_x(), bars[0].get_x() + bars[0].get_width(), bars[1].get_x()]
+    assert [f"{matplotlib.dates.num2date(x):%Y-%m-%d}" for x in edges] == ["2022-10-01", "2024-10-01", "2024-10-01"]
+    weeks = figures.splits(("2024-01-01", "2024-01-08"), None, None, freq="W-MON")
+    assert "train 1 Jan 2024 to 14 Jan 2024, 2 weeks" in weeks.alt
+
+
+def test_trials_have_the_numbers_of_their_table_and_those_stopped_early_are_hollow():
+    frame = pd.DataFrame({"trial": [1, 2, 3, 4], "state": ["finished", "finished", wording.EARLY, "failed"]})
+    fig = figures.trials(frame.assign(score=[0.5, 0.41234, 0.6, np.nan]))
+    assert fig.alt == "Trial 2 of 4 is the best, at 0.4123; 1 stopped early; 1 gave no score"
+    hollow = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xdata().tolist() for line in hollow] == [[3]] and "hollow: stopped early" in words(fig)
+
+
+def test_losses_are_told_by_epoch_and_nothing_is_best_without_validation():
+    rows = [{"step": 0, "train": None, "validation": 0.9}, {"step": 30, "train": 0.8, "validation": 0.7}]
+    rows += [{"step": 60, "train": 0.6, "validation": 0.75}]
+    fig = figures.losses(rows)
+    assert fig.alt == "Validation loss was lowest after 1 epoch (0.7); training went on to 2" and "best" in words(fig).split()
+    assert [line.get_xdata().tolist() for line in fig.axes[0].lines[:2]] == [[1, 2], [0, 1, 2]]
+    sales = [{"step": 16 * k, "train": 1 - 0.1 * k, "validation": None} for k in range(1, 6)]
+    fig = figures.losses(sales)
+    assert fig.alt == "Training loss fell to 0.5 in 5 epochs" and "best" not in words(fig).split()
+    assert fig.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5]
+    assert figures.losses(sales[:1]).alt == "Training loss was 0.9 in 1 epoch" and figures.losses(rows[:1]).png(40)
+
+
 def test_errors_follow_their_definitions(backtest):
     rng = np.random.default_rng(0)
     scored = points.errors(backtest)

@@ -88,6 +88,43 @@ def test_values_that_no_network_can_have_together_are_not_tried():
     assert tuning._possible({"num_layers": 1}, attentive) and not tuning._possible({"num_layers": 0}, attentive)
 
 
+def test_trials_are_told_as_a_reader_needs_them():
+    params = searched({"hidden_size": [4, 8], "learning_rate": [1e-4, 1e-2]})
+    columns = {"trial": [1, 2], "state": ["finished", "stopped early"], "epochs": [5, 2], "seconds": 1.0, "score": [0.7, 0.6]}
+    results = pd.DataFrame(columns | {"hidden_size": ["4", "8"], "learning_rate": ["0.003", "0.00962027847402711"]})
+    search = tuning.Search(params, results, {})
+    assert search.table()["trial"].tolist() == [2, 1] and search.table()["hidden_size"].tolist() == [8, 4]
+    assert search.table()["learning_rate"].tolist() == [0.00962, 0.003] and search.best["learning_rate"] == 0.00962027847402711
+    assert tuning.space_table(params)["in use"].tolist() == [str(params.model.hidden_size), str(params.model.learning_rate)]
+    outcome = pd.DataFrame({"contender": ["winner", "last_value"], "relative quantile score": [0.1, 0.2]})
+    shown = tuning.judged_table(outcome, params)
+    assert shown["contender"].tolist() == ["winner", "last value"] and list(shown)[1] == "quantile score / last price"
+
+
+class Told:
+    """What Ray returns of a trial that has reported these losses, and whether it came to its end."""
+
+    def __init__(self, losses, whole=False, error=None):
+        rows = [{tuning.SCORE: loss, "epoch": k, "whole": False} for k, loss in enumerate(losses, 1)]
+        rows += [rows[-1] | {"whole": True}] if whole else []
+        self.metrics_dataframe = pd.DataFrame(rows).assign(time_total_s=1.0) if rows else None
+        self.config, self.error = {"hyper": {"hidden_size": 4}}, error
+
+
+def test_a_trial_that_others_left_behind_is_not_called_finished():
+    params = tiny(model={"epochs": 3}, tune={"space": {"hidden_size": [4]}})
+    whole, some = [0.5] * 3, [0.5] * 2
+    told = [Told(whole), Told(some), Told(some, whole=True), Told([]), Told(some, error="no")]
+    table = tuning._table(told, params)
+    assert table["state"].tolist() == ["finished", "stopped early", "finished", "no epoch finished", "failed"]
+    assert table["trial"].tolist() == [1, 2, 3, 4, 5] and table["epochs"].tolist() == [
+        len(whole),
+        *[len(some)] * 2,
+        0,
+        len(some),
+    ]
+
+
 def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "_possible", lambda drawn, params: True)
     run = made_run(tmp_path, searched({"hidden_size": [4, 6]}), posted_prices(10, 130, seed=2))

@@ -27,9 +27,10 @@ from forecastbook.style import (
     nothing,
     percent_axis,
     plain,
+    whole_ticks,
 )
 from forecastbook.trades import PRICES, Trade
-from forecastbook.wording import CHANGE, counted, percent, period_name, share0, signed, span
+from forecastbook.wording import CHANGE, EARLY, counted, percent, period_name, share0, signed, span
 
 
 def _edged(y: pd.Series) -> pd.Series:
@@ -156,8 +157,8 @@ def _ranges(spans) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
 
 
 @drawn
-def splits(train, validation, test) -> Figure:
-    """Where the dates fall. Each argument: (first, last), a list of such pairs, an array of dates, or None."""
+def splits(train, validation, test, freq: str = "D") -> Figure:
+    """Where the dates fall. Each argument: (first, last) period, a list of such pairs, an array of dates, or None."""
     lanes = {"train": (_ranges(train), GREY), "validation": (_ranges(validation), BLUE), "test": (_ranges(test), ORANGE)}
     lanes = {k: v for k, v in lanes.items() if v[0]}
     if not lanes:
@@ -166,25 +167,21 @@ def splits(train, validation, test) -> Figure:
     order = list(ends)
     late = all(ends[a][1] < ends[b][0] for a, b in zip(order, order[1:], strict=False))
     said = "The search never sees a date that it is later tested on" if late else "Caution: the date ranges overlap"
-    fig, axes = canvas(
-        said,
-        "Bars on a time line: " + "; ".join(f"{k} {a:%Y-%m-%d} to {b:%Y-%m-%d}" for k, (a, b) in ends.items()) + ".",
-        size=(8.2, 0.9 + 0.5 * len(lanes)),
-    )
-    ax = axes[0, 0]
+    words = {label: _period(*ends[label], spans, freq) for label, (spans, _) in lanes.items()}
+    alt = "Bars on a time line: " + "; ".join(f"{label} {text}" for label, text in words.items()) + "."
+    fig, axes = canvas(said, alt, size=(8.2, 0.9 + 0.5 * len(lanes)))
+    ax, half = axes[0, 0], _middle(ends)
     for row, (label, (spans, colour)) in enumerate(lanes.items()):
         for first, last in spans:
-            ax.barh(row, last - first + pd.Timedelta(days=1), left=first, height=0.5, color=colour)
-        days = sum((b - a).days + 1 for a, b in spans)
-        text = f"{ends[label][0]:%-d %b %Y} – {ends[label][1]:%-d %b %Y}, {counted(days, 'day')}"
-        middle = (
-            ends[label][0]
-            > min(a for a, _ in ends.values()) + (max(b for _, b in ends.values()) - min(a for a, _ in ends.values())) / 2
-        )
-        where, shift, align = (ends[label][0], -6, "right") if middle else (ends[label][1], 8, "left")
-        inside = not middle and row == 0
-        where, shift, colour = (ends[label][0], 6, "white") if inside else (where, shift, INK)
-        ax.annotate(text, (where, row), xytext=(shift, 0), textcoords="offset points", va="center", ha=align, color=colour)
+            ax.barh(row, _after(last, freq) - first, left=first, height=0.5, color=colour)
+        first, end = ends[label][0], _after(ends[label][1], freq)
+        where, shift, align = (first, -6, "right") if first > half else (end, 8, "left")
+        if row == 0 and first <= half:  # inside the longest
+            where, shift, colour = first, 6, "white"
+        else:
+            colour = INK
+        said = words[label]
+        ax.annotate(said, (where, row), xytext=(shift, 0), textcoords="offset points", va="center", ha=align, color=colour)
     ax.set_yticks(range(len(lanes)), list(lanes))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -192,60 +189,92 @@ def splits(train, validation, test) -> Figure:
     return fig
 
 
+def _middle(ends: dict) -> pd.Timestamp:
+    """The middle of several (first, last)."""
+    first, last = min(a for a, _ in ends.values()), max(b for _, b in ends.values())
+    return first + (last - first) / 2
+
+
+def _after(date: pd.Timestamp, freq: str) -> pd.Timestamp:
+    """Where the period that begins on a date ends."""
+    return pd.date_range(date, periods=2, freq=freq)[-1]
+
+
+def _period(first: pd.Timestamp, last: pd.Timestamp, spans: list, freq: str) -> str:
+    """Spans of periods in words: 'Oct 2022 to Sep 2024, 24 months'."""
+    n = sum(len(pd.date_range(a, b, freq=freq)) for a, b in spans)
+    form = "%b %Y" if freq[:1] in "MQ" else "%-d %b %Y"
+    return f"{first:{form}} to {_after(last, freq) - pd.Timedelta(days=1):{form}}, {span(n, period_name(freq))}"
+
+
 @drawn
 def trials(frame: pd.DataFrame, metric: str = "relative quantile score") -> Figure:
-    """Score of each trial and the best so far. frame: score (lower is better), in order."""
+    """Score of each trial and the best so far. frame: score (lower is better), in order; trial (its number, else from 1 on)
+    and state (else all have finished): one that was stopped early is hollow.
+    """
     score = frame["score"].to_numpy(float) if len(frame) else np.empty(0)
     done = np.isfinite(score)
     if not done.any():
         return nothing("No trial has finished")
-    number = np.arange(1, len(score) + 1)
+    number = frame["trial"].to_numpy() if "trial" in frame else np.arange(1, len(score) + 1)
+    state = frame["state"].to_numpy() if "state" in frame else np.full(len(score), "finished")
+    short = done & (state == EARLY)
     best = np.minimum.accumulate(np.where(done, score, np.inf))
     winner = int(np.nanargmin(np.where(done, score, np.nan)))
-    failed = f"; {np.sum(~done)} did not finish" if not done.all() else ""
-    title = f"Trial {winner + 1} of {len(score)} is the best, at {score[winner]:.4g}{failed}"
+    title = f"Trial {number[winner]} of {len(score)} is the best, at {score[winner]:.4f}"
+    title += f"; {np.sum(short)} stopped early" if short.any() else ""
+    title += f"; {np.sum(~done)} gave no score" if not done.all() else ""
     fig, axes = canvas(title, size=(8.2, 3.1))
     ax = axes[0, 0]
-    ax.plot(number[done], score[done], "o", color=PALE, ms=6, mec="white")
+    ax.plot(number[done & ~short], score[done & ~short], "o", color=GREY, ms=5)
+    ax.plot(number[short], score[short], "o", color=GREY, ms=5, mfc="white")
     ax.step(number[np.isfinite(best)], best[np.isfinite(best)], where="post", color=BLUE)
     ax.plot(number[winner], score[winner], "o", color=BLUE, ms=8)
-    ax.set_xlim(0.5, len(score) + 0.5)
+    ax.set_xlim(number[0] - 0.5, number[-1] + 0.5)
     ax.margins(y=0.12)
     end_labels(ax, [(number[-1], best[-1], "best so far", BLUE)])
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    ax.set_xlabel("trial, in order of start")
+    ax.set_xlabel("trial, in order of start" + (" (hollow: stopped early)" if short.any() else ""))
     ax.set_ylabel(f"{metric}\n(lower is better)")
     return fig
 
 
 @drawn
-def losses(history, step: str = "step") -> Figure:
-    """Training and validation loss. history: frame or list of dicts with step (or epoch), train, validation (NaN allowed)."""
+def losses(history) -> Figure:
+    """Training and validation loss by epoch. history: frame or list of dicts, one an epoch, with train and validation (NaN
+    allowed), and step: the number of steps taken, 0 of a row that tells how training began.
+    """
     frame = pd.DataFrame(history)
-    step = next((c for c in (step, "step", "epoch") if c in frame), None)
-    parts = {c: frame[[step, c]].dropna() for c in ("train", "validation") if step and c in frame}
-    parts = {c: p for c, p in parts.items() if len(p)}
+    parts = {c: frame[c].astype(float) for c in ("train", "validation") if c in frame}
+    if "step" in frame and len(frame):
+        frame.index += int(frame["step"].iloc[0] != 0)
+    parts = {c: p.set_axis(frame.index).dropna() for c, p in parts.items() if p.notna().any()}
     if not parts:
         return nothing("No loss was recorded: nothing was trained")
-    judged = parts.get("validation", parts.get("train"))
-    which = "Validation" if "validation" in parts else "Training"
-    best = judged.loc[judged.iloc[:, 1].idxmin()]
-    title = f"{which} loss was lowest at {step} {best[step]:,.0f} ({best.iloc[1]:.4g}); "
-    title += f"training went on to {step} {frame[step].max():,.0f}"
+    if "validation" in parts:
+        best, last = parts["validation"].idxmin(), frame.index[-1]
+        title = f"Validation loss was lowest after {counted(best, 'epoch')} ({parts['validation'][best]:.4g})"
+        title += f"; training went on to {last:,.0f}" if last > best else ", the last"
+    else:
+        first, end, n = parts["train"].iloc[0], parts["train"].iloc[-1], len(parts["train"])
+        way = "fell to" if end < first else "rose to" if end > first else "was"
+        title = f"Training loss {way} {end:.3g} in {counted(n, 'epoch')}"
     fig, axes = canvas(title, size=(8.2, 3.1))
     ax = axes[0, 0]
     ends = []
     for label, colour in {"train": GREY, "validation": BLUE}.items():
         if label in parts:
-            x, y = parts[label].to_numpy(float).T
-            ax.plot(x, y, color=colour, marker="o" if len(x) < 40 else None, ms=3.5)
-            ends.append((x[-1], y[-1], {"train": "training", "validation": "validation"}[label], colour))
-    ax.plot(best[step], best.iloc[1], "o", ms=9, mfc="white", mec=INK, mew=1.5)
-    ax.annotate("best", (best[step], best.iloc[1]), xytext=(0, 10), textcoords="offset points", ha="center")
+            y = parts[label]
+            ax.plot(y.index, y, color=colour, marker="o" if len(y) < 40 else None, ms=3.5)
+            ends.append((y.index[-1], y.iloc[-1], {"train": "training", "validation": "validation"}[label], colour))
+    if "validation" in parts:
+        spot = (best, parts["validation"][best])
+        ax.plot(*spot, "o", ms=9, mfc="white", mec=INK, mew=1.5)
+        ax.annotate("best", spot, xytext=(0, 10), textcoords="offset points", ha="center")
     ax.margins(y=0.15)
     end_labels(ax, ends)
-    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    ax.set_xlabel(step)
+    whole_ticks(ax, frame.index)
+    ax.set_xlabel("epochs of training")
     ax.set_ylabel("loss (lower is better)")
     return fig
 

@@ -22,10 +22,12 @@ from forecastbook.files import write_json
 from forecastbook.panel import Panel
 from forecastbook.params import Params, digest, hyperparameters
 from forecastbook.run import Run
-from forecastbook.wording import share1
+from forecastbook.trades import SALES
+from forecastbook.wording import EARLY, model_name, share1
 
 log = logging.getLogger("forecastbook")
 SCORE = "validation_loss"
+FORMATS = {"score": ".4f", "seconds": ".1f"}  # how the columns of these tables are shown
 
 
 class TuningError(RuntimeError):
@@ -57,12 +59,22 @@ def loss_name(params: Params) -> str:
 def space_table(params: Params) -> pd.DataFrame:
     """What is searched: hyperparameter, the value in use, and the values or the range tried."""
     used = params.model.model_dump()
-    rows = [(name, used.get(name), _shown(values)) for name, values in params.tune.space.items()]
-    return pd.DataFrame(rows, columns=["hyperparameter", "in use", "tried"]).astype(str)
+    rows = [(name, str(used.get(name)), _shown(values)) for name, values in params.tune.space.items()]
+    return pd.DataFrame(rows, columns=["hyperparameter", "in use", "tried"])
+
+
+def judged_table(outcome: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """What ``Search.judge`` found, as a reader is told it."""
+    score = "quantile score, units" if params.trade is SALES else "quantile score / last price"
+    return outcome.assign(contender=outcome["contender"].map(model_name)).set_axis(["contender", score], axis=1)
 
 
 def _shown(values: list) -> str:
     return f"{values[0]:g} to {values[1]:g}" if _is_range(values) else ", ".join(map(str, values))
+
+
+def _rounded(value):
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _is_range(values: list) -> bool:
@@ -93,8 +105,8 @@ def _possible(drawn: dict, params: Params) -> bool:
 
 @dataclass
 class Search:
-    """A finished search. results: a row a trial, in the order drawn: trial, state, epochs, seconds, score (NaN of a failed one)
-    and its values."""
+    """A finished search. results: a row a trial, in the order drawn: trial (from 1 on), state, epochs, seconds, score (NaN of
+    a failed one) and its values as JSON."""
 
     params: Params
     results: pd.DataFrame
@@ -107,8 +119,9 @@ class Search:
         return {name: json.loads(row[name]) for name in self.params.tune.space}
 
     def table(self) -> pd.DataFrame:
-        """The trials, best first."""
-        return self.results.sort_values("score", kind="stable").reset_index(drop=True)
+        """The trials, best first, fractions to three digits."""
+        values = {name: self.results[name].map(lambda text: _rounded(json.loads(text))) for name in self.params.tune.space}
+        return self.results.assign(**values).sort_values("score", kind="stable").reset_index(drop=True)
 
     def judge(self, panel: Panel) -> pd.DataFrame:
         """Winner, what is in use and the safe baseline on the test span: contender, score. Both networks are trained once more,
@@ -156,12 +169,20 @@ def kept_as(run: Run) -> str:
 
 
 def _trial(config: dict, panel: Panel, params: Params) -> None:
-    """One trial, in a process of Ray's: reports the validation loss after each epoch."""
+    """One trial, in a process of Ray's: reports the validation loss after each epoch, and that it has come to its end."""
     import torch
     from ray import tune
 
     torch.set_num_threads(1)
-    _train(params, panel, config["hyper"], lambda row: tune.report({SCORE: row["validation_loss"], "epoch": row["epoch"]}))
+    told = {}
+
+    def report(row: dict) -> None:
+        told.update({SCORE: row["validation_loss"], "epoch": row["epoch"]})
+        tune.report(dict(told, whole=False))
+
+    _train(params, panel, config["hyper"], report)
+    if told:
+        tune.report(told | {"whole": True})
 
 
 def search(run: Run, panel: Panel) -> Search:
@@ -227,11 +248,17 @@ def _table(results, params: Params) -> pd.DataFrame:
     rows = []
     for i, result in enumerate(results):
         frame = result.metrics_dataframe
-        losses = frame[SCORE].dropna() if frame is not None and SCORE in frame else pd.Series(dtype=float)
+        epochs = frame[~frame["whole"].astype(bool)] if frame is not None and SCORE in frame else pd.DataFrame()
+        losses = epochs[SCORE].dropna() if len(epochs) else pd.Series(dtype=float)
         values = {name: json.dumps(result.config["hyper"][name]) for name in params.tune.space}
         seconds = float(frame["time_total_s"].iloc[-1]) if len(losses) else np.nan
-        rows.append({"trial": i, "state": "failed" if result.error else "finished" if len(losses) else "no epoch finished",
-                     "epochs": len(losses), "seconds": seconds, "score": losses.min(), **values})  # fmt: skip
+        state = "failed" if result.error else "no epoch finished"
+        if len(losses) and not result.error:  # the last epoch of all ends a trial before it can say that it has ended
+            whole = frame["whole"].astype(bool).any() or epochs["epoch"].max() >= params.model.epochs
+            state = "finished" if whole else EARLY
+        rows.append(
+            {"trial": i + 1, "state": state, "epochs": len(losses), "seconds": seconds, "score": losses.min(), **values}
+        )
     table = pd.DataFrame(rows)
     if not table["score"].notna().any():
         first = next(

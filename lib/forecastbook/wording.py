@@ -29,6 +29,8 @@ NAMES = {
     "auto_ets": "AutoETS",
 }
 
+EARLY = "stopped early"  # what a trial of a search is that others had left behind before it had come to its end
+
 
 def percent(share: float, digits: int = 0) -> str:
     """0.643 → '64 %'; not a number → 'n/a'."""
