@@ -531,6 +531,31 @@ def test_a_title_that_no_font_draws_gives_way_to_the_id():
     assert style.called("Сыр", "item-7") == "Сыр"
 
 
+def test_names_that_a_cut_makes_alike_are_told_apart():
+    titles = [f"Amber Division - Songs of Midnight, volume {k} (sealed)" for k in range(3)]
+    shown = style.names(titles, ["a1", "a2", "a3"], 30)
+    assert len(set(shown)) == 3 and max(map(len, shown)) <= 30 and all("…" in name for name in shown)
+    assert style.names([*titles, "Short"], "abcd", 60) == [*titles, "Short"]
+    inner = [f"Amber Division - Songs of Midnight, volume {k} (sealed, reissue of 1998)" for k in range(2)]
+    assert style.names(inner, ["item-000017", "item-000018"], 34) == [
+        "Amber Division - Songs… (…000017)",
+        "Amber Division - Songs… (…000018)",
+    ]
+    assert style.called("supplier-0001-shelf-7-article-000123456", "supplier-0001-shelf-7-article-000123456", 21) == (
+        "supplier-0…-000123456"
+    )
+    ids = pd.Series(["supplier-0001-shelf-7-article-1", "supplier-0001-shelf-7-article-2"])
+    assert wording.labels(ids, pd.Series(["Tea", "Tea"])).tolist() == [
+        "Tea (supplier-00…-article-1)",
+        "Tea (supplier-00…-article-2)",
+    ]
+    history = pd.concat(
+        sticky_prices(3).assign(series_id=lambda f, k=k: f["series_id"] + str(k), title=t) for k, t in enumerate(titles)
+    )
+    drawn = figures.small_multiples(history, pd.unique(history["series_id"]))
+    assert len({ax.get_title("left") for ax in drawn.axes}) == 6
+
+
 @pytest.mark.parametrize("most", [4, 6])
 def test_dates_find_their_ticks_over_any_span(most):
     fig, axes = style.canvas("spans", size=(4, 2))

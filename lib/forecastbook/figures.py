@@ -19,11 +19,11 @@ from forecastbook.style import (
     ORANGE,
     PALE,
     Figure,
-    called,
     canvas,
     date_axis,
     drawn,
     end_labels,
+    names,
     nothing,
     percent_axis,
     plain,
@@ -70,10 +70,11 @@ def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, fre
     fig, axes = canvas(title, rows=rows, cols=cols, size=(8.2, 0.6 + 1.75 * rows), sharex=True)
     for ax in axes.flat[len(groups) :]:
         ax.set_visible(False)
-    for ax, (key, group), times in zip(axes.flat, groups.items(), days, strict=False):
+    titles = [group["title"].iloc[-1] if "title" in group else key for key, group in groups.items()]
+    for ax, group, times, name in zip(axes.flat, groups.values(), days, names(titles, groups, 30), strict=False):
         y = group.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(times)
         _history(ax, y)
-        ax.set_title(called(group["title"].iloc[-1] if "title" in group else key, key, 30))
+        ax.set_title(name)
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.margins(y=0.15)
         date_axis(ax, times, most=4)
@@ -336,15 +337,17 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, p
         size=(8.2, 0.7 + (2.9 if rows == 1 else 2.15 * rows)),
         sharex=True,
     )
-    for number, (ax, key) in enumerate(zip(axes.flat, ids, strict=False)):
+    pasts = [history[history["series_id"] == key] for key in ids]
+    titles = [past["title"].iloc[-1] if "title" in past and len(past) else key for past, key in zip(pasts, ids, strict=True)]
+    shown = names(titles, ids, 44 if cols < 3 else 26)
+    for number, (ax, key, past) in enumerate(zip(axes.flat, ids, pasts, strict=False)):
         ahead = forecast[forecast["series_id"] == key].sort_values("ts").assign(ts=lambda f: pd.to_datetime(f["ts"]))
-        past = history[history["series_id"] == key].sort_values("ts").assign(ts=lambda f: pd.to_datetime(f["ts"]))
+        past = past.sort_values("ts").assign(ts=lambda f: pd.to_datetime(f["ts"]))
         since = pd.date_range(end=ahead["ts"].min(), periods=periods + 1, freq=freq)[0]
         past = past[(past["ts"] >= since) & (past["ts"] < ahead["ts"].min())]
         _fan(ax, past, ahead, BLUE, freq)
-        title = past["title"].iloc[-1] if "title" in past and len(past) else key
         label = f"\n{plain(labels[number], 44)}" if labels is not None and number < len(labels) else ""
-        ax.set_title(called(title, key, 44 if cols < 3 else 26) + label)
+        ax.set_title(shown[number] + label)
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.margins(x=0.01, y=0.15)
         if np.ptp(ax.dataLim.intervaly) < 1e-9:
@@ -399,7 +402,7 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
         color=GREY,
         annotation_clip=False,
     )
-    ax.set_yticks(range(len(best)), [called(getattr(i, "title", i.series_id), i.series_id, 34) for i in best.itertuples()])
+    ax.set_yticks(range(len(best)), names(best.get("title", best["series_id"]), best["series_id"], 34))
     ax.set_xlim(0, 1)
     percent_axis(ax.xaxis)
     ax.set_xlabel(f"probability that the price differs from today's at the end of the horizon ({CHANGE})")

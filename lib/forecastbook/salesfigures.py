@@ -13,7 +13,7 @@ from forecastbook.counts import ADI, CLASSES, CV2
 from forecastbook.points import levels
 from forecastbook.reorder import reorder as to_order
 from forecastbook.reorder import saved, stock_cost, upper
-from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, UNMET, Figure, called, canvas, drawn, nothing, percent_axis
+from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, UNMET, Figure, canvas, drawn, names, nothing, percent_axis
 from forecastbook.trades import SALES
 from forecastbook.wording import counted, model_name, share0, span
 
@@ -100,7 +100,7 @@ def reorder(plan: pd.DataFrame, top: int = 12, units: str = "periods") -> Figure
     for row, item in enumerate(rows.itertuples()):
         text = f"order {item.order:,.0f}" if known[row] else f"needs {item.need:,.0f}"
         ax.annotate(text, (item.need, row), xytext=(5, 0), textcoords="offset points", va="center", color=INK, fontsize=9)
-    ax.set_yticks(at, [called(i.title, i.series_id, 34) for i in rows.itertuples()])
+    ax.set_yticks(at, names(rows["title"], rows["series_id"], 34))
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(0, rows["need"].max() * 1.16)
     ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))

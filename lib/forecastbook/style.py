@@ -24,7 +24,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from forecastbook.wording import percent, shorten
+from forecastbook.wording import cut, percent, shorten
 
 # DejaVu comes with matplotlib and draws Latin, Greek and Cyrillic; for other scripts, whatever of these the machine has.
 SCRIPTS = """Noto Sans CJK KR,Noto Sans CJK JP,Noto Sans CJK SC,Malgun Gothic,Apple SD Gothic Neo,NanumGothic,Hiragino Sans
@@ -98,19 +98,41 @@ def _glyphs() -> frozenset[int]:
     return frozenset().union(*(FT2Font(font_manager.findfont(name)).get_charmap() for name in FONTS))
 
 
-def plain(text: object, limit: int = 38) -> str:
+def plain(text: object, limit: int = 38, middle: bool = False) -> str:
     """A title for display: one line, at most `limit` characters, only glyphs that a font has (others become a box)."""
     line = " ".join(str(text)[: 8 * limit].split())
-    line = line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    line = line if len(line) <= limit else cut(line, limit, middle)
     return "".join(c if ord(c) in _glyphs() and c.isprintable() else "□" for c in line)
 
 
-def called(title: object, series_id: object, limit: int = 38) -> str:
-    """What an item is called in a figure: its title, or its id where the fonts could draw less than two thirds of the title."""
-    tail = f" ({shorten(series_id, 22)})"  # of ``labels``: what is cut is the title, not what tells it from others
+def called(title: object, series_id: object, limit: int = 38, middle: bool = False) -> str:
+    """What an item is called in a figure: its title, or its id where the fonts could draw less than two thirds of the title.
+
+    An id that is too long is cut in the middle, a title behind, or in the middle when that is wanted.
+    """
+    tail = f" ({shorten(series_id, 22, middle=True)})"  # of ``labels``: what is cut is the title, not what tells it from others
     tail = tail if str(title).endswith(tail) else ""
-    shown = plain(str(title).removesuffix(tail), max(limit - len(tail), 8))
-    return plain(series_id, limit) if 3 * shown.count("□") > len(shown) else f"{shown} {plain(tail)}".rstrip()
+    shown = plain(str(title).removesuffix(tail), max(limit - len(tail), 8), middle or str(title) == str(series_id))
+    if 3 * shown.count("□") > len(shown):
+        return plain(series_id, limit, middle=True)
+    return f"{shown} {plain(tail)}".rstrip()
+
+
+def names(titles, ids, limit: int = 38) -> list[str]:
+    """What the items of one figure are called.
+
+    Titles that are alike once they are cut are cut in the middle; where that is no help the end of the id stands behind.
+    """
+
+    def ending(title, key, limit):
+        return f"{called(title, key, limit - 10)} (…{plain(str(key)[-6:])})"
+
+    pairs = list(zip(titles, ids, strict=True))
+    out = [called(title, key, limit) for title, key in pairs]
+    for how in (functools.partial(called, middle=True), ending):
+        twice = {name for name in out if out.count(name) > 1}
+        out = [how(*pair, limit) if name in twice else name for name, pair in zip(out, pairs, strict=True)]
+    return out
 
 
 def canvas(title: str, alt: str = "", rows: int = 1, cols: int = 1, size: tuple[float, float] = (8.2, 3.4), **kw):

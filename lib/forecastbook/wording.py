@@ -77,10 +77,19 @@ def bare_percent(value: float | None, digits: int) -> str:
     return percent(value, digits).removesuffix(" %") if value is not None and np.isfinite(value) else "–"
 
 
-def shorten(text: object, limit: int = 70) -> str:
-    """One line of at most `limit` characters, for display only; control characters become spaces."""
+def shorten(text: object, limit: int = 70, middle: bool = False) -> str:
+    """One line of at most `limit` characters, for display only; control characters become spaces.
+
+    middle: what is cut is the middle, for names and ids that differ at their ends.
+    """
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 20 * limit]).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    return line if len(line) <= limit else cut(line, limit, middle)
+
+
+def cut(line: str, limit: int, middle: bool = False) -> str:
+    """A line that is too long cut to `limit` characters, behind or in the middle."""
+    back = (limit - 1) // 2 if middle else 0
+    return line[: limit - 1 - back].rstrip() + "…" + line[len(line) - back :].lstrip()
 
 
 def plain_line(text: str, limit: int = 600) -> str:
@@ -102,7 +111,10 @@ def labels(ids: pd.Series, titles: pd.Series) -> pd.Series:
     """What items are called: their titles, with the id behind those that others have too; the id where there is no title."""
     titles = titles.astype(object).where(titles.notna(), ids).astype(str)
     shared = titles.map(shorten).duplicated(keep=False) & (titles != ids.astype(str))
-    both = [f"{shorten(title, 44)} ({shorten(key, 22)})" for key, title in zip(ids[shared], titles[shared], strict=True)]
+    both = [
+        f"{shorten(title, 44)} ({shorten(key, 22, middle=True)})"
+        for key, title in zip(ids[shared], titles[shared], strict=True)
+    ]
     out = titles.copy()
     out[shared] = both
     return out
