@@ -15,6 +15,7 @@ from conftest import made_run, panel_of, posted_prices, tiny
 from forecastbook import counts, trackrecord
 from forecastbook.trackrecord import by_horizon, by_vintage, due, record, score
 from forecastbook.warehouse import connect
+from forecastbook.wording import share2
 
 H, T, N = 3, 40, 5
 PARAMS = tiny(horizon=H)
@@ -304,6 +305,44 @@ def test_a_job_that_publishes_nothing_has_no_record(tmp_path, store):
     assert found.empty and kept(store).empty and run.read(trackrecord.FILE).empty
     assert by_vintage(found).empty and by_horizon(found).empty
     assert trackrecord.summary(found) == "No published forecast has met its actuals yet."
+
+
+def test_whether_it_was_published_before_what_it_forecasts_is_said_as_the_ledger_has_it(store):
+    y = prices(gaps=0)
+    for t in (10, 11, 12):
+        publish(store, t)
+    score(store, "prices", PARAMS, known(y, T - 1))
+    clock, plain = {}, store.ledger
+    ledger = lambda: pa.Table.from_pandas(  # noqa: E731
+        (found := plain().to_pandas()).assign(published_at=pd.to_datetime(found["as_of"].map(clock), utc=True))
+    )
+    for late, words in (
+        (0, "Each was published before the first period that it forecasts was over: no replay, no second try."),
+        (1, "1 of 3 was published afterwards, from data up to its as-of date."),
+        (2, "2 of 3 were published afterwards, from data up to their as-of dates."),
+        (3, "All were published afterwards, from data up to their as-of dates."),
+    ):
+        for k, t in enumerate((10, 11, 12)):  # the first period is the day after, and over the day after that
+            clock[day(t)] = pd.Timestamp(day(t)) + pd.Timedelta(hours=48 if k < late else 47.9)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "ledger", ledger)
+            found = record(store, "prices", PARAMS, day(T - 1))
+        assert found.groupby("as_of")["afterwards"].first().tolist() == [True] * late + [False] * (3 - late)
+        assert trackrecord.said(found).endswith(f" {words}")
+    assert trackrecord.said(found.drop(columns="afterwards")) == trackrecord.summary(found), "an older run does not know"
+    assert trackrecord.said(found[:0]) == ""
+
+
+def test_the_error_of_the_rolling_origins_stands_beside_that_of_what_was_published(store):
+    publish(store, 10)
+    score(store, "prices", PARAMS, known(prices(gaps=0), 14))
+    scored = pd.DataFrame({"model": ["published", "published", "tsb"], "error": [0.1, 0.2, 9.0]})
+    found = record(store, "prices", PARAMS, day(14))
+    mean = by_vintage(found)["error"][0]
+    for frame, size in ((scored, "the last price"), (scored.assign(sold=True), "mean sales")):
+        words = f" As a share of {size} the mean error is {share2(mean)} here and 15.00 % at the rolling origins."
+        assert trackrecord.said(found, frame).endswith(words)
+    assert "rolling" not in trackrecord.said(found, scored[2:])
 
 
 def test_the_record_in_a_sentence(store):

@@ -329,10 +329,12 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
     }
 
 
-def track(run: RunFiles, trade: Trade) -> dict | None:
+def track(run: RunFiles, trade: Trade, scored: pd.DataFrame | None = None) -> dict | None:
     """What forecasts that were really published said, and what came; None before there are two of them."""
     record = run.frame("track_record")
     if record is None or record["as_of"].nunique() < 2:
         return None
-    text = trackrecord.summary(record) + " Those numbers were public before the actuals were: no replay, no second try."
-    return {"text": text, "figure": scorefigures.track_record(trackrecord.by_vintage(record), trade)}
+    return {
+        "text": trackrecord.said(record, scored) or trackrecord.summary(record),
+        "figure": scorefigures.track_record(trackrecord.by_vintage(record), trade),
+    }

@@ -49,7 +49,7 @@ def render_run(directory: str | Path) -> Path:
         "accuracy": evidence.accuracy(scored, skill, head, freq, horizon) if head else None,
         "fans": evidence.fans(run, scored),
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
-        "track": evidence.track(run, trade),
+        "track": evidence.track(run, trade, scored),
         "downloads": provenance.downloads(run, due["plan"] if due and trade is SALES else None),
         "quality": provenance.quality(run),
         "agenda": due,

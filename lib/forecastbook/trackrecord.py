@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from forecastbook import counts, scores
+from forecastbook import counts, scores, trades
 from forecastbook.panel import Panel, periods
 from forecastbook.params import Params
 from forecastbook.publication import canonical, variant_ids
@@ -37,7 +37,7 @@ METRICS = {  # name in the record -> metric in ForecastScore
         "size": "mean_sales",
     },
 }
-COLUMNS = ["as_of", "run_id", "horizon", "n", "error", "baseline_error", "size", "coverage", "complete"]
+COLUMNS = ["as_of", "run_id", "horizon", "n", "error", "baseline_error", "size", "coverage", "complete", "afterwards"]
 FORMATS = {  # how the columns of ``by_vintage`` and ``by_horizon`` are shown
     "n": ",",
     "error": share2,
@@ -94,8 +94,8 @@ def record(store, job: str, params: Params, as_of: dt.date) -> pd.DataFrame:
 
     Columns as_of (date), run_id, horizon, n, error and baseline_error (mean |actual - predicted| and |actual - last value|: of
     prices as a share of the last price, of sales in units), size (what they are still to be divided by: 1, or the mean units
-    sold), coverage (share inside the published band), complete (whether all dates of the vintage had come). A vintage that a
-    later run has replaced is not in it.
+    sold), coverage (share inside the published band), complete (whether all dates of the vintage had come), afterwards (whether
+    it was published only when its first period was over). A vintage that a later run has replaced is not in it.
     """
     stored, names = _stored(store, job, params.trade, as_of), METRICS[params.trade.name]
     stored = stored[_dates(stored["as_of"], stored["horizon"], params.freq) <= np.datetime64(as_of, "D")]
@@ -107,6 +107,8 @@ def record(store, job: str, params: Params, as_of: dt.date) -> pd.DataFrame:
     wide = wide if "size" in wide else wide.assign(size=1.0)
     reach = np.maximum(wide.groupby("as_of")["horizon"].transform("max"), params.horizon)
     wide["complete"] = _dates(wide["as_of"], reach, params.freq) <= np.datetime64(as_of, "D")
+    published = wide["as_of"].map(_ledger(store, job, as_of).set_index("as_of")["published_at"]).to_numpy("datetime64[ns]")
+    wide["afterwards"] = ~(published < _dates(wide["as_of"], 2 * np.ones(len(wide)), params.freq))
     return wide.assign(as_of=wide["as_of"].dt.date)[COLUMNS]
 
 
@@ -154,6 +156,30 @@ def summary(record: pd.DataFrame) -> str:
         f"{what}: error {share2(whole['error'])} against {share2(whole['baseline_error'])} of the last value, smaller on "
         f"{better:,} of {len(folded):,} dates; {percent(whole['coverage'])} inside the 90 % band."
     )
+
+
+def said(record: pd.DataFrame, scored: pd.DataFrame | None = None) -> str:
+    """The ``summary``, whether it was published before what it forecasts, and the error of the rolling origins beside its own.
+
+    scored: what ``points.errors`` made of the backtest, None without one. '' while nothing has met its actuals.
+    """
+    met = by_vintage(record).dropna(subset=["error"]) if len(record) else record
+    if not len(met):
+        return ""
+    text = summary(record)
+    if "afterwards" in record:  # a file of an older run does not know
+        n, late = len(met), int(record.groupby("as_of")["afterwards"].first().loc[met["as_of"]].sum())
+        each = "It was" if n == 1 else "Each was"
+        if late:
+            who = each if late == n == 1 else "All were" if late == n else f"{late:,} of {n:,} {'was' if late == 1 else 'were'}"
+            text += f" {who} published afterwards, from data up to {'its as-of date' if late == 1 else 'their as-of dates'}."
+        else:
+            text += f" {each} published before the first period that it forecasts was over: no replay, no second try."
+    if scored is not None and (mine := scored["model"] == "published").any():
+        whole = _folded(record.assign(all=0), "all").iloc[0]
+        text += f" As a share of {trades.of(scored).size} the mean error is {share2(whole['error'])} here and "
+        text += f"{share2(scored.loc[mine, 'error'].mean())} at the rolling origins."
+    return text
 
 
 # ---- inside ----------------------------------------------------------------------------------------------------------
