@@ -195,11 +195,58 @@ def test_best_median_and_worst_are_told_apart(back):
     assert error["002"] == pytest.approx(np.mean(np.abs(mine.y - mine.q50) / mine.last_value))
     forecast = pd.DataFrame({"series_id": ["000", "001", "002", "003", "004"]})
     ids, labels = scoreboard.best_median_worst(back, forecast)
+    moved = points.event(mine := points.errors(back[back["model"] == "published"])).groupby(mine["series_id"]).sum()
     kept = error.drop("005")
+    assert (moved[kept.index] > 0).all()
     assert ids == [kept.idxmin(), kept.sort_values().index[2], kept.idxmax()]
     assert [x.split(":")[0] for x in labels] == ["best", "median", "worst"]
     ids, labels = scoreboard.best_median_worst(back, forecast.iloc[:1])
     assert ids == ["000"] and len(labels) == 1
+
+
+def test_the_same_items_are_ranked_wherever_the_best_and_the_worst_are_shown():
+    base = pd.DataFrame({"model": "published", "series_id": [f"{i}" for i in range(8)], "origin": pd.Timestamp("2024-01-01")})
+    scored = base.assign(horizon=1, error=np.arange(8) / 10, loss=np.arange(8) / 10, changed=np.arange(8) >= 3)
+    ids = base["series_id"]
+    error, lively = scoreboard.ranked(scored, ids)
+    assert list(error.index) == ["3", "4", "5", "6", "7"] and lively, "one whose price never moved was easy"
+    assert scoreboard.best_median_worst(scored, base)[0] == ["3", "5", "7"]
+    error, lively = scoreboard.ranked(scored, ids[:6])
+    assert list(error.index) == [*"012345"] and not lively, "three are too few to stand for all"
+    sales = pd.concat([scored.assign(horizon=h) for h in (1, 2)]).drop(columns="changed")
+    sales["sold"] = sales["series_id"].astype(int) >= sales["horizon"] * 3
+    error, lively = scoreboard.ranked(sales.assign(share=sales["sold"] * 1.0), ids)
+    assert set(error.index) == {*"34567"} and lively, "half sold once or never: whoever sold once counts, who never did not"
+
+
+@pytest.mark.parametrize("n", [5, 6])
+def test_a_record_of_a_sample_says_so(back, monkeypatch, n):
+    n_obs = np.array([9, 0, *[3] * n])  # one was never seen, so never asked
+    monkeypatch.setattr(backtest, "JUDGES", 6)
+    said, sample = scoreboard.describe(back, n_obs), "6 of 7 items, drawn at random"
+    assert (f"6 series ({sample}), " in said) == (scoreboard.drawn(n_obs) == sample) == (n == 6)
+    assert (f"share of the error, among {sample}" in scoreboard.worst_words(n_obs)) == (n == 6)
+
+
+@pytest.mark.parametrize(
+    ("n", "judged", "stride", "witnesses", "said"),
+    [
+        (8, 6, 1, 500, "the 6 above and 2 before them"),
+        (8, 6, 3, 500, "the 6 above and 2 before them"),
+        (8, 6, 2, 500, "the 6 above and 2 between or before them"),  # a horizon of 3 is no multiple of 2
+        (8, 6, 9, 500, "the 6 above and 2 between or before them"),
+        (2, 1, 9, 500, "the one above and 1 before it"),
+        (6, 6, 9, 500, "the 6 above"),
+        (8, 6, 1, 10, "the 6 above and 2 before them (of 10 items at most, drawn at random)"),
+        (5, 6, 1, 500, ""),
+        (5, 0, 1, 500, ""),
+    ],
+)
+def test_where_the_gates_origins_lie_is_computed(monkeypatch, n, judged, stride, witnesses, said):
+    monkeypatch.setattr(backtest, "WITNESSES", witnesses)
+    params = {"horizon": 3, "backtest": {"stride": stride}}
+    assert scoreboard.origins_words(n, judged, params, np.ones(20)) == said
+    assert scoreboard.origins_words(n, judged, {}, np.ones(20)) == ""
 
 
 def test_the_worst_come_first(back):

@@ -178,19 +178,29 @@ def rival(gate: dict, trade: Trade) -> tuple[float, str] | None:
     return 1 - float(mine.iloc[0]) / float(best), _candidates(rows)[rivals["score"].idxmin()]
 
 
-def standings(gate: dict, trade: Trade) -> Html | None:
-    """The gate's candidates, best first, as a table; None where the gate has not decided."""
+def standings(gate: dict, trade: Trade, where=None) -> Html | None:
+    """The gate's candidates, best first, as a table; None where the gate has not decided.
+
+    where: says how the finished origins, given their number, lie to those shown above (``scoreboard.origins_words``).
+    """
     rows = pd.DataFrame(gate.get("standings") or [])
     if rows.empty:
         return None
     scored = pd.to_numeric(rows.loc[rows["model"] == trade.safe, "score"])
     held = rows["hold"].eq(True) if "hold" in rows else pd.Series(False, rows.index)
     rows = rows.assign(model=_candidates(rows) + np.where(rows["model"] == gate.get("use"), " (published)", ""))
-    heads = {"model": "candidate", "score": "quantile score", "skill": "saves", "expected": "expected to save"}
-    forms = {"quantile score": "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
+    heads = {
+        "model": "candidate",
+        "score": "quantile score, units" if trade is SALES else "quantile score",
+        "skill": "saves",
+        "expected": "expected to save",
+    }
+    forms = {heads["score"]: "{:.3f}" if trade is SALES else share2, "saves": change, "expected to save": change}
+    alike = "origins" not in rows or rows["origins"].nunique() == 1
+    lie = where(gate.get("origins", 0)) if where and alike else ""
     caption = f"What might have been published, on {counted(gate.get('origins', 0), 'finished origin')}"
-    caption += " (those above and more between and before them, of many items on a sample), by what is expected of each"
-    if "origins" in rows and rows["origins"].nunique() > 1:
+    caption += f"{f': {lie};' if lie else ','} the candidate that is expected to save most comes first"
+    if not alike:
         heads |= {"origins": "origins"}
         caption += f"; what is saved is against {trade.safe_words}, on the same origins"
     if held.any():
@@ -200,11 +210,14 @@ def standings(gate: dict, trade: Trade) -> Html | None:
     if trade is not SALES and len(scored) and scored.iloc[0] < DUST:
         rows[["skill", "expected"]] = np.nan
         caption += f". {scorefigures.STILL}"
-    return table(rows[list(heads)].rename(columns=heads), forms, caption=caption)
+    return table(rows[list(heads)].rename(columns=heads), forms, caption=f"{caption}.")
 
 
-def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, horizon: int = 0) -> dict:
-    """Errors against the baselines and by horizon: text, figures and tables. horizon: how far ahead it is forecast."""
+def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, horizon: int = 0, drawn: str = "") -> dict:
+    """Errors against the baselines and by horizon: text, figures and tables.
+
+    horizon: how far ahead it is forecast; drawn: which items were asked, where those were not all (``scoreboard.drawn``).
+    """
     models = scoreboard.by_model(scored).merge(skill.rename(columns={"baseline": "model"}), on="model", how="left")
     models["interval"] = [f"{change(r.low)} to {change(r.high)}" if np.isfinite(r.low) else "–" for r in models.itertuples()]
     models["label"] = models["model"].map(scorefigures.dated(scored))
@@ -234,7 +247,8 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     mine = scored[scored["model"] == "published"]
     dates = counted(mine["origin"].nunique(), "past date")
     text = (
-        f"{counted(len(mine), 'forecast')} from {dates}, each made with what was known on its day, against what came. "
+        f"{counted(len(mine), 'forecast')} from {dates}, each made with what was known on its day, against what came"
+        f"{f', of {drawn}' if drawn else ''}. "
         f"Errors and quantile scores are shares of {trade.size}; lower is better. “Published” is what the gate would have let "
         "out on each of those days, so it may lie behind what it has come to trust since."
     )
@@ -268,31 +282,29 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     }
 
 
-def fans(run: RunFiles, scored: pd.DataFrame | None) -> dict | None:
-    """History and forecast of the two best and the two worst series; None without a forecast."""
+def fans(run: RunFiles, scored: pd.DataFrame | None, drawn: str = "") -> dict | None:
+    """History and forecast of the two best and the two worst series; None without a forecast. drawn as in ``accuracy``."""
     forecast, panel = run.frame("forecast"), run.frame("panel")
     freq = str((run.manifest.get("params") or {}).get("freq") or "D")
     if forecast is None or panel is None:
         return None
     ids, labels, title = list(pd.unique(forecast["series_id"]))[:4], None, "First items"
     text = "The first items; there is no backtest yet to rank them."
-    if scored is not None:
-        mine = scored[(scored["model"] == "published") & scored["series_id"].isin(set(forecast["series_id"]))]
-        trade = trades.of(scored)
-        events = mine.groupby("series_id", observed=True)[trade.event].sum()
-        by = pd.DataFrame({"error": scoreboard.by_series(mine), "events": events.set_axis(events.index.astype(object))})
-        moved = by[by["events"] >= (by["events"].median() if trade is SALES else 1)]  # of the rest a unit decides
-        moved = moved[moved["events"] > 0]
-        by = (moved if len(moved) >= 4 else by).sort_values("error", kind="stable")
+    by, lively = (
+        scoreboard.ranked(scored, forecast["series_id"].unique()) if scored is not None else (pd.Series(dtype=float), False)
+    )
+    if len(by):
         ids = list(by.index) if len(by) < 4 else [*by.index[:2], by.index[-2], by.index[-1]]
         words = ["best", "second best", "second worst", "worst"] if len(ids) == 4 else [""] * len(ids)
-        labels = [f"{w}, error {share1(by.loc[i, 'error'])}".lstrip(", ") for w, i in zip(words, ids, strict=True)]
-        came = "that sold in most periods of the backtest" if trade is SALES else "whose price moved in the backtest"
-        among = f" {came}" if len(moved) >= 4 else ""
+        labels = [f"{w}, error {share1(by[i])}".lstrip(", ") for w, i in zip(words, ids, strict=True)]
+        sales = trades.of(scored) is SALES
+        came = "that sold at least as often as half of all in the backtest" if sales else "whose price moved in the backtest"
+        among = f" {came}" if lively else ""
+        among += f" (it asked {drawn})" if drawn and lively else f" of the backtest ({drawn})" if drawn else ""
         title = "Two best, two worst" if len(ids) == 4 else "Forecasts, item by item"
         text = f"The two items with the smallest and the two with the largest error, of {len(by):,}{among}."
-        if np.ptp(by["error"]) < DUST and len(by) > 1:
-            title, labels = "Forecasts, item by item", [f"error {share1(by.loc[i, 'error'])}" for i in ids]
+        if np.ptp(by) < DUST and len(by) > 1:
+            title, labels = "Forecasts, item by item", [f"error {share1(by[i])}" for i in ids]
             text = f"The first of {len(by):,} items that have the same error{among}."
         elif len(ids) < 4:
             text = "The only item." if len(ids) == 1 else f"All {len(ids)} items, the one with the smallest error first."

@@ -41,13 +41,15 @@ def render_run(directory: str | Path) -> Path:
     backtest, scored = run.backtest()
     skill = scoreboard.skills(scored) if scored is not None else None
     head = evidence.headline(scored, skill) if scored is not None else None
+    n_obs = series["n_obs"] if (series := run.frame("series")) is not None and "n_obs" in series else ()
+    drawn, judged = scoreboard.drawn(n_obs), scored.loc[scored["model"] == "published", "origin"].nunique() if head else 0
     moved, due = agenda.moves(run), agenda.orders(run, backtest) if trade is SALES else None
     if trade is PRICES and moved is not None:
         due = agenda.changes(moved, horizon, freq, backtest)
     sections = {  # by their anchors
         "glance": evidence.glance(run, head, moved, trade),
-        "accuracy": evidence.accuracy(scored, skill, head, freq, horizon) if head else None,
-        "fans": evidence.fans(run, scored),
+        "accuracy": evidence.accuracy(scored, skill, head, freq, horizon, drawn) if head else None,
+        "fans": evidence.fans(run, scored, drawn),
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
         "track": evidence.track(run, trade, scored),
         "downloads": provenance.downloads(run, due["plan"] if due and trade is SALES else None),
@@ -81,7 +83,7 @@ def render_run(directory: str | Path) -> Path:
         alarms=[(alarm["title"], plain_line(alarm["text"], 600)) for alarm in m.get("alarms") or []],
         warnings=_warnings(run, state, tone, _untested(run, gate, scored, trade)),
         verdict=_verdict(run, head, trade),
-        standings=evidence.standings(gate, trade),
+        standings=evidence.standings(gate, trade, lambda n: scoreboard.origins_words(n, judged, params, n_obs)),
         missing={"accuracy": why, "fans": nothing, "forecast": nothing},
         sticky=forecast is not None and "p_change" in forecast,
         names=names,

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from forecastbook import backtest as rolling  # here a backtest is a table of its rows
 from forecastbook import counts, points, scores
 from forecastbook.backtest import level_name
 from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES, Trade
-from forecastbook.wording import change, percent, share1
+from forecastbook.wording import change, counted, percent, share1
 
 FORMATS = {  # how the columns of these tables are shown
     "quantile score": ".4f",
@@ -254,10 +255,23 @@ def skills(
     return pd.DataFrame(rows, columns=columns).sort_values("skill", ignore_index=True)
 
 
+def ranked(scored: pd.DataFrame, ids) -> tuple[pd.Series, bool]:
+    """The published error (``by_series``) of the series ``ids``, the least first, and whether it is of those alone of which
+    something was to be forecast: whose price moved, or which sold in as many periods as half of them. Of the rest a unit
+    decides. Where those are fewer than four all series are ranked.
+    """
+    mine = scored[(scored["model"] == "published") & scored["series_id"].isin(set(ids))]
+    event = points.event(mine).groupby(mine["series_id"].astype(object)).sum()
+    error = by_series(mine).dropna().sort_values(kind="stable")
+    lively = event[event >= max(1, event.median() if "share" in mine else 1)].index
+    moved = error[error.index.isin(lively)]
+    return (moved, True) if len(moved) >= 4 else (error, False)
+
+
 def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Up to three forecast series by their published error over rolling origins: (ids, labels). No record: the first ones."""
-    error = by_series(backtest)
-    error = error[error.index.isin(forecast["series_id"].unique())].dropna().sort_values(kind="stable")
+    """Up to three forecast series by their published error over rolling origins (``ranked``): (ids, labels). No record: the
+    first ones."""
+    error, _ = ranked(points.errors(backtest), forecast["series_id"].unique())
     if not len(error):
         ids = sorted(forecast["series_id"].unique())[:3]
         return ids, ["no record yet"] * len(ids)
@@ -293,15 +307,49 @@ def worst(backtest: pd.DataFrame, series: pd.DataFrame, count: int = 10) -> pd.D
     ]
 
 
-def describe(backtest: pd.DataFrame) -> str:
-    """What the record covers, in a sentence."""
+def worst_words(n_obs) -> str:
+    """What the table of the ``worst`` is; n_obs as in ``drawn``."""
+    among = drawn(n_obs)
+    return "The items with the largest share of the error" + (f", among {among}" if among else "")
+
+
+def drawn(n_obs) -> str:
+    """Which items a backtest asks, where it does not ask all: '5,000 of 19,992 items, drawn at random'; else ''.
+
+    n_obs: (N,) how many observations each item of the panel has; those without any are not asked.
+    """
+    known = int(np.count_nonzero(np.asarray(n_obs) > 0))
+    return f"{rolling.JUDGES:,} of {known:,} items, drawn at random" if known > rolling.JUDGES else ""
+
+
+def origins_words(n: int, judged: int, params: dict, n_obs) -> str:
+    """How the gate's ``n`` finished origins lie to the ``judged`` ones that a report shows above; '' where that is not known.
+
+    params: those of the run, as its manifest has them; n_obs as in ``drawn``.
+    """
+    horizon, stride = params.get("horizon") or 0, (params.get("backtest") or {}).get("stride") or 0
+    if not judged or not horizon or not stride or n < judged:
+        return ""
+    the = "the one" if judged == 1 else f"the {judged:,}"
+    if n == judged:
+        return f"{the} above"
+    inside = any(step % stride for step in range(horizon, (judged - 1) * stride, horizon))
+    few = min(rolling.JUDGES, int(np.count_nonzero(np.asarray(n_obs) > 0))) > rolling.WITNESSES
+    sample = f" (of {rolling.WITNESSES:,} items at most, drawn at random)" if few else ""
+    return f"{the} above and {n - judged:,} {'between or ' * inside}before {'it' if judged == 1 else 'them'}{sample}"
+
+
+def describe(backtest: pd.DataFrame, n_obs=()) -> str:
+    """What the record covers, in a sentence; n_obs as in ``drawn``."""
     mine = backtest[backtest["model"] == "published"]
     if not len(mine):
         return "No rolling origin fits into this history: there is no record to judge by."
     days = mine["origin"].drop_duplicates().sort_values()
+    among = drawn(n_obs)
     return (
-        f"{len(days)} origins from {days.iloc[0]:%Y-%m-%d} to {days.iloc[-1]:%Y-%m-%d}, "
-        f"{mine['series_id'].nunique():,} series, {int(mine['y'].notna().sum()):,} forecasts that met an actual."
+        f"{counted(len(days), 'origin')} from {days.iloc[0]:%Y-%m-%d} to {days.iloc[-1]:%Y-%m-%d}, "
+        f"{mine['series_id'].nunique():,} series{f' ({among})' if among else ''}, "
+        f"{counted(int(mine['y'].notna().sum()), 'forecast')} that met an actual."
     )
 
 
