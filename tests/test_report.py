@@ -360,7 +360,63 @@ def test_the_index_is_newest_first_and_marks_superseded_runs(tmp_path):
     dates = re.findall(r"<td[^>]*>(?:<a[^>]*>)?(\d{4}-\d\d-\d\d)", text)
     assert dates == ["2026-01-05", "2026-01-05", "2025-12-29", "2025-12-22"]
     assert text.count("(superseded)") == 1 and "abcdef12*" in text
+    assert "4 runs of prices, the newest first." in text
+    assert [report.listed([*"abc"[:n]]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert "No run yet" in report.render_index(tmp_path / "prices").read_text(encoding="utf-8")
+
+
+def test_the_report_of_a_superseded_run_says_so_and_leads_to_the_one_that_replaced_it(tmp_path):
+    directory = make_run(tmp_path)
+    report.render_run(directory)
+    old = directory.rename(tmp_path / "prices/2026-01-05+1f3a9c")
+    banner, link = '<div class="banner watch">Superseded by run ', '<a href="../2026-01-05/report.html">'
+    assert "Superseded" not in (old / "report.html").read_text(encoding="utf-8")
+    new = make_run(tmp_path, run_id="prices-new<b>", status="running", steps={"01_ingest": "done"})
+    report.render_run(new)
+    said = f"{banner}{link}prices-new&lt;b&gt;</a>"
+    assert f"{said}, which is not finished: running, 1 of" in (old / "report.html").read_text(encoding="utf-8")
+    done = json.loads((new / "manifest.json").read_text()) | {"status": "done", "run_id": "prices-new"}
+    (new / "manifest.json").write_text(json.dumps(done))
+    assert "Superseded" not in report.render_run(new).read_text(encoding="utf-8")
+    assert f"{banner}{link}prices-new</a>.</div>" in (old / "report.html").read_text(encoding="utf-8")
+    shutil.rmtree(new)
+    assert "Superseded: this run was made anew" in report.render_run(old).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("freq", "first", "last", "one", "both"),
+    [
+        ("D", "2017-12-31", "2018-01-06", "2017-12-31", "2017-12-31 to 2018-01-06"),
+        ("MS", "2025-10-01", "2025-12-01", "October 2025", "October to December 2025"),
+        ("MS", "2025-11-01", "2026-01-01", "November 2025", "November 2025 to January 2026"),
+        ("W-MON", "2024-07-01", "2024-07-22", "the week of 1 July 2024", "the weeks of 1 to 22 July 2024"),
+        ("W-MON", "2024-06-24", "2024-07-15", "the week of 24 June 2024", "the weeks of 24 June to 15 July 2024"),
+        (
+            "QS",
+            "2024-10-01",
+            "2025-01-01",
+            "the quarter from 1 October 2024",
+            "the quarters from 1 October 2024 to 1 January 2025",
+        ),
+    ],
+)
+def test_periods_are_named_as_readers_name_them(freq, first, last, one, both):
+    assert runfiles.dated(first, freq) == runfiles.between(first, first, freq) == one
+    assert runfiles.between(first, last, freq) == both
+
+
+def test_a_monthly_report_speaks_of_months(tmp_path):
+    directory = make_run(tmp_path, "2026-01-01", params={"horizon": 3, "freq": "MS"})
+    for name in ("panel", "forecast"):
+        frame = pd.read_parquet(directory / f"{name}.parquet")
+        start = pd.Timestamp("2025-11-01") if name == "panel" else pd.Timestamp("2026-01-01")
+        day = pd.to_datetime(frame["ts"])
+        number = frame["horizon"] if name == "forecast" else (day - day.max()).dt.days
+        frame["ts"] = [start + pd.DateOffset(months=int(k)) for k in number]
+        frame[frame["ts"] > "2020"].to_parquet(directory / f"{name}.parquet", index=False)
+    said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    assert "As of January 2026 · forecast for February to August 2026 · run" in said
+    assert "the newest is of November 2025, 2 months before the as-of date." in said
 
 
 def test_scripts_handlers_and_outside_references_do_not_survive_a_notebook(tmp_path):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from forecastbook import pages, points, trades
 from forecastbook.agenda import moves
-from forecastbook.runfiles import RunFiles, scores_of
+from forecastbook.runfiles import RunFiles, dated, scores_of
 from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, table
 from forecastbook.wording import CHANGE, change, counted, in_points, moment, percent, period_name, share2, shorten, span, the
@@ -69,11 +69,13 @@ def quality(run: RunFiles) -> dict:
     if panel is not None:
         seen = panel.dropna(subset=["y"])
         freq = str((run.manifest.get("params") or {}).get("freq") or "D")
-        length = span(len(pd.date_range(panel["ts"].min(), panel["ts"].max(), freq=freq)), period_name(freq))
-        newest = seen["ts"].max()
-        late = "" if newest >= as_of else f", {counted((as_of - newest).days, 'day')} before the as-of date"
+        unit, newest = period_name(freq), seen["ts"].max()
+        length = span(len(pd.date_range(panel["ts"].min(), panel["ts"].max(), freq=freq)), unit)
+        behind = len(pd.date_range(newest, as_of, freq=freq)) - 1
+        late = f", {span(behind, unit)} before the as-of date" if behind > 0 else ""
+        day = f"{newest:%-d %B %Y}" if unit == "days" else dated(newest, freq)
         items, values = counted(seen["series_id"].nunique(), "item"), counted(len(seen), "observed value")
-        lines.append(f"{items} with {values} over {length}; the newest is of {newest:%-d %B %Y}{late}.")
+        lines.append(f"{items} with {values} over {length}; the newest is of {day}{late}.")
     counts = {k: v for k, v in (run.manifest.get("rows") or {}).items() if isinstance(v, (int, float))}
     if counts:
         named = pd.DataFrame([(k.replace("_", " "), v) for k, v in counts.items()], columns=["what", "rows"])

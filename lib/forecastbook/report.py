@@ -9,6 +9,7 @@ written by ``pages``: whole, or the old one stays as it was. The index over all 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -22,10 +23,16 @@ __all__ = ["main", "render_index", "render_notebook", "render_run"]
 
 
 def render_run(directory: str | Path) -> Path:
-    """Write a run's ``report.html`` and return its path."""
+    """Write a run's ``report.html`` and return its path; the reports of runs whose place it has taken say so from then on."""
     from forecastbook import runpage  # with all that draws: most steps render a notebook and the index
 
-    return runpage.render_run(directory)
+    directory, page = Path(directory), runpage.render_run(directory)
+    said = f"{manifest_of(directory).get('run_id')}</a>."
+    for old in sorted(directory.parent.glob(f"{directory.name}+*/report.html")):
+        with contextlib.suppress(OSError, ValueError, RunError):  # what is wrong with an old run is no fault of this one
+            if said not in old.read_text(encoding="utf-8", errors="replace"):
+                runpage.render_run(old.parent)
+    return page
 
 
 def render_index(out: str | Path) -> Path:
@@ -35,12 +42,17 @@ def render_index(out: str | Path) -> Path:
     rows.sort(key=lambda r: (r["job"], r["superseded"]))
     rows.sort(key=lambda r: r["as_of"], reverse=True)
     jobs = sorted({r["job"] for r in rows})
-    intro = f"{counted(len(rows), 'run')} of {', '.join(jobs)}{', the newest first' * (len(rows) > 1)}. " if rows else ""
+    intro = f"{counted(len(rows), 'run')} of {listed(jobs)}{', the newest first' * (len(rows) > 1)}. " if rows else ""
     intro += "Errors are those of rolling forecasts of the past: of prices the mean error as a share of the last price, "
     intro += "of sales the weighted quantile loss. Skill is against the best baseline that is not itself published. "
     intro += "* marks a commit with uncommitted changes."
     text = pages.render("index.html.j2", title="Forecast book", intro=intro, rows=rows)
     return pages.write(out / "index.html", text)
+
+
+def listed(names: list[str]) -> str:
+    """'prices', 'prices and vinyl', 'prices, sales and vinyl'."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _row(directory: Path, out: Path) -> dict:

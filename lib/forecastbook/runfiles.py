@@ -109,6 +109,31 @@ class RunFiles:
         return ids.map(self.labels).fillna(ids) if len(self.labels) else ids
 
 
+def dated(day, freq: str) -> str:
+    """A period as a reader names it: '2025-09-01', 'the week of 24 June 2024', 'September 2025'."""
+    day, unit = pd.Timestamp(day), period_name(freq)
+    if unit == "months":
+        return f"{day:%B %Y}"
+    named = {"weeks": "the week of", "quarters": "the quarter from", "periods": "the period from"}
+    return f"{named[unit]} {day:%-d %B %Y}" if unit in named else f"{day:%Y-%m-%d}"
+
+
+def between(first, last, freq: str) -> str:
+    """Periods from one to another: '2018-01-01 to 2018-01-07', 'the weeks of 1 to 15 July 2024', 'October to December 2025'."""
+    first, last, unit = pd.Timestamp(first), pd.Timestamp(last), period_name(freq)
+    if first == last:
+        return dated(first, freq)
+    if unit == "days":
+        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+    begins = [] if unit == "months" else [f"{first:%-d}"]
+    if first.year != last.year:
+        begins.append(f"{first:%B %Y}")
+    elif unit == "months" or first.month != last.month:
+        begins.append(f"{first:%B}")
+    named = {"weeks": "the weeks of ", "quarters": "the quarters from ", "periods": "the periods from "}
+    return f"{named.get(unit, '')}{' '.join(begins)} to {last:{'%B %Y' if unit == 'months' else '%-d %B %Y'}}"
+
+
 def _far(values: dict, model: str, metric: str) -> bool:
     """Whether a model's score differs from that of what is published by more than a widened band would make of it."""
     mine, theirs = (values.get((m, metric), 0.0) for m in ("published", model))
@@ -151,6 +176,15 @@ def state_of(manifest: dict, directory: Path) -> tuple[str, str]:
         return "done", "good"
     done = [s for s, v in steps.items() if v == "done"]
     return (f"running, {len(done)} of {len(STEPS) - 1} steps done" if status == "running" else f"part ({status})"), "watch"
+
+
+def successor(run: RunFiles) -> dict | None:
+    """The manifest of the run that took the place of a superseded one, {} where it cannot be read; None for one that stands."""
+    if "+" not in run.dir.name:
+        return None
+    with contextlib.suppress(ValueError, OSError):
+        return manifest_of(run.dir.with_name(run.dir.name.split("+")[0]))
+    return {}
 
 
 def previous(run: RunFiles) -> RunFiles | None:

@@ -6,10 +6,11 @@ import contextlib
 from pathlib import Path
 
 import nbformat
+from markupsafe import Markup
 
 from forecastbook import agenda, evidence, pages, provenance, scoreboard, scorefigures, trades
 from forecastbook.executed import fault
-from forecastbook.runfiles import RunFiles, previous, state_of
+from forecastbook.runfiles import RunFiles, between, dated, previous, state_of, successor
 from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import period_name, plain_line, share1, span, the
 
@@ -97,14 +98,13 @@ def render_run(directory: str | Path) -> Path:
 
 
 def _dates(as_of: str, freq: str, forecast) -> str:
-    """'As of 2017-12-31 · forecast for 2018-01-01 to 2018-01-07'; of longer periods the first days are given, which is said."""
-    unit = period_name(freq)
-    known = f"As of {as_of}" if unit == "days" else f"As of the {unit[:-1]} of {as_of}"
+    """'As of 2017-12-31 · forecast for 2018-01-01 to 2018-01-07', 'As of May 2025 · forecast for June to August 2025'."""
+    known = as_of
+    with contextlib.suppress(ValueError):
+        known = dated(as_of, freq) if as_of else ""
     if forecast is None or "ts" not in forecast or not len(forecast):
-        return known
-    first, last = (f"{day:%Y-%m-%d}" for day in (forecast["ts"].min(), forecast["ts"].max()))
-    dates, unit = (first, unit[:-1]) if first == last else (f"{first} to {last}", unit)
-    return f"{known} · forecast for {dates if unit.startswith('day') else f'the {unit} of {dates}'}"
+        return f"As of {known}"
+    return f"As of {known} · forecast for {between(forecast['ts'].min(), forecast['ts'].max(), freq)}"
 
 
 def _names(trade: Trade, fans: dict | None) -> dict[str, str]:
@@ -115,9 +115,20 @@ def _names(trade: Trade, fans: dict | None) -> dict[str, str]:
     return names | ({"fans": fans["title"]} if fans and fans.get("title") else {})
 
 
+def _superseded(run: RunFiles) -> list[Markup]:
+    """Which run has taken the place of this one, with a link to its report; nothing for a run that stands."""
+    if (by := successor(run)) is None:
+        return []
+    if not by:
+        return [Markup("Superseded: this run was made anew, and is kept for the record.")]
+    kept, (state, tone) = run.dir.name.split("+")[0], state_of(by, run.dir.with_name(run.dir.name.split("+")[0]))
+    link = Markup('Superseded by run <a href="../{0}/report.html">{1}</a>').format(kept, by.get("run_id", kept))
+    return [link + ("." if tone == "good" else f", which is not finished: {state}.")]
+
+
 def _warnings(run: RunFiles, state: str, tone: str, untested: str) -> list[str]:
     """What is wrong with no part of the run, and yet to be known before it is read."""
-    said = [f"This run is not finished: {state}."] if tone == "watch" else []
+    said = [*_superseded(run), *([f"This run is not finished: {state}."] if tone == "watch" else [])]
     if (run.manifest.get("gate") or {}).get("cold_start"):
         said.append("First run: there was no model to start from, so it was trained on the full history.")
     if run.manifest.get("dirty"):
