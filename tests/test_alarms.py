@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from conftest import made_run, panel_of, posted_panel, posted_prices, tiny
 from forecastbook import alarms, roster
 from forecastbook.intake import Intake, quarantine
+from forecastbook.runfiles import RunFiles
 from salesdata import sales_panel
 from salesdata import tiny as sales_job
 
@@ -37,7 +39,7 @@ def test_a_newest_day_with_few_readings_is_named_with_the_last_full_one():
     y = np.full((30, 40), 5.0)
     y[1:, -1] = np.nan
     said = alarms.thin(panel_of(y))
-    assert "2024-02-09, has 1 reading where even a quiet day has 30" in said and "AS_OF=2024-02-08" in said
+    assert "2024-02-09 has 1 reading where even a quiet day has 30" in said and "AS_OF=2024-02-08" in said
     y[:16, -1] = 5.0
     assert alarms.thin(panel_of(y)) == "", "half of them is a day"
     stray = np.full((30, 80), np.nan)
@@ -59,7 +61,7 @@ def test_a_thin_day_and_prices_that_jump_are_alarms_of_prices():
         "The newest day is not complete",
         "Prices far from what is usual",
     ]
-    assert titles(alarms.of(intake(), panel_of(y), sales_job())) == []
+    assert titles(alarms.of(intake(), panel_of(y), sales_job())) == ["The newest day is not complete"], "of sales, too few sold"
 
 
 def test_prices_far_from_what_is_usual_are_named():
@@ -126,6 +128,38 @@ def test_each_alarm_is_logged_and_noted_and_items_that_are_gone_are_named(tmp_pa
     assert table["title"].tolist() == ["Many rows could not be used", "Many items are gone"]
     assert "3 of the 10 items that the run as of 2024-02-20 had" in table["text"][1]
     assert run.manifest["alarms"] == table.to_dict("records") and lines == [f"WARNING {text}" for text in table["text"]]
+
+
+def test_items_beyond_those_that_were_asked_for_are_not_called_gone(tmp_path):
+    frame = posted_prices(10, 60)
+    earlier = made_run(tmp_path, tiny(), frame, dt.date(2024, 2, 20))
+    earlier.note(status="done")
+    before = RunFiles(earlier.dir)
+    few = made_run(tmp_path, tiny(max_series=3), frame).panel()
+    assert len(few) == 3 and alarms.gone(few, before, 3) == []
+    ((_, text),) = alarms.gone(few.take([0, 2]), before, 2)
+    assert "1 of the 3 items" in text, "it stood before the last of those that are there"
+    assert "8 of the 10 items" in alarms.gone(few.take([0, 2]), before, 9)[0][1], "there are no more than these"
+
+
+def test_a_newest_month_in_which_hardly_anything_sold_is_named():
+    y = np.ones((40, 12))
+    y[12:, -1] = 0
+    panel = dataclasses.replace(panel_of(y), freq="MS")
+    assert "has 12 items sold where even a quiet month has 40" in alarms.slack(panel)
+    assert titles(alarms.of(intake(), panel, sales_job())) == ["The newest month is not complete"]
+    y[12:20, -1] = 1
+    assert alarms.slack(panel_of(y)) == "", "half of them is a month"
+    assert alarms.slack(panel_of(np.delete(y, slice(19, None), 0) * [*[1] * 11, 0])) == "", (
+        "of so few, chance may leave out all"
+    )
+
+
+def test_alarms_are_whole_sentences():
+    y = np.full((30, 40), 9.0)
+    y[0, -1], y[10:, -1] = 90.0, np.nan
+    found = alarms.of(intake(), panel_of(y), tiny(freshness=LIMIT))
+    assert len(found) == 3 and all(text.endswith((".", "?")) and not text.startswith(title) for title, text in found)
 
 
 def test_small_sales_that_are_fractions_are_told_and_a_slip_is_not():

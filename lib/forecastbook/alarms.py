@@ -19,11 +19,12 @@ from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.runfiles import RunFiles, previous
 from forecastbook.trades import PRICES
-from forecastbook.wording import counted, percent, shorten
+from forecastbook.wording import counted, percent, period_name, shorten
 
 log = logging.getLogger("forecastbook")
 PART, QUIET = 0.5, 0.1  # of the readings of a quiet day (this quantile of days): with fewer the newest one is not complete
 USUAL, LEAST = 60, 7  # days with a reading by which that is told, and how many of them it takes
+FEW = 20  # items that sell in a quiet period: of fewer, chance may leave out most
 WILD = 100.0  # sales of one period so many times those of any other of the item
 FAR = 5.0  # a newest price so many times the item's median, or as far below
 KNOWN, NEWS = 5, 14  # readings by which an item's median is told; periods for which a jump is news
@@ -35,7 +36,7 @@ GONE = 0.2  # share of the items of the run before: more than that gone is rathe
 
 def sound(run: Run, intake: Intake, panel: Panel) -> pd.DataFrame:
     """Say aloud what ``of`` finds, and what is gone since the run before: a row an alarm, title and text."""
-    found = of(intake, panel, run.params) + gone(panel, previous(RunFiles(run.dir)))
+    found = of(intake, panel, run.params) + gone(panel, previous(RunFiles(run.dir)), run.params.max_series)
     for _, text in found:
         log.warning("%s", text)
     table = pd.DataFrame(found, columns=["title", "text"])
@@ -61,17 +62,18 @@ def of(intake: Intake, panel: Panel, params: Params, today: date | None = None) 
         ),
         (
             "Rows of the future",
-            f"{counted(future, 'row')} dated after today: is the clock of this machine right?"
+            f"{counted(future, 'row')} {'is' if future == 1 else 'are'} dated after today: is the clock of this machine right?"
             if future > FUTURE * counts.get("rows read", 0)
             else "",
         ),
         ("Ids that look alike", alike(panel.ids)),
     ]
     if params.trade is PRICES:  # sales are 0 where nothing was read, and may multiply overnight
-        found += [("The newest day is not complete", thin(panel)), ("Prices far from what is usual", far(panel))]
+        found += [(_incomplete(panel), thin(panel)), ("Prices far from what is usual", far(panel))]
     else:
-        found += [("Sales far from what is usual", wild(panel)), ("Sales are no whole numbers", fractions(panel))]
-    return [(title, text) for title, text in found if text]
+        found += [(_incomplete(panel), slack(panel)), ("Sales far from what is usual", wild(panel))]
+        found += [("Sales are no whole numbers", fractions(panel))]
+    return [(title, text if text.endswith((".", "?", "!")) else f"{text}.") for title, text in found if text]
 
 
 def _unread(counts: dict[str, int]) -> str:
@@ -85,18 +87,31 @@ def _unread(counts: dict[str, int]) -> str:
     )
 
 
+def _incomplete(panel: Panel) -> str:
+    return f"The newest {period_name(panel.freq)[:-1]} is not complete"
+
+
 def thin(panel: Panel) -> str:
     """That the newest period has far fewer readings than even a quiet one that has any, in a sentence; else ''."""
     seen = np.count_nonzero(panel.observed, axis=0)  # (T,)
     usual = seen[:-1][seen[:-1] > 0][-USUAL:]
     quiet = np.quantile(usual, QUIET) if len(usual) >= LEAST else 0
-    if seen[-1] >= PART * quiet:
-        return ""
-    readings = f"has {counted(int(seen[-1]), 'reading')} where even a quiet day has {quiet:,.0f}"
-    whole = panel.dates[np.flatnonzero(seen >= PART * quiet)[-1]]
+    return _short(panel, seen, quiet, "reading") if seen[-1] < PART * quiet else ""
+
+
+def slack(panel: Panel) -> str:
+    """That far fewer items sold in the newest period than even in a quiet one, in a sentence; else ''."""
+    sold = np.count_nonzero(panel.y > 0, axis=0)  # (T,)
+    usual = sold[:-1][-USUAL:]
+    quiet = np.quantile(usual, QUIET) if len(usual) >= LEAST else 0
+    return _short(panel, sold, quiet, "item sold", "items sold") if quiet >= FEW and sold[-1] < PART * quiet else ""
+
+
+def _short(panel: Panel, seen: np.ndarray, quiet: float, one: str, many: str = "") -> str:
+    unit, whole = period_name(panel.freq)[:-1], panel.dates[np.flatnonzero(seen >= PART * quiet)[-1]]
     return (
-        f"The newest day, {panel.as_of}, {readings}: an unfinished delivery, or a wrong date? AS_OF={whole} forecasts from the "
-        "last full one"
+        f"{panel.as_of} has {counted(int(seen[-1]), one, many)} where even a quiet {unit} has {quiet:,.0f}: an unfinished "
+        f"delivery, or a wrong date? AS_OF={whole} forecasts from the last full one"
     )
 
 
@@ -172,18 +187,24 @@ def alike(ids: np.ndarray) -> str:
     )
 
 
-def gone(panel: Panel, before: RunFiles | None) -> list[tuple[str, str]]:
-    """Whether many items that the finished run before had are not in this one at all."""
+def gone(panel: Panel, before: RunFiles | None, max_series: int | None = None) -> list[tuple[str, str]]:
+    """Whether many items that the finished run before had are not in this one at all.
+
+    max_series: how many items were asked for, the first by their ids; of those that stand behind them nothing is known.
+    """
     if before is None or not len(before.titles):
         return []
-    lost = before.titles.index.difference(pd.Index(panel.ids.astype(str)))
-    if len(lost) <= GONE * len(before.titles):
+    had, ids = before.titles, panel.ids.astype(str)
+    if max_series is not None and len(ids) >= max_series:
+        had = had[had.index <= max(ids)]
+    lost = had.index.difference(pd.Index(ids))
+    if not len(had) or len(lost) <= GONE * len(had):
         return []
-    such = ", ".join(shorten(str(before.titles[i]), 40) for i in lost[:3])
+    such = ", ".join(shorten(str(had[i]), 40) for i in lost[:3])
     return [
         (
             "Many items are gone",
-            f"{len(lost):,} of the {counted(len(before.titles), 'item')} that the run as of {before.manifest['as_of']} had are "
+            f"{len(lost):,} of the {counted(len(had), 'item')} that the run as of {before.manifest['as_of']} had are "
             f"not in the data, such as {such}: is the delivery complete?",
         )
     ]
