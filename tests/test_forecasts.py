@@ -217,7 +217,14 @@ def test_a_jump_is_worth_a_look_but_no_fault(job):
 
 def test_a_run_is_published_whole_and_read_back(fresh):
     receipt = fresh.publish()
-    assert dict(zip(receipt["what"], receipt["value"], strict=True))["rows"] == "63"
+    told = dict(zip(receipt["what"], receipt["value"], strict=True))
+    assert (
+        told["rows"] == "63"
+        and told["items"] == "9"
+        and told["published at"].endswith(" UTC")
+        and "." not in told["published at"]
+    )
+    assert not [word for word in told if "_" in word]
     assert fresh.run.manifest["receipt"]["status"] == "published" and fresh.run.manifest["receipt"]["warehouse"]
     said = forecasts.read_back(fresh.run, fresh.store, fresh.table)
     assert said == "63 rows of this run are stored; readers are served 63 rows of this run."
@@ -263,7 +270,7 @@ def test_a_newer_run_is_what_readers_are_served(tmp_path):
 
 def test_missing_rows_are_noticed(fresh):
     fresh.publish()
-    with pytest.raises(PublishError, match="63 rows of run .* are in the warehouse, 62 were sent"):
+    with pytest.raises(PublishError, match="the warehouse holds 63 rows of run .*, of 62 that were sent"):
         forecasts.read_back(fresh.run, fresh.store, fresh.table.iloc[1:])
 
 

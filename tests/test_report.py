@@ -223,7 +223,7 @@ def test_the_candidates_stand_in_the_report_best_first_and_the_published_one_is_
     assert rows[0][1:] == ["0.67 %", "+33.0 %", "+27.0 %"] and "nan" not in found.lower() and "None" not in found
     index = (book / "index.html").read_text(encoding="utf-8")
     assert "blend of experts" in index
-    assert re.search(r"published by</\w+>\s*<\w+[^>]*>blend<", text)
+    assert re.search(r"published by</\w+>\s*<\w+[^>]*>blend of experts<", text)
 
 
 def test_a_run_that_readers_do_not_get_is_not_said_to_be_published_only(tmp_path):
@@ -489,9 +489,52 @@ def test_a_failed_notebook_shows_its_error_on_top_and_a_readable_traceback(tmp_p
 
 def test_code_is_folded_but_there_and_headings_have_anchors(book):
     text = (book / "prices/2026-01-05/04_forecast.html").read_text(encoding="utf-8")
-    assert text.count('<details class="code"><summary>code</summary>') == 4 and "<summary>parameters</summary>" in text
+    assert (
+        text.count('<details class="code"><summary>code</summary>') == 4
+        and "<summary>defaults, for a run by hand</summary>" in text
+    )
     assert '<h2 id="the-likeliest-moves">' in text and '<a href="#the-likeliest-moves">' in text
     assert "Costs $5, or $x_1$." in text and "predict 100 %" in text and "predict  99 %" not in text
+
+
+def test_the_two_folds_of_parameters_are_told_apart(tmp_path):
+    cells = [new_code_cell("x = 1", metadata={"tags": ["parameters"]}), new_code_cell("y", metadata={"tags": ["other"]})]
+    given = new_code_cell("x = 2", metadata={"tags": ["injected-parameters"]})
+    text = report.render_notebook(notebook(cells[0], given, cells[1], path=tmp_path / "01_ingest.ipynb")).read_text()
+    folds = re.findall(r'<details class="code"><summary>(.*?)</summary>', text)
+    assert folds == ["defaults, for a run by hand", "parameters of this run", "code"]
+
+
+def test_settings_that_a_search_found_are_told_with_its_date(tmp_path):
+    found = {"hidden_size": 128, "dropout": 0.2327057}
+    directory = make_run(tmp_path, tuned=found)
+    facts = lambda: dict(provenance.making(runfiles.RunFiles(directory))["facts"])  # noqa: E731
+    said = "found by make tune: hidden_size 128, dropout 0.2327"
+    assert facts()["settings"] == said
+    last = tmp_path / "prices/tuned.json"
+    last.write_text(json.dumps({"hyper": found, "as_of": "2025-12-29"}))
+    assert facts()["settings"] == said.replace(":", " as of 2025-12-29:")
+    last.write_text(json.dumps({"hyper": {"hidden_size": 64}, "as_of": "2026-01-01"}))
+    assert facts()["settings"] == said, "a later search found others"
+    assert "settings" not in dict(provenance.making(runfiles.RunFiles(make_run(tmp_path, "2025-12-29")))["facts"])
+
+
+@pytest.mark.parametrize(
+    ("again", "other", "said"),
+    [
+        (200, 200, "200 rows gave way to another of the same item and date, all with another value."),
+        (1, 1, "1 row gave way to another of the same item and date, it with another value."),
+        (3, 1, "3 rows gave way to another of the same item and date, 1 of them with another value."),
+    ],
+)
+def test_rows_that_gave_way_are_counted_in_words(tmp_path, again, other, said):
+    directory = make_run(tmp_path, counts={"duplicates resolved": again, "duplicates with another value": other})
+    assert said in provenance.quality(runfiles.RunFiles(directory))["lines"]
+
+
+def test_one_is_not_said_in_the_plural():
+    assert [runfiles.coming(n, "weeks") for n in (1, 3)] == ["next week", "next 3 weeks"]
+    assert [agenda._part(*n) for n in ((1, 1), (2, 2), (1, 1200))] == ["the one item", "all 2 items", "1 of the 1,200 items"]
 
 
 def test_an_unreadable_or_unexecuted_notebook_is_called_by_name(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import figures, reorder, salesfigures
-from forecastbook.runfiles import RunFiles
+from forecastbook.runfiles import RunFiles, coming
 from forecastbook.scores import CHANGED
 from forecastbook.tables import right, table
 from forecastbook.wording import change, counted, percent, period_name, share1, span
@@ -37,10 +37,11 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
     level = reorder.service_level([*params.get("quantiles", [0.9]), *params.get("service_levels", [])])
     unit, plan = period_name(str(params.get("freq") or "D")), reorder.plan(forecast, series, level)
     due, blind = reorder.reorder(plan, None), plan["stock"].isna().all()
-    text = f"To serve an item's demand of the next {run.ahead} in full with a chance of {percent(level)}: "
+    horizon = int(forecast["horizon"].max())
+    text = f"To serve an item's demand of the {coming(horizon, unit)} in full with a chance of {percent(level)}: "
     if len(due):
         units = counted(round(due["order"].sum()), "unit")
-        text += f"{'have' if blind else 'order'} {units} in all, of {len(due):,} of the {counted(len(plan), 'item')}"
+        text += f"{'have' if blind else 'order'} {units} in all, of {_part(len(due), len(plan))}"
         if due["cost"].notna().all():
             text += f", {due['cost'].sum():,.0f} at the prices that customers last paid"
         text += "; those first whose shortage would cost most." if len(due) > 1 else "."
@@ -49,7 +50,11 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
     if blind and len(due):
         text += " The stock is not known here, so this is what must be there, not what must be bought."
     if backtest is not None and np.isfinite(enough := reorder.kept(backtest, level)):
-        text += f" At past dates this would have covered {percent(enough)} of the items, where {percent(level)} were promised."
+        over = f" over all {span(horizon, unit)}" if horizon > 1 else ""
+        text += f" At past dates this would have covered {percent(enough)} of the items{over}, "
+        text += f"where {percent(level)} were promised."
+        if horizon > 1:
+            text += f" The figure on the cost of service counts each {unit[:-1]} by itself, and so shows another share."
     shown = reorder.table(due, "need" if blind else "reorder", unit)
     tables = [table(shown, reorder.FORMATS, empty="Nothing is needed." if blind else "Nothing to reorder.", limit=20)]
     for kind, rows, caption in (
@@ -57,12 +62,18 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
         (
             "lost",
             reorder.lost(plan, 10),
-            f"Lost sales: what stock-outs may have cost in those of the last twelve {unit} with stock on a quarter of the days",
+            f"Lost sales: what stock-outs may have cost in those of the last twelve {unit} that had stock on at least "
+            "a quarter of their days",
         ),
     ):
         if len(rows):
             tables.append(table(reorder.table(rows, kind, unit), reorder.FORMATS, caption=caption))
     return {"text": text, "tables": tables, "figure": salesfigures.reorder(plan, units=unit), "plan": plan}
+
+
+def _part(some: int, of: int) -> str:
+    """'211 of the 324 items', 'all 324 items', 'the one item'."""
+    return f"{some:,} of the {of:,} items" if some < of else f"all {of:,} items" if of > 1 else "the one item"
 
 
 def _kept(backtest: pd.DataFrame) -> str:
@@ -99,7 +110,7 @@ def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.Dat
     }
     forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "p_up": percent, "band": right}
     if len(big):
-        text = f"Median forecast against the last price, largest first: {len(big):,} of {counted(len(moved), 'item')} "
+        text = f"Median forecast against the last price, largest first: {_part(len(big), len(moved))} "
         text += f"{'moves' if len(big) == 1 else 'move'} more than {percent(BIG_MOVE)}."
         text += _kept(backtest) if backtest is not None else ""
     else:

@@ -15,7 +15,7 @@ from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.trades import PRICES, SALES
-from forecastbook.wording import percent
+from forecastbook.wording import counted, moment, percent
 
 FORMATS = {  # how the columns of these tables are shown
     "price now": ",.2f",
@@ -203,7 +203,16 @@ def publish(run: Run, store, forecast: pd.DataFrame, series: pd.DataFrame) -> pd
         among=used["series_id"],
     )
     run.note(receipt=receipt | {"warehouse": run.warehouse})
-    return pd.DataFrame({"what": list(receipt), "value": [str(v) for v in receipt.values()]})
+    return _told(receipt)
+
+
+def _told(receipt: dict) -> pd.DataFrame:
+    """A receipt as a reader wants it: what, value."""
+    words = {"as_of": "as of", "run_id": "run", "model_id": "number in DimModel", "series": "items"}
+    words |= {"content_hash": "hash of the rows", "published_at": "published at", "new_in_dimension": "new items"}
+    forms = dict.fromkeys(("rows", "series", "new_in_dimension"), "{:,}".format) | {"published_at": moment}
+    said = [(words.get(name, name), str(forms.get(name, str)(value))) for name, value in receipt.items()]
+    return pd.DataFrame(said, columns=["what", "value"])
 
 
 def read_back(run: Run, store, forecast: pd.DataFrame) -> str:
@@ -212,13 +221,16 @@ def read_back(run: Run, store, forecast: pd.DataFrame) -> str:
         return "Nothing was published, so there is nothing to read back."
     stored = store.published(run.id, run.params.publish.table, run.as_of)
     if stored.num_rows != len(forecast):
-        raise PublishError(f"{stored.num_rows} rows of run {run.id} are in the warehouse, {len(forecast)} were sent")
+        raise PublishError(
+            f"the warehouse holds {counted(stored.num_rows, 'row')} of run {run.id}, of {len(forecast):,} that were sent"
+        )
     served = store.current(run.job, run.params.publish.table)
     newest, (name,) = max(served["as_of"].to_pylist()), set(served["run_id"].to_pylist())
     note = "this run" if name == run.id else f"the run as of {newest}, which is newer"
     if name != run.id and newest == run.as_of:
         note = f"run {name}, which was published later for the same date"
-    return f"{stored.num_rows:,} rows of this run are stored; readers are served {served.num_rows:,} rows of {note}."
+    rows, are = counted(stored.num_rows, "row"), "is" if stored.num_rows == 1 else "are"
+    return f"{rows} of this run {are} stored; readers are served {counted(served.num_rows, 'row')} of {note}."
 
 
 def history(panel: Panel, ids: list[str]) -> pd.DataFrame:

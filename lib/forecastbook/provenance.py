@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 
@@ -14,7 +15,30 @@ from forecastbook.agenda import moves
 from forecastbook.runfiles import RunFiles, dated, scores_of
 from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, table
-from forecastbook.wording import CHANGE, change, counted, in_points, moment, percent, period_name, share2, shorten, span, the
+from forecastbook.wording import (
+    CHANGE,
+    change,
+    counted,
+    in_points,
+    model_name,
+    moment,
+    percent,
+    period_name,
+    share2,
+    shorten,
+    span,
+    the,
+)
+
+ROWS = {  # file of a run -> what a row of it is
+    "panel": "observed values",
+    "series": "items",
+    "quarantine": "rows set aside",
+    "backtest": "past forecasts replayed: a model, item and date",
+    "scores": "scores of these",
+    "forecast": "forecasts: an item and date",
+    "track_record": "scores of earlier publications",
+}
 
 
 def downloads(run: RunFiles, plan: pd.DataFrame | None = None) -> list[dict]:
@@ -78,7 +102,8 @@ def quality(run: RunFiles) -> dict:
         lines.append(f"{items} with {values} over {length}; the newest is of {day}{late}.")
     counts = {k: v for k, v in (run.manifest.get("rows") or {}).items() if isinstance(v, (int, float))}
     if counts:
-        named = pd.DataFrame([(k.replace("_", " "), v) for k, v in counts.items()], columns=["what", "rows"])
+        rows = [(ROWS.get(k, k.replace("_", " ")), v) for k, v in counts.items()]
+        named = pd.DataFrame(rows, columns=["what", "rows"])
         tables.append(table(named, caption="Rows in and out"))
     if series is not None and "why" in series:
         unit = period_name(str((run.manifest.get("params") or {}).get("freq") or "D"))
@@ -116,9 +141,10 @@ def quality(run: RunFiles) -> dict:
     tally = run.manifest.get("counts") or {}
     if again := tally.get("duplicates resolved"):
         other = tally.get("duplicates with another value", 0)
-        lines.append(
-            f"{counted(again, 'row')} gave way to another of the same item and date, {other:,} of them with another value."
+        said = (
+            f"{'all' if again > 1 else 'it'} with another value" if other == again else f"{other:,} of them with another value"
         )
+        lines.append(f"{counted(again, 'row')} gave way to another of the same item and date, {said}.")
     if quarantine is not None:
         by = quarantine["reason"].astype(str).value_counts().rename_axis("reason").reset_index(name="rows")
         were = f"{counted(len(quarantine), 'row')} {'was' if len(quarantine) == 1 else 'were'}"
@@ -171,8 +197,9 @@ def since(run: RunFiles, before: RunFiles | None, head: dict | None, trade: trad
     if came is not None and len(came):
         error, held = came["error"].mean(), came["inside90"].mean() if "inside90" in came else np.nan
         lines.append(
-            f"Of what that run said, {counted(len(came), 'value')} met since what came: mean error {share2(error)}, "
-            f"{percent(held)} inside its 90 % band."
+            f"Of that run's forecasts {len(came):,} {'has met its actual' if len(came) == 1 else 'have met their actuals'} "
+            "since: "
+            f"mean error {share2(error)}, {percent(held)} inside the 90 % band."
         )
     if head:
         was = scores_of(before.dir)
@@ -231,6 +258,18 @@ def _code(said: dict) -> str:
     return commit if commit == "no git" or dirty is None else f"{commit} ({'with uncommitted changes' if dirty else 'clean'})"
 
 
+def _settings(run: RunFiles) -> str:
+    """Where hyperparameters come from that are not those of the params: 'found by make tune as of 2017-12-31: …'; else ''."""
+    if not isinstance(tuned := run.manifest.get("tuned"), dict) or not tuned:
+        return ""
+    when = ""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the last search, where this is what it found
+        last = json.loads((run.dir.parent / "tuned.json").read_text(encoding="utf-8"))
+        when = f" as of {last['as_of']}" if last["hyper"] == tuned else ""
+    values = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in tuned.items())
+    return f"found by make tune{when}: {values}"
+
+
 def making(run: RunFiles) -> dict:
     """Run, data, parameters, code, seed, hardware, versions and seconds."""
     m = run.manifest
@@ -246,7 +285,8 @@ def making(run: RunFiles) -> dict:
         ("code", code),
         *((f"code of {step.replace('_', ' ', 1)}", said) for step, said in later.items()),
         ("seed", m.get("seed")),
-        ("published by", gate.get("use")),
+        ("settings", _settings(run)),
+        ("published by", model_name(gate["use"]) if gate.get("use") else ""),
         ("published", where + published(m) if where else "not published"),
         ("hardware", ", ".join(f"{k} {v}" for k, v in (m.get("hardware") or {}).items())),
     ]

@@ -109,6 +109,11 @@ class RunFiles:
         return ids.map(self.labels).fillna(ids) if len(self.labels) else ids
 
 
+def coming(n: int, units: str) -> str:
+    """1, 'weeks' → 'next week'; 3, 'months' → 'next 3 months'."""
+    return f"next {units.removesuffix('s') if n == 1 else span(n, units)}"
+
+
 def dated(day, freq: str) -> str:
     """A period as a reader names it: '2025-09-01', 'the week of 24 June 2024', 'September 2025'."""
     day, unit = pd.Timestamp(day), period_name(freq)

@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from forecastbook import agenda, evidence, pages, provenance, scoreboard, scorefigures, trades
 from forecastbook.executed import fault
-from forecastbook.runfiles import RunFiles, between, dated, previous, state_of, successor
+from forecastbook.runfiles import RunFiles, between, coming, dated, previous, state_of, successor
 from forecastbook.trades import PRICES, SALES, Trade
-from forecastbook.wording import period_name, plain_line, share1, span, the
+from forecastbook.wording import period_name, plain_line, share1, the
 
 SECTIONS = {  # anchor -> name; the order of the page
     "glance": "At a glance",
@@ -62,7 +62,7 @@ def render_run(directory: str | Path) -> Path:
     why = "The run did not come this far." if tone != "good" else "No forecast of the backtest has met its actuals."
     nothing = "There is no forecast to show."
     names = _names(trade, sections["fans"])
-    ahead = f"next {span(horizon, period_name(freq))}" if horizon else "forecast"
+    ahead = coming(horizon, period_name(freq)) if horizon else "forecast"
     published = provenance.published(m)
     job, as_of = str(m.get("job", "")), str(m.get("as_of", ""))
     text = pages.render(
