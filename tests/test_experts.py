@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
-from forecastbook import backtest, experts, gbm, grid, lstm, models, spells, sticky, table
+from forecastbook import backtest, countingtable, experts, gbm, grid, lstm, models, spells, sticky
 from forecastbook import panel as panels
 
 nan = np.nan
@@ -84,10 +84,10 @@ def test_a_panel_is_forecast_alike_in_however_many_turns(speaker, panel, monkeyp
 def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
     seen = panel.take(panel.n_obs > 0)
     p = {name: said[1] for name, said in speaker.forecasts(seen, H, LEVELS).items()}
-    counted = table.count(seen, H).hazard(spells.of(seen, 1).features[:, -1])
+    counted = countingtable.count(seen, H).hazard(spells.of(seen, 1).features[:, -1])
     np.testing.assert_array_equal(p["lstm"], lstm.forecast(speaker.network, seen, H, LEVELS).p_change)
     np.testing.assert_array_equal(p["gbm"], speaker.trees.hazard(seen, H))
-    days = table.count(seen, H).change_days
+    days = countingtable.count(seen, H).change_days
     learnt = days / (days + 30)
     assert 0.2 < learnt < 0.9
     np.testing.assert_allclose(odds(p["lstm_table"]), (learnt * odds(p["lstm"]) + odds(counted)) / (learnt + 1))
@@ -99,7 +99,7 @@ def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
 def test_what_was_learnt_from_one_campaign_hardly_counts(speaker, panel):
     """The fewer days of change there were, the nearer are the blends to the table; with none they are the table."""
     seen = panel.take(panel.n_obs > 0)
-    counted = table.count(seen, H)
+    counted = countingtable.count(seen, H)
     usual = odds(counted.hazard(spells.of(seen, 1).features[:, -1]))
     for name in ("lstm_table", "blend"):
         found = [
@@ -113,7 +113,7 @@ def test_all_of_them_go_where_the_network_says_on_the_side_that_they_say(speaker
     """Each candidate is the network's mixture with another hazard; where trees are in it, it leans as all three do."""
     seen = panel.take(panel.n_obs > 0)
     posted, said = lstm.mixture(speaker.network, seen, H, grid.of(seen))
-    usual = table.count(seen, H).on(said.ladder, posted.features[:, -1])
+    usual = countingtable.count(seen, H).on(said.ladder, posted.features[:, -1])
     side = sticky.mean_odds([said.upward, usual.upward, speaker.trees.upward(seen, H)])
     leaning = said.leaning(side)
     assert np.abs(leaning.upward - said.upward).max() > 0.05, "the experts differ, else this proves little"
@@ -135,11 +135,11 @@ def test_trees_that_learnt_no_side_leave_it_to_the_network(speaker, panel):
 
 
 def test_the_table_is_counted_anew_unless_it_is_given(speaker, panel):
-    other = table.count(posted_panel(10, 110, seed=9), H)
+    other = countingtable.count(posted_panel(10, 110, seed=9), H)
     given, anew = (replace(speaker, counted=c).forecasts(panel, H, LEVELS) for c in (other, None))
     assert not np.array_equal(given["lstm_table"][1], anew["lstm_table"][1], equal_nan=True)
     np.testing.assert_array_equal(given["gbm"][1], anew["gbm"][1])
-    mine = replace(speaker, counted=table.count(panel, H)).forecasts(panel, H, LEVELS)
+    mine = replace(speaker, counted=countingtable.count(panel, H)).forecasts(panel, H, LEVELS)
     np.testing.assert_array_equal(mine["blend"][1], anew["blend"][1])
 
 

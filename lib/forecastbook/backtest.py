@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from forecastbook import blend, counts, models, scores, table
+from forecastbook import blend, countingtable, counts, models, scores
 from forecastbook.counts import Demand
 from forecastbook.panel import Panel
 from forecastbook.params import Params
@@ -150,7 +150,7 @@ def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel
         if i in refit_at or speaker is None:
             speaker = train((teacher or panel).until(date), params, speaker and speaker.network)
             if teacher and speaker and params.trade is PRICES:
-                speaker = replace(speaker, counted=table.count(teacher.until(date), params.horizon))
+                speaker = replace(speaker, counted=countingtable.count(teacher.until(date), params.horizon))
         spoken = {params.model.name: speaker} if speaker else {}
         asked, warm_up = jury, date not in judged
         if warm_up and len(jury) > WITNESSES:  # drawn as of that day: what begins later has no say in who is asked

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import gbm, grid, lstm, sticky, table
+from . import countingtable, gbm, grid, lstm, sticky
 from .panel import Panel
 from .params import Params
 
@@ -36,7 +36,7 @@ class Experts:
 
     network: lstm.Model
     trees: gbm.Trees | None = None
-    counted: table.Table | None = None
+    counted: countingtable.CountingTable | None = None
 
     def forecasts(self, panel: Panel, horizon: int, quantiles) -> dict[str, sticky.Outlook]:
         """Name -> outlook of every candidate; NaN for a series never observed."""
@@ -44,7 +44,7 @@ class Experts:
             return {"lstm": lstm.forecast(self.network, panel, horizon, quantiles)}
         names = [n for n in NAMES if self.trees is not None or n in ("lstm", "lstm_table")]
         out = {name: sticky.Outlook.unknown(len(panel), horizon, len(quantiles)) for name in names}
-        counted, steps = self.counted or table.count(panel, horizon), grid.of(panel)
+        counted, steps = self.counted or countingtable.count(panel, horizon), grid.of(panel)
         learnt = counted.change_days / (counted.change_days + EVIDENCE)
         for rows, part in panel.seen():
             posted, said = lstm.mixture(self.network, part, horizon, steps)

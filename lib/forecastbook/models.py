@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from forecastbook import grid, intermittent, intervals, scores, table
+from forecastbook import countingtable, grid, intermittent, intervals, scores
 from forecastbook.counts import Demand
 from forecastbook.files import write_json
 from forecastbook.panel import Panel
@@ -240,7 +240,7 @@ class Baseline:
 
 def _counted(panel: Panel, horizon: int, quantiles) -> Outlook:
     out = Outlook.unknown(len(panel), horizon, len(quantiles))
-    counted, steps = table.count(panel, horizon), grid.of(panel)
+    counted, steps = countingtable.count(panel, horizon), grid.of(panel)
     for rows, part in panel.seen():
         out.put(rows, counted.mixture(part, steps).outlook(quantiles))
     return out

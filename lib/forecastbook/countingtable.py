@@ -27,11 +27,11 @@ STATES, CELLS = 3, 3 * 5 * 3
 CELL_PRIOR, KIND_PRIOR = 100, 20  # pooled rows added to each cell, pooled moves added to each state
 
 
-_COUNTED: WeakKeyDictionary[Panel, dict[int, Table]] = WeakKeyDictionary()
+_COUNTED: WeakKeyDictionary[Panel, dict[int, CountingTable]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Table:
+class CountingTable:
     """pool: (H,) rate of change by h. lift: (45,) of each cell. kinds: (3, A) by state. atoms: (2 * BINS, 2).
 
     change_days: how many days of change were seen, by their effective number: a campaign that moves many prices is one day.
@@ -59,7 +59,7 @@ class Table:
         return sticky.Mixture(ladder, self.hazard(features), kinds)
 
 
-def count(panel: Panel, horizon: int) -> Table:
+def count(panel: Panel, horizon: int) -> CountingTable:
     """Count the last 500 days of a panel of positive prices; whatever it sees lies at or before the panel's as-of date.
 
     Baseline and experts ask for the same one: it is kept for as long as the panel is.
@@ -70,7 +70,7 @@ def count(panel: Panel, horizon: int) -> Table:
     return kept[horizon]
 
 
-def _count(panel: Panel, horizon: int) -> Table:
+def _count(panel: Panel, horizon: int) -> CountingTable:
     keep = min(DAYS, len(panel.dates))
     panel = panel.sample(MAX_DAYS // keep, seed=0)
     posted = spells.of(panel, keep)
@@ -86,7 +86,7 @@ def _count(panel: Panel, horizon: int) -> Table:
     )
     total = kinds.sum(axis=0)
     share = (total + 1) / (total.sum() + sticky.CLASSES)
-    return Table(
+    return CountingTable(
         pool=pool,
         lift=(hits + CELL_PRIOR * mean) / (rows + CELL_PRIOR) / mean,
         kinds=(kinds + KIND_PRIOR * share) / (kinds.sum(axis=1, keepdims=True) + KIND_PRIOR),
