@@ -869,6 +869,13 @@ def test_views_name_their_project_and_dataset(cost):
         assert len(tables) == 2 and all(re.fullmatch(r"`test-project`\.`?cost`?\.\S+", word) for word in tables), text
 
 
+def test_the_pages_way_to_the_newest_forecasts_finds_what_the_view_shows(cost):
+    text = re.search(r"```sql\n(.*?)```", (ROOT / "BIGQUERY.md").read_text(encoding="utf-8"), re.S)[1]
+    keys = "variant_id, forecast_date, predicted_price"
+    mine = sorted(stored(cost[0], text.replace("SELECT * FROM FactPrice", f"SELECT {keys} FROM FactPrice")))
+    assert mine == sorted(stored(cost[0], f"SELECT {keys} FROM CurrentPriceForecast")) and len(mine) == 14
+
+
 def test_a_shops_older_forecasts_get_our_columns_keep_their_rows_and_stay_as_they_are(emulator):
     house = at(emulator.host, "older")
     house.client.create_dataset("older")
