@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,12 @@ import pytest
 
 import salesdata
 from conftest import made_run, panel_of, posted_prices, tiny
-from forecastbook import counts, trackrecord
+from forecastbook import counts, provenance, trackrecord
+from forecastbook.runfiles import RunFiles
 from forecastbook.trackrecord import by_horizon, by_vintage, due, record, score
+from forecastbook.trades import SALES
 from forecastbook.warehouse import connect
-from forecastbook.wording import share2
+from forecastbook.wording import percent, share2
 
 H, T, N = 3, 40, 5
 PARAMS = tiny(horizon=H)
@@ -118,10 +121,9 @@ def test_errors_are_those_of_each_point_against_what_came(store):
     assert found["n"].tolist() == both.tolist()
 
 
-def test_a_stock_out_is_left_out_and_errors_of_sales_are_shares_of_what_was_sold(store):
-    params = salesdata.tiny()
+def sold_out(store, t: int = 20):
+    """Sales (6, 30) with a stock-out after week ``t``, whose vintage is published: the panel, the rows published."""
     panel = salesdata.sales_panel(6, 30)
-    t = 20
     y, available = panel.y.copy(), panel.available.copy()
     y[0, t + 1], available[0, t + 1] = 0, False  # not on offer
     y[:, t + 2] = 0  # a week without any sale
@@ -133,6 +135,13 @@ def test_a_stock_out_is_left_out_and_errors_of_sales_are_shares_of_what_was_sold
     rows |= {name: q[:, k] for k, name in enumerate(("q05", "q25", "q50", "q75", "q95"))}
     as_of = panel.dates[t].astype(dt.date)
     store.publish(job="sales", model_id=200, as_of=as_of, run_id="s", table="FactSalesForecast", rows=pa.table(rows))
+    return panel, rows
+
+
+def test_a_stock_out_is_left_out_and_errors_of_sales_are_shares_of_what_was_sold(store):
+    t, params = 20, salesdata.tiny()
+    panel, rows = sold_out(store, t)
+    q = np.stack([rows[name] for name in ("q05", "q25", "q50", "q75", "q95")], axis=1)
     written = score(store, "sales", params, panel)
     assert set(written["metric"]) == {"absolute_error", "absolute_baseline_error", "coverage", "mean_sales"}
     actual, last = counts.sold(panel)[:, t + 1 : t + 4], panel.filled[:, [t]]
@@ -145,6 +154,26 @@ def test_a_stock_out_is_left_out_and_errors_of_sales_are_shares_of_what_was_sold
     held = (q[:, 0].reshape(6, 3) <= actual) & (actual <= q[:, 4].reshape(6, 3))
     assert one["coverage"] == pytest.approx(held[on_offer].mean()) and one["n"] == 17
     assert np.isnan(by_horizon(found)["error"][1]), "no share of nothing"
+
+
+def test_a_report_says_of_the_last_run_what_the_record_says(store, tmp_path):
+    t, params = 20, salesdata.tiny()
+    panel, rows = sold_out(store, t)
+    dates = {"before": panel.dates[t], "now": panel.as_of}
+    for name, day in dates.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"as_of": str(day), "status": "done"}))
+    said = pd.DataFrame(rows).rename(columns={"forecast_date": "ts"}).assign(last_value=1.0, p_sale=0.5)
+    said.to_parquet(tmp_path / "before" / "forecast.parquet")
+    came = {"series_id": np.repeat(panel.ids, 30), "ts": np.tile(panel.dates, 6), "y": panel.y.ravel()}
+    pd.DataFrame(came).assign(available=panel.available.ravel()).to_parquet(tmp_path / "now" / "panel.parquet")
+    since = provenance.since(RunFiles(tmp_path / "now"), RunFiles(tmp_path / "before"), None, SALES)
+    score(store, "sales", params, panel)
+    one = by_vintage(record(store, "sales", params, panel.as_of.astype(dt.date))).iloc[0]
+    assert since["lines"][0] == (
+        f"Of what that run said, {one['n']} values met since what came: mean error {share2(one['error'])}, "
+        f"{percent(one['coverage'])} inside its 90 % band."
+    )
 
 
 def test_a_key_is_found_whether_the_job_then_published_ids_or_hashes(store):

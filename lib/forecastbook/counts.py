@@ -30,12 +30,16 @@ class Demand:
 
 
 def sold(panel: Panel) -> np.ndarray:
-    """(N, T) units sold where they speak of demand: NaN where not observed, and where nothing sold because none was there.
+    """(N, T) units sold where they speak of demand, as ``demand``."""
+    return demand(panel.y, panel.available)
 
-    More returned than sold is demand of zero.
+
+def demand(y: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """Units sold where they speak of demand: NaN where not observed, and where nothing sold because none was there.
+
+    More returned than sold is demand of zero. y, available (bool): arrays of one shape, as is what is returned.
     """
-    censored = ~panel.available & (panel.y <= 0)
-    return np.where(censored, np.nan, np.maximum(panel.y, 0))
+    return np.where(~available & (y <= 0), np.nan, np.maximum(y, 0))
 
 
 def learnable(known: np.ndarray, horizon: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from forecastbook import pages, points, trades
+from forecastbook import counts, pages, points, trades
 from forecastbook.agenda import moves
 from forecastbook.runfiles import RunFiles, dated, scores_of
 from forecastbook.scores import CHANGED
@@ -100,9 +100,9 @@ def quality(run: RunFiles) -> dict:
         day = f"{newest:%-d %B %Y}" if unit == "days" else dated(newest, freq)
         items, values = counted(seen["series_id"].nunique(), "item"), counted(len(seen), "observed value")
         lines.append(f"{items} with {values} over {length}; the newest is of {day}{late}.")
-    counts = {k: v for k, v in (run.manifest.get("rows") or {}).items() if isinstance(v, (int, float))}
-    if counts:
-        rows = [(ROWS.get(k, k.replace("_", " ")), v) for k, v in counts.items()]
+    noted = {k: v for k, v in (run.manifest.get("rows") or {}).items() if isinstance(v, (int, float))}
+    if noted:
+        rows = [(ROWS.get(k, k.replace("_", " ")), v) for k, v in noted.items()]
         named = pd.DataFrame(rows, columns=["what", "rows"])
         tables.append(table(named, caption="Rows in and out"))
     if series is not None and "why" in series:
@@ -193,7 +193,7 @@ def since(run: RunFiles, before: RunFiles | None, head: dict | None, trade: trad
         rows += [("retitled", i, f"{shorten(old[i], 32)} → {shorten(new[i], 32)}") for i in renamed[:10]]
         if rows:
             tables.append(table(pd.DataFrame(rows, columns=["what", "id", "item"]), caption="Items, up to ten of each kind"))
-    came = _what_came(before, run.frame("panel"))
+    came = _what_came(before, run.frame("panel"), trade)
     if came is not None and len(came):
         error, held = came["error"].mean(), came["inside90"].mean() if "inside90" in came else np.nan
         lines.append(
@@ -236,13 +236,16 @@ def since(run: RunFiles, before: RunFiles | None, head: dict | None, trade: trad
     return {"lines": lines or ["The last run left nothing to compare with."], "tables": tables}
 
 
-def _what_came(before: RunFiles, panel: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The last run's forecasts scored on what this run's panel has observed since."""
+def _what_came(before: RunFiles, panel: pd.DataFrame | None, trade: trades.Trade) -> pd.DataFrame | None:
+    """The last run's forecasts scored on what this run's panel has observed since; a stock-out says nothing of demand."""
     forecast = before.frame("forecast")
     if forecast is None or panel is None:
         return None
-    actual = panel[["series_id", "ts", "y"]]
-    return points.errors(forecast.drop(columns=["y"], errors="ignore").merge(actual, on=["series_id", "ts"]))
+    actual = panel[panel["ts"] > pd.Timestamp(before.manifest["as_of"])]
+    if trade is trades.SALES:
+        actual = actual.assign(y=counts.demand(actual["y"].to_numpy(), actual["available"].to_numpy(dtype=bool)))
+    met = forecast.drop(columns=["y"], errors="ignore").merge(actual[["series_id", "ts", "y"]], on=["series_id", "ts"])
+    return points.errors(met)
 
 
 def published(manifest: dict) -> str:
