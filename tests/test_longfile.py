@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from conftest import adds_up, reading
 from forecastbook import longfile, panel, parsing
-from forecastbook.intake import SourceError
+from forecastbook.intake import LISTED, SourceError
 from forecastbook.sources import SOURCES
 
 FILE = SOURCES["file"]
@@ -478,6 +478,21 @@ def test_a_covariate_that_is_no_number_is_left_empty_and_noted(tmp_path):
     intake = read(bare(path, past=["cost"]))
     assert intake.quarantine[["row", "column", "value"]].values.tolist() == [[1, "cost", "cheap"]]
     assert np.isnan(reading(intake, "a", D)["cost"]) and reading(intake, "b", D)["cost"] == 3.5
+
+
+def test_of_a_covariate_without_a_number_the_first_cells_are_listed_and_all_are_counted(tmp_path):
+    """Of each column; rows that are refused are all listed."""
+    more = LISTED + 7
+    rows = [f"i{k},{D},{'x' if k < more else 1},cheap,{'rare' if k % more == 5 else 2}" for k in range(2 * more)]
+    intake = read(bare(text(tmp_path, "\n".join(["sku,day,price,cost,tax", *rows]) + "\n"), past=["cost", "tax"]))
+    reason = f"not a number (wanted {parsing.numbers(False)})"
+    assert {name: n for name, n in intake.counts.items() if reason in name} == {
+        f"quarantined: {reason}": more,
+        f"covariate left empty: {reason}": LISTED + 1,
+        f"covariate left empty: {reason}, not listed": 7,
+    }
+    assert intake.quarantine["column"].value_counts().to_dict() == {"price": more, "cost": LISTED, "tax": 1}
+    assert intake.quarantine.query("column == 'cost'")["row"].tolist() == list(range(more + 1, more + 1 + LISTED))
 
 
 def test_history_days_cuts_the_past(tmp_path):

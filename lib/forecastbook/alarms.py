@@ -83,7 +83,7 @@ def _unread(counts: dict[str, int]) -> str:
         return ""
     return (
         f"{counted(empty, 'value')} of past and future columns are no numbers and were left empty: the models do without them. "
-        "The quarantine says which; numbers, yes and no can be read"
+        "The quarantine names the first of them; numbers, yes and no can be read"
     )
 
 

@@ -25,6 +25,7 @@ UNIT_FACTOR = 100.0  # a price this many times the series' median, or 1/this, is
 UNIT_EVIDENCE = 3  # ... when there are at least so many prices to tell by
 FAR = 5  # years without any row before the first of the others
 REFUSED = 0.2  # share of the rows read above which a warning is given: then the file is probably wrong, not single rows
+LISTED = 1000  # rows that the quarantine names where only a value of theirs is left empty; a column of text would fill it
 UNREAD = ["series_id", "ts"]
 LOST = ["series_id", "title", "rows", "why"]  # columns of the series of which no row could be used
 
@@ -133,27 +134,33 @@ class Sieve:
         if bad.any():
             self.ok &= ~bad
             self.refused.append((reason, np.flatnonzero(bad)))
-            self.note(bad, column, values, reason, "quarantined")
+            self._list(np.flatnonzero(bad), column, values, reason, "quarantined")
 
     def note(self, bad: np.ndarray, column: str, values, reason: str, what: str) -> None:
-        """Write rows into the quarantine file; they go on without that value."""
-        if bad.any():
-            at = np.flatnonzero(bad)
-            cells = values.take(pa.array(at)).to_pylist() if isinstance(values, pa.ChunkedArray) else [values[i] for i in at]
+        """Write rows into the quarantine file; they go on without that value. Listed are the first ``LISTED``, counted all."""
+        self._list(np.flatnonzero(bad), column, values, reason, what, LISTED)
+
+    def _list(self, at: np.ndarray, column: str, values, reason: str, what: str, most: int | None = None) -> None:
+        """Quarantine and count rows (k,), at most so many of them by name."""
+        key, named = f"{what}: {reason}", at[:most]
+        for name, rows in ((key, named), (f"{key}, not listed", at[len(named) :])):
+            if len(rows):
+                self.counts[name] = self.counts.get(name, 0) + len(rows)
+        if len(named):
+            arrow = isinstance(values, pa.ChunkedArray)
+            cells = values.take(pa.array(named)).to_pylist() if arrow else [values[i] for i in named]
             self.parts.append(
                 pd.DataFrame(
                     {
                         "file": self.file,
                         "sheet": None,
-                        "row": pd.array(taken(self.rows, at), dtype="Int64"),
+                        "row": pd.array(taken(self.rows, named), dtype="Int64"),
                         "column": column,
                         "value": [shown(v) for v in cells],
                         "reason": reason,
                     }
                 )
             )
-            key = f"{what}: {reason}"
-            self.counts[key] = self.counts.get(key, 0) + len(at)
 
     def drop(self, bad: np.ndarray, why: str) -> None:
         """Leave rows out that are not wrong, only not wanted: counted, not quarantined."""
