@@ -118,7 +118,7 @@ DRAWING = {
     # the runner
     "doctor": "intake jobs logs params roster schema sources warehouse wording yamlfile",
     "step": "environment files report run",
-    "chain": "files intake jobs logs params roster run sources step trackrecord warehouse",
+    "chain": "files intake jobs logs params roster run sources step trackrecord warehouse wording",
 }
 LAZY = {
     ("models", "lstm"),

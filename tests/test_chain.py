@@ -445,6 +445,18 @@ def test_facts_of_later_days_that_cannot_be_used_are_told_though_nothing_is_to_b
     assert chain.plan(*asked).id == run.id and [line for line in lines if "is DimDate filled so far" in line], lines
 
 
+def test_columns_that_no_model_reads_are_told_when_a_run_is_planned(tmp_path, lines):
+    posted_prices(4, 60).assign(cost=1.0).to_csv(tmp_path / "prices.csv", index=False)
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text(f"publish: {{enabled: false}}\nsource: {{kind: file, path: {tmp_path}/prices.csv, past: [cost]}}\n")
+    asked = ("prices", "", str(tmp_path / "out"), f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])
+    run = chain.plan(*asked)
+    assert len([line for line in lines if "No model of prices reads cost:" in line]) == 1
+    run.note(status="done")
+    lines.clear()
+    assert chain.plan(*asked).id == run.id and not lines
+
+
 def test_a_step_of_a_run_that_was_begun_again_with_other_inputs_is_refused(tmp_path, capfd):
     overlay, out = tmp_path / "own.yaml", tmp_path / "out"
     overlay.write_text("publish: {enabled: false}\nsource: {sample_series: 20}\n")

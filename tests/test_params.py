@@ -391,6 +391,14 @@ def test_covariates_may_not_take_our_names(write, lists, said):
         load(write(f"source: {{kind: file, path: a.csv, {lists}}}"))
 
 
+def test_columns_that_no_model_of_prices_reads_are_known(write):
+    lists = "past: [cost, list_price], future: [promo], static: [brand]"
+    assert load(write(f"source: {{kind: file, path: a.csv, {lists}}}")).unread == ["cost", "promo", "brand"]
+    assert load(write("source: {kind: file, path: a.csv, past: [list_price]}")).unread == []
+    sales = f"source: {{kind: file, path: a.csv, positive: false, {lists}}}\nmodel: {{name: tide}}"
+    assert load(write(sales)).unread == [], "of sales all are read"
+
+
 def test_a_network_of_ratios_needs_positive_values(write):
     with pytest.raises(ParamsError, match="needs values above 0"):
         load(write("source: {kind: file, path: a.csv, positive: false}"))

@@ -888,3 +888,11 @@ def test_a_browser_finds_the_title_unchanged_and_no_script_ran(book, tmp_path):
         dom = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True).stdout
         assert f"<title>{title}</title>" in dom
         assert "<script" not in dom and not re.search(r"<[^>]+\sonerror=", dom)
+
+
+@pytest.mark.parametrize("trade", [PRICES, SALES])
+def test_the_report_says_which_columns_no_model_reads(tmp_path, trade):
+    source = {"kind": "file", "past": ["list_price", "cost"], "static": ["brand"]}
+    lines = provenance.quality(runfiles.RunFiles(make_run(tmp_path, params={"source": source})), trade)["lines"]
+    said = [line for line in lines if "No model" in line]
+    assert [line.partition(":")[0] for line in said] == ["No model of prices reads cost, brand"] * (trade is PRICES)

@@ -329,6 +329,14 @@ def test_the_panel_that_is_read_back_is_the_one_that_was_built(tmp_path):
     assert set(run.manifest["files"]) == {"panel.parquet", "series.parquet", "quarantine.parquet"}
 
 
+def test_a_past_column_that_no_model_reads_is_in_no_panel(tmp_path):
+    frame = posted_prices(4, 60)
+    frame["list_price"], frame["cost"] = frame["y"] * 1.25, frame["y"] / 2
+    run = made_run(tmp_path, tiny(source={"kind": "file", "path": "x", "past": ["cost", "list_price"]}), frame)
+    same(run.panel(), build(frame, "D", frame["ts"].max(), past=["list_price"], horizon=7))
+    assert "cost" in pd.read_parquet(run.dir / "panel.parquet"), "what was read is kept"
+
+
 def test_values_known_ahead_are_kept_apart_and_the_panel_holds_no_later_row(tmp_path):
     source = {"kind": "file", "path": "x", "future": ["promo"], "static": ["brand"]}
     frame = posted_prices(4, 60).assign(brand="b")

@@ -23,6 +23,7 @@ from forecastbook.logs import log_to
 from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.step import CELL_TIMEOUT, MARK, StepError, Stopped, execute
+from forecastbook.wording import unread
 
 log = logging.getLogger("forecastbook")
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,10 @@ def plan(job: str, as_of: str, out: str, url: str, overlays: list[str], force: b
     tuned = winner if params.tune.use else None
     run = runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, tuned=tuned, force=force)
     ledger = asked.store.ledger().to_pylist() if params.publish.enabled else []
-    if run.manifest["status"] == "done":  # else ingest says so
+    if run.manifest["status"] != "done":
+        if said := unread(params.unread, params.trade.things, params.trade.reads):
+            log.warning("%s", said)
+    else:  # an unfinished one is told by its ingest
         for said in asked.source.unused(params.source, asked.store, date):
             log.warning("%s", said)
     newest = max((entry["as_of"] for entry in ledger if entry["job"] == job), default=date)

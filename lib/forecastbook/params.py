@@ -434,6 +434,11 @@ class Params(Section):
         return TRADES[self.model.name]
 
     @property
+    def unread(self) -> list[str]:
+        """Columns of the source that no model of the job reads."""
+        return self.trade.unread(self.source.past, self.source.future, self.source.static)
+
+    @property
     def levels(self) -> list[float]:
         """All quantile levels that are forecast, rising: ``quantiles`` and ``service_levels``."""
         return sorted({*self.quantiles, *self.service_levels})

@@ -28,6 +28,7 @@ from forecastbook.wording import (
     shorten,
     span,
     the,
+    unread,
 )
 
 ROWS = {  # file of a run -> what a row of it is
@@ -85,7 +86,7 @@ def safe_csv(frame: pd.DataFrame) -> str:
     return out.to_csv(index=False, lineterminator="\r\n", date_format="%Y-%m-%d")
 
 
-def quality(run: RunFiles) -> dict:
+def quality(run: RunFiles, trade: trades.Trade) -> dict:
     """What the data hold, which items were left out and why, and which rows were set aside."""
     series, quarantine, panel, forecast = (run.frame(n) for n in ("series", "quarantine", "panel", "forecast"))
     lines, tables = [], []
@@ -138,6 +139,9 @@ def quality(run: RunFiles) -> dict:
     if stale is not None and len(stale):
         have = "has" if len(stale) == 1 else "have"
         lines.append(f"{counted(len(stale), 'item')} {have} not been observed for more than 14 days.")
+    source = (run.manifest.get("params") or {}).get("source") or {}
+    if idle := trade.unread(*(source.get(kind) or [] for kind in ("past", "future", "static"))):
+        lines.append(unread(idle, trade.things, trade.reads))
     tally = run.manifest.get("counts") or {}
     if again := tally.get("duplicates resolved"):
         other = tally.get("duplicates with another value", 0)

@@ -228,9 +228,10 @@ def build(intake, params: Params, as_of: dt.date) -> panels.Panel:
 
 
 def _covariates(params: Params) -> dict:
-    """What a panel of the job holds beside its values, and how far ahead."""
-    source = params.source
-    return {"past": source.past, "future": source.future, "static": source.static, "horizon": params.horizon}
+    """What a panel of the job holds beside its values, and how far ahead; no past column that nobody reads."""
+    source, unread = params.source, params.unread
+    past = [name for name in source.past if name not in unread]
+    return {"past": past, "future": source.future, "static": source.static, "horizon": params.horizon}
 
 
 def _typed(table: pa.Table) -> pa.Table:

@@ -54,7 +54,7 @@ def render_run(directory: str | Path) -> Path:
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
         "track": evidence.track(run, trade, scored),
         "downloads": provenance.downloads(run, due["plan"] if due and trade is SALES else None),
-        "quality": provenance.quality(run),
+        "quality": provenance.quality(run, trade),
         "agenda": due,
         "since": provenance.since(run, previous(run), head, trade),
         "provenance": provenance.making(run),

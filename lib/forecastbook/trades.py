@@ -56,11 +56,16 @@ class Trade:
     weight: float  # of the mean pinball loss in it
     metric: str  # column of points that leads a figure: 'error' or 'loss'
     families: dict[str, tuple[str, str]]  # network -> model_name, model_type in DimModel
+    reads: tuple[str, ...] | None = None  # past covariates that its models read, and no others; None: all that there are
 
     def happened(self, y, last) -> np.ndarray:
         """1.0 where the event came, 0.0 where not, NaN where not known. y: (N, H) or (n,); last: (N,) or (n,)."""
         y = np.asarray(y, float)
         return scores.changed(y, last) if self is PRICES else np.where(np.isnan(y), np.nan, y > 0)
+
+    def unread(self, past: Iterable[str], future: Iterable[str], static: Iterable[str]) -> list[str]:
+        """Of the columns that a source brings beside the values, those that no model of the trade reads."""
+        return [] if self.reads is None else [*(name for name in past if name not in self.reads), *future, *static]
 
     def sizes(self, y, last) -> np.ndarray:
         """What the error of each point is divided by, (n,): its last price, of sales the mean of all; NaN where that is 0."""
@@ -99,6 +104,7 @@ PRICES = Trade(
     weight=1.0,
     metric="error",
     families={"lstm": ("LSTM_Price_Forecaster", "LSTM_Seq2Seq")},
+    reads=("list_price",),
 )
 SALES = Trade(
     name="sales",

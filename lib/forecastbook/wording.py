@@ -145,6 +145,16 @@ def the(models) -> str:
     return f"{', '.join(first[1:])} and {last}" if first[1:] else last
 
 
+def unread(names: list[str], things: str, reads) -> str:
+    """That no model reads some columns, in a sentence; '' for none. things: what is forecast; reads: what models do read."""
+    if not names:
+        return ""
+    return (
+        f"No model of {things} reads {', '.join(names)}: named in the params, and without effect on a forecast. Of all that "
+        f"stands beside them they read the past column {', '.join(reads)} alone."
+    )
+
+
 def period_name(freq: str) -> str:
     """What periods of a pandas frequency are called: 'days', 'weeks', 'months', 'quarters', else 'periods'."""
     return {"D": "days", "W": "weeks", "M": "months", "Q": "quarters"}.get(freq[:1], "periods")
