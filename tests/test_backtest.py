@@ -87,6 +87,35 @@ def test_it_is_trained_as_often_as_asked_and_wherever_nobody_speaks_yet(record, 
     assert [k for k, at in enumerate(record) if at.date in trained] == [0, 1, 2, 3, 6] and len(trained) == 5
 
 
+def test_a_replay_tells_where_it_is_if_the_panel_is_large(panel, record, lines, monkeypatch):
+    """Each origin that trains, before it does, and others after a silence; a small job says nothing."""
+    params = tiny(**OPEN)
+    monkeypatch.setattr(backtest, "train", lambda *asked: None)
+    backtest.rolling(panel, params)
+    assert not lines
+    monkeypatch.setattr(backtest, "LARGE", panel.y.size)
+    monkeypatch.setattr(backtest, "train", lambda view, *rest: lines.append(f"trains {view.as_of}"))
+    backtest.rolling(panel, params)
+    dates = [at.date for at in record]
+    wanted = [(f"INFO origin {i} of {len(dates)}, {day}: training", f"trains {day}") for i, day in enumerate(dates, 1)]
+    assert lines == [line for pair in wanted for line in pair]
+    lines.clear()
+    monkeypatch.setattr(backtest, "SILENCE", -1.0)
+    monkeypatch.setattr(backtest, "train", lambda *asked: Silent())
+    backtest.rolling(panel, params)
+    assert [i for i, line in enumerate(lines) if line.endswith(": training")] == [0, 6] and len(lines) == len(dates) == 13
+    assert all(line.endswith(": asking") for i, line in enumerate(lines) if i not in (0, 6))
+
+
+class Silent:
+    """A trained model that has nothing to say."""
+
+    network = None
+
+    def forecasts(self, *asked) -> dict:
+        return {}
+
+
 def test_evidence_is_asked_of_a_sample_of_the_series_alone(panel, monkeypatch):
     monkeypatch.setattr(backtest, "WITNESSES", 5)
     params = tiny(backtest={"origins": 2}, model={"epochs": 1})
