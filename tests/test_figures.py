@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 
-from forecastbook import calibrationfigures, figures, points, scorefigures, style, wording
+from forecastbook import calibrationfigures, demand, figures, gbm, points, scorefigures, style, wording
 from forecastbook.wording import percent
+from salesdata import sales_panel
 
 HOSTILE = {
     "p000": "<script>document.title='owned'</script>",
@@ -382,11 +385,34 @@ def test_dollars_are_never_maths_and_titles_are_cut_for_display(panel, forecast)
 def test_what_the_experts_look_at_is_attention_where_there_is_some_else_the_trees_features():
     weights = np.full((7, 30), 1 / 30)
     trees, none = figures.looks(importance(), np.empty((0, 0))), figures.looks(importance()[:0], np.empty((0, 0)))
-    assert trees._suptitle.get_text() == "The trees look first at age, to mode90, feature 0"
-    assert [t.get_text() for t in trees.axes[0].get_yticklabels()][:2] == ["age", "to mode90"]
+    lead = ["days at this price", "distance to the usual price of 90 days", "feature 0"]
+    assert " ".join(trees._suptitle.get_text().split()) == f"The trees look first at: {' · '.join(lead)}"
+    assert [t.get_text() for t in trees.axes[0].get_yticklabels()][:3] == lead
     assert [bar.get_width() for bar in trees.axes[0].patches] == list(importance()["share"][:10]), "the ten that matter most"
     assert figures.looks(importance(), weights).png(50) == figures.attention(weights).png(50)
     assert "No trees were grown" in words(none)
+
+
+def test_every_feature_of_the_trees_has_plain_words_of_its_own():
+    panel = sales_panel(40, 110)
+    N, T = panel.y.shape
+    columns = ("price", "list_price", "promotion", "stock_age")
+    panel = replace(panel, past=np.ones((N, T, 4)), past_names=columns, future=np.ones((N, T + 4, 1)), future_names=("hot",))
+    panel = replace(panel, available=panel.available & (np.arange(T) != 60))
+    panel = replace(panel, titles=np.array(["Blue tea"] * 8 + ["Rye"] * (N - 8), object))
+    panel = replace(panel, static=np.full((N, 1), "Jazz", object), static_names=("style",))
+    signals = demand.of(panel, 2, {"style": ["Jazz"]})
+    later = demand.ahead(panel, 2, 2, signals.scale, yearly=True)[1]
+    assert {"trend_words", "offered_4", "past_stock_age_level", "growth", "quantile_0.9"} <= set(signals.names)
+    for features in (gbm.NAMES, [*signals.names, *later]):
+        said = [wording.feature_name(name) for name in features]
+        assert len(said) == len(set(said)) and max(map(len, said)) <= 50
+        own = {"style"}  # a column of the job
+        for name, words_ in zip(features, said, strict=True):
+            known = name in wording.FEATURES or any(re.fullmatch(p, name) for p in wording.KINDS)
+            assert (known or name in own) and not re.search(r"_|[a-z]\d", words_), name
+    assert wording.feature_name("quantile_0.75") == "75 % quantile of recent sales"
+    assert wording.feature_name("trend_cover_type") == "how its cover type sells lately"
 
 
 def test_a_notebook_gets_a_picture_with_its_alt_text(panel):

@@ -30,7 +30,7 @@ from forecastbook.style import (
     whole_ticks,
 )
 from forecastbook.trades import PRICES, Trade
-from forecastbook.wording import CHANGE, EARLY, counted, percent, period_name, share0, signed, span
+from forecastbook.wording import CHANGE, EARLY, counted, feature_name, percent, period_name, share0, signed, span
 
 
 def _edged(y: pd.Series) -> pd.Series:
@@ -421,11 +421,12 @@ def features(importance: pd.DataFrame, top: int = 10) -> Figure:
     if importance.empty:
         return nothing("No trees were grown")
     first = importance.head(top)
-    lead = ", ".join(str(f).replace("_", " ") for f in first["feature"].head(3))
-    fig, axes = canvas(f"The trees look first at {lead}", size=(8.2, 0.9 + 0.27 * len(first)))
+    called = [feature_name(str(f)) for f in first["feature"]]
+    lead = " · ".join(called[:3])
+    fig, axes = canvas(f"The trees look first at: {lead}", size=(8.2, 0.9 + 0.27 * len(first)))
     ax = axes[0, 0]
     ax.barh(range(len(first)), first["share"], color=[BLUE] * 3 + [PALE] * (len(first) - 3), height=0.66)
-    ax.set_yticks(range(len(first)), [str(f).replace("_", " ") for f in first["feature"]])
+    ax.set_yticks(range(len(first)), [plain(name, 56) for name in called])
     ax.invert_yaxis()
     percent_axis(ax.xaxis)
     ax.set_xlabel("share of the loss that its splits saved")

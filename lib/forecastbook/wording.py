@@ -29,6 +29,78 @@ NAMES = {
     "auto_ets": "AutoETS",
 }
 
+FEATURES = {  # of ``spells`` and ``demand``, as a reader knows them; those that are many of a kind are in ``KINDS``
+    "age": "days at this price",
+    "observations": "times seen at this price",
+    "previous_length": "days at the price before",
+    "age_to_previous_length": "days at this price against the one before",
+    "never_changed": "price never changed so far",
+    "to_previous": "distance to the price before",
+    "to_previous2": "distance to the price before the last two",
+    "below_usual": "price below its usual level",
+    "above_usual": "price above its usual level",
+    "gap": "days since it was last seen",
+    "last_direction": "direction of the last change",
+    "last_step": "change on this very day",
+    "observed": "seen on this very day",
+    "to_list": "distance to the list price",
+    "list_known": "list price is known",
+    "ahead": "how far ahead",
+    "mondays_passed": "Mondays until then",
+    "on_monday": "it is for a Monday",
+    "on_weekend": "it is for a weekend",
+    "on_friday": "it is for a Friday",
+    "level": "recent level of sales",
+    "length": "periods known so far",
+    "rate": "how often it sells",
+    "rate_fast": "how often it sells lately",
+    "last_0": "sales of the last period",
+    "since_sale": "periods since the last sale",
+    "interval": "periods between sales",
+    "size": "mean amount of a sale",
+    "variation": "how much sales vary",
+    "mean_all": "mean sales of all periods",
+    "growth": "sales against a season ago",
+    "trend": "how all items sell lately",
+    "trend_items": "how the usual item sells lately",
+    "trend_words": "how items of like titles sell lately",
+    "year_ago": "sales a season ago",
+    "year_ago_5": "sales around a season ago",
+    "season_sin": "time of the season (sine)",
+    "season_cos": "time of the season (cosine)",
+    "price": "price",
+    "price_usual": "price against its usual level",
+    "price_step": "price against the period before",
+    "price_list": "price against the list price",
+    "price_list_usual": "usual price against the list price",
+    "promotion": "promotion",
+    "promotion_4": "promotions of 4 periods",
+    "offered": "on offer",
+    "quantile_1.0": "largest recent sales",
+}
+KINDS = {  # the pattern of a name -> words around what its groups hold
+    r"to_mode(\d+)": "distance to the usual price of {} days",
+    r"to_max(\d+)": "distance to the highest price of {} days",
+    r"to_min(\d+)": "distance to the lowest price of {} days",
+    r"share_mode(\d+)": "share of {} days at the usual price",
+    r"rate(\d+)": "changes in {} days",
+    r"mean_step(\d+)": "size of the changes in {} days",
+    r"seen(\d+)": "share of {} days it was seen on",
+    r"last_(\d+)": "sales {} before the last period",
+    r"mean_(\d+)": "mean sales of {} periods",
+    r"zeros_(\d+)": "share of {} periods without a sale",
+    r"offered_(\d+)": "share of {} periods on offer",
+    r"recent_(0\.\d+)": "sales, a new period weighing {:.0%}",
+    r"steady_(0\.\d+)": "sales without peaks, a new period weighing {:.0%}",
+    r"quantile_(0\.\d+)": "{:.0%} quantile of recent sales",
+    r"trend_(.+)": "how its {} sells lately",
+    r"past_(.+)_recent": "recent {} against its mean",
+    r"past_(.+)_level": "mean {}",
+    r"past_(.+)": "{} against its mean",
+    r"future_(.+)_step": "change of {} until then",
+    r"future_(.+)": "{} at that time",
+}
+
 EARLY = "stopped early"  # what a trial of a search is that others had left behind before it had come to its end
 
 
@@ -137,6 +209,17 @@ def size(n: float) -> str:
 def model_name(model: str, champion: str = NAMES["champion"]) -> str:
     """The readable name of a model. champion: what that one is called, before there is one."""
     return champion if model == "champion" else NAMES.get(model, shorten(str(model).replace("_", " "), 38))
+
+
+def feature_name(feature: str) -> str:
+    """What a feature of the trees is in plain words; a column of the job's own keeps its name."""
+    if feature in FEATURES:
+        return FEATURES[feature]
+    for pattern, words in KINDS.items():
+        if found := re.fullmatch(pattern, feature):
+            held = found[1]
+            return words.format(float(held) if "%" in words else held.replace("_", " ")).replace("%", " %")
+    return feature.replace("_", " ")
 
 
 def the(models) -> str:
