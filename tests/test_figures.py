@@ -529,6 +529,12 @@ def test_one_of_a_thing_is_not_written_as_many(panel, forecast, backtest):
     one = forecast[forecast["series_id"] == "v0010"].assign(p_change=0.9)
     assert figures.moves(one).alt.startswith("1 of 1 price is more likely")
     assert figures.fans(panel, one[one["horizon"] == 1]).alt.startswith("The next 1 day.")
+    single = panel[panel["series_id"] == "v0010"]
+    assert figures.coverage_over_time(single).alt.startswith("The one series is observed on 8")
+    pair = panel[panel["series_id"].isin(["v0010", "v0011"])].assign(y=lambda f: f["y"].where(f["series_id"] == "v0010"))
+    assert "Of 2 series 1 is observed on a typical day" in figures.coverage_over_time(pair).alt
+    sure = backtest[backtest["model"] == "published"].head(1).assign(p_change=0.9, y=5.0, last_value=4.0)
+    assert calibrationfigures.reliability(sure).alt == "Called more likely than not once, a change came"
     assert "had lasted 1 day or less" in words(figures.spells([1, 1])) and "even over 1 day:" in figures.attention([1.0]).alt
 
 

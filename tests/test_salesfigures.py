@@ -135,8 +135,11 @@ def test_a_single_point_silence_and_frames_with_few_columns_draw(backtest, plan)
             assert draw(frame).png(50)
     assert "No forecast met periods with sales" in told(calibrationfigures.by_event(backtest.assign(y=backtest["y"] * 0)))
     none = shop(3).assign(interval=np.nan, cv2=np.nan, demand_class="silent")
+    one = shop(1).assign(interval=1.0, cv2=0.0, demand_class="smooth")
+    assert told(salesfigures.demand_map(one)) == "The one item sells steadily"
+    assert told(salesfigures.demand_map(one.assign(demand_class="silent"))) == "The one item has not sold yet"
     assert told(salesfigures.demand_map(none)) == "100 % of 3 items have not sold yet" and salesfigures.demand_map(none).png(50)
-    assert salesfigures.demand_map(shop(1).assign(interval=1.0, cv2=0.0, demand_class="smooth")).png(50)
+    assert salesfigures.demand_map(one).png(50)
     assert salesfigures.reorder(plan.head(1)).png(50)
 
 
@@ -144,6 +147,7 @@ def test_the_map_says_which_kind_is_most_common():
     series = shop(10).assign(interval=2.0, cv2=0.1, demand_class=["intermittent"] * 6 + ["smooth"] * 3 + ["silent"])
     fig = salesfigures.demand_map(series)
     assert told(fig) == "60 % of 10 items sell now and then, in even amounts; 10 % have not sold yet"
+    assert "weeks from one sale to the next" in words(salesfigures.demand_map(series, units="weeks"))
     assert {"smooth\n30 %", "intermittent\n60 %", "erratic\n0 %", "lumpy\n0 %"} <= {t.get_text() for t in fig.axes[0].texts}
 
 

@@ -97,6 +97,8 @@ def reliability(frame: pd.DataFrame, model: str = "published") -> Figure:
     if sure.any():
         times = counted(int(sure.sum()), "time")
         title = f"Called more likely than not {times}, {trade.called.lower()} came in {percent(came[sure].mean())} of them"
+        if sure.sum() == 1:
+            title = f"Called more likely than not once, {trade.called.lower()} {'came' if came[sure].all() else 'did not come'}"
     fig, axes = canvas(title, size=(8.2, 3.6))
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))

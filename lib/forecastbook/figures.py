@@ -30,7 +30,7 @@ from forecastbook.style import (
     whole_ticks,
 )
 from forecastbook.trades import PRICES, Trade
-from forecastbook.wording import CHANGE, EARLY, counted, feature_name, percent, period_name, share0, signed, span
+from forecastbook.wording import CHANGE, EARLY, counted, feature_name, percent, period_name, share0, signed, span, within
 
 
 def _edged(y: pd.Series) -> pd.Series:
@@ -59,12 +59,12 @@ def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, fre
     gap = 1 - sum(g["y"].notna().sum() for g in groups.values()) / sum(len(d) for d in days)
     changed = percent(np.mean(kept > CHANGED) if len(kept) else 0.0)
     who = "This price" if len(groups) == 1 else f"These {len(groups)} prices"
-    unit = period_name(freq)
-    title = f"{who} changed in {changed} of observed {unit}; {percent(max(gap, 0))} of {unit} have no observation ({CHANGE})"
+    unit, on = period_name(freq), within(freq)
+    title = f"{who} changed {on} {changed} of observed {unit}; {percent(max(gap, 0))} of {unit} have no observation ({CHANGE})"
     if trade is trades.SALES:
         silent = np.mean(np.concatenate([g["y"].dropna() for g in groups.values()]) == 0)
         whose = "this item" if len(groups) == 1 else f"these {len(groups)} items"
-        title = f"In {share0(silent)} of the periods of {whose} nothing was sold"
+        title = f"{on.capitalize()} {share0(silent)} of the {unit} of {whose} nothing was sold"
     cols = min(3, len(groups))
     rows = -(-len(groups) // cols)
     fig, axes = canvas(title, rows=rows, cols=cols, size=(8.2, 0.6 + 1.75 * rows), sharex=True)
@@ -126,7 +126,10 @@ def coverage_over_time(frame: pd.DataFrame, freq: str = "D") -> Figure:
     daily = daily.reindex(pd.date_range(daily.index.min(), daily.index.max(), freq=freq), fill_value=0)
     total, typical = frame["series_id"].nunique(), daily.median()
     one = period_name(freq).removesuffix("s")
-    title = f"Of {total:,} series {typical:,.0f} are observed in a typical {one} ({percent(typical / total)})"
+    verb = "is" if round(typical) == 1 else "are"
+    title = f"Of {total:,} series {typical:,.0f} {verb} observed {within(freq)} a typical {one} ({percent(typical / total)})"
+    if total == 1:
+        title = f"The one series is observed {within(freq)} {share0((daily > 0).mean())} of the {period_name(freq)}"
     fig, axes = canvas(title, size=(8.2, 2.7))
     ax = axes[0, 0]
     steps = _edged(daily)

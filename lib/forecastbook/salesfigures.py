@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from forecastbook.counts import ADI, CLASSES, CV2
@@ -31,8 +32,10 @@ DASHED = (0, (4, 3))
 
 
 @drawn
-def demand_map(series: pd.DataFrame) -> Figure:
-    """How often items sell against how much the amounts vary. series: interval (periods), cv2, demand_class."""
+def demand_map(series: pd.DataFrame, units: str = "periods") -> Figure:
+    """How often items sell against how much the amounts vary. series: interval (periods), cv2, demand_class; units: of a
+    period.
+    """
     kinds = series["demand_class"].astype(str) if len(series) else pd.Series(dtype=str)
     kinds = kinds[kinds.isin(CLASSES)]
     share = kinds.value_counts(normalize=True).reindex(CLASSES, fill_value=0.0)
@@ -40,15 +43,20 @@ def demand_map(series: pd.DataFrame) -> Figure:
         return nothing("No item has a known demand yet")
     most = share.idxmax()
     title = f"{share0(share[most])} of {counted(len(kinds), 'item')} {HABITS[most]}"
+    if len(kinds) == 1:
+        title = f"The one item {HABITS[most].replace('sell ', 'sells ').replace('have ', 'has ')}"
     title += f"; {share0(share['silent'])} have not sold yet" if share["silent"] and most != "silent" else ""
     x, y = series["interval"].to_numpy(float), series["cv2"].to_numpy(float)
     seen = np.isfinite(x) & np.isfinite(y) & (x > 0)
     x, y = x[seen], np.maximum(y[seen], 0)
     right, top = (max(least, 1.1 * np.quantile(v, 0.995)) if len(v) else least for least, v in ((10.0, x), (1.2, y)))
-    alt = "Average demand interval against CV² of the amounts: " + ", ".join(f"{k} {share0(v)}" for k, v in share.items())
+    alt = "Average demand interval against the squared variation of the amounts: " + ", ".join(
+        f"{k} {share0(v)}" for k, v in share.items()
+    )
     fig, axes = canvas(title, f"{title}. {alt}.", size=(8.2, 4.2))
     ax = axes[0, 0]
-    ax.plot(np.minimum(x, right), np.minimum(y, top), "o", color=BLUE, ms=4.5, mew=0, alpha=0.5 if len(x) < 500 else 0.25)
+    fine = min(1.0, (500 / max(len(x), 1)) ** 0.25)  # of thousands of items no blob
+    ax.plot(np.minimum(x, right), np.minimum(y, top), "o", color=BLUE, ms=4.5 * fine, mew=0, alpha=max(0.5 * fine, 0.12))
     ax.axvline(ADI, color=INK, lw=1)
     ax.axhline(CV2, color=INK, lw=1)
     corners = {"smooth": (0, 0), "intermittent": (1, 0), "erratic": (0, 1), "lumpy": (1, 1)}
@@ -62,19 +70,19 @@ def demand_map(series: pd.DataFrame) -> Figure:
             ha="right" if side else "left",
             va="top" if up else "bottom",
             fontweight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],  # a box would hide what lies behind
         )
     ax.set_xscale("log")
     ax.set_xlim(0.66, right * 1.06)
-    ax.set_ylim(-0.04 * top, top * 1.03)
+    ax.set_ylim(-0.16 * top, top * 1.03)  # names of the lower kinds stand below the points
     ticks = [t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= right]
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.minorticks_off()
     beyond = int(((y > top) | (x > right)).sum())
     edge = f"; {beyond:,} beyond are drawn at the edge" if beyond else ""
-    ax.set_xlabel(f"average demand interval, periods (log scale); cut at {ADI}")
-    ax.set_ylabel(f"CV² of the amounts sold; cut at {CV2}")
+    ax.set_xlabel(f"{units} from one sale to the next, on average (log scale); cut at {ADI}")
+    ax.set_ylabel(f"unevenness of the amounts sold:\n(standard deviation / mean)², cut at {CV2}")
     ax.set_title(f"{counted(len(x), 'item')} that {'has' if len(x) == 1 else 'have'} sold{edge}", color=GREY)
     return fig
 

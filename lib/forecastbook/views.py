@@ -19,7 +19,7 @@ from forecastbook.wording import CHANGE, change, labels, model_name, percent, pe
 def character(panel: Panel, series: pd.DataFrame, params: Params) -> Figure:
     """What decides how much there is to forecast: how long a price lasts; how often and how evenly an item sells."""
     if params.trade is SALES:
-        return salesfigures.demand_map(series)
+        return salesfigures.demand_map(series, units=period_name(params.freq))
     return figures.spells(panel.spells(), unit=period_name(params.freq))
 
 

@@ -243,6 +243,11 @@ def period_name(freq: str) -> str:
     return {"D": "days", "W": "weeks", "M": "months", "Q": "quarters"}.get(freq[:1], "periods")
 
 
+def within(freq: str) -> str:
+    """The preposition of a period: 'on' a day, 'in' a week."""
+    return "on" if period_name(freq) == "days" else "in"
+
+
 def ahead(horizons, unit: str) -> str:
     """Which horizons were tested: '7 days ahead', '1 to 7 days ahead', '3 of the first 14 days ahead'."""
     first, last, n = min(horizons), max(horizons), len(horizons)
