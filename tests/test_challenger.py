@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import LEVELS, day, made_run, posted_prices, tiny
+from conftest import LEVELS, day, made_run, posted_panel, posted_prices, tiny
 from forecastbook import backtest, challenger, experts, gbm, lstm, models, roster, tide_model
 
 PLAIN = {"attention": False, "window": "single"}
@@ -82,7 +82,7 @@ def test_base_none_is_a_cold_start_whoever_is_champion(runs_at):
     crowned(runs_at("2024-03-10"))
     run = runs_at("2024-03-15", finetune={"base": "none"})
     start = challenger.start(run, run.panel())
-    assert start.kind == "cold" and "finetune.base is none" in start.said
+    assert start.kind == "cold" and "a start from nothing (finetune.base: none)" in start.said
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,13 @@ def test_a_champion_of_another_architecture_is_a_cold_start(runs_at, name, value
     assert start.kind == "cold" and start.model is None and start.rival is not None and "another architecture" in start.said
     assert f"{name} " in start.said and f"-> {value}" in start.said and any("another architecture" in line for line in lines)
     assert challenger.train(start, run.panel(), run.params).hyper[name] == value
+
+
+@pytest.mark.parametrize(("freq", "held", "words"), [("D", 14, "days; the last 14 are"), ("MS", 1, "months; the last is")])
+def test_a_start_from_nothing_says_how_long_the_history_is_and_what_is_held_out(freq, held, words):
+    params = tiny(freq=freq, finetune={"validation_days": held, "base": "none"})
+    said = challenger._anew(posted_panel(3, 60), params, "why").said
+    assert said == f"Cold start: why. The network learns from nothing on 60 {words} held out to judge it."
 
 
 def test_a_champion_that_is_a_baseline_is_a_cold_start(runs_at):
@@ -136,8 +143,9 @@ def test_a_first_run_of_the_shipped_shape_starts_from_it_on_all_of_the_history(r
     panel = run.panel()
     start = challenger.start(run, panel)
     assert start.kind == "shipped" and start.rival is start.model and start.model.info["id"] == models.SHIPPED
-    said = f"Fine-tuned from the base network that comes with forecastbook on all {len(panel.dates)} periods: "
-    assert start.said == said + "no earlier run has left a champion."
+    said = f"The base network that comes with forecastbook is fine-tuned on {len(panel.dates)} days; the last "
+    said += f"{run.params.finetune.validation_days} are held out to judge it: no earlier run has left a champion."
+    assert start.said == said
     child = challenger.train(start, panel, run.params)
     assert child.info["parent"] == models.SHIPPED and child.info["trained_from"] == str(panel.dates[0])
     assert challenger.start(runs_at("2024-03-10", **BASE, finetune={"base": "none"}), panel).kind == "cold"
@@ -178,6 +186,8 @@ def test_a_winner_of_a_search_that_loses_its_duel_is_not_trained_again(runs_at, 
     run.note(tuned=chosen)
     start = challenger.start(run, run.panel())
     assert start.kind == "cold" and start.rival is not None
+    assert "make tune has chosen since the champion of 2024-03-10" in start.said and "another architecture" not in start.said
+    assert ("hidden_size 8 -> 6" in start.said) == ("hidden_size" in chosen)
     child = challenger.train(start, run.panel(), run.params)
     said = challenger.settle(run, run.panel(), start, child, outcome(challenger=0.3, champion=0.2, last_value=0.4))
     assert "Rolled back" in said and run.champion()["as_of"] == "2024-03-10", "a run never starts from its own date"

@@ -19,7 +19,7 @@ from forecastbook.params import Params
 from forecastbook.roster import trainable
 from forecastbook.run import Run
 from forecastbook.trades import SALES
-from forecastbook.wording import change, model_name, share1
+from forecastbook.wording import change, model_name, period_name, share1, span
 
 SERIES = 2000  # that a duel is fought over, a seeded sample of a larger panel
 
@@ -66,7 +66,8 @@ def start(run: Run, panel: Panel) -> Start:
         return Start("checkpoint", given, f"Fine-tuned from the checkpoint {base}.", Path(base), given)
     champion = run.champion() if base in ("champion", "anew") else None
     if champion is None:
-        return _anew(panel, params, "finetune.base is none" if base == "none" else "no earlier run has left a champion")
+        asked = "the params ask for a start from nothing (finetune.base: none)"
+        return _anew(panel, params, asked if base == "none" else "no earlier run has left a champion")
     path = run.home / champion["path"]
     model = models.load(path)
     if isinstance(model, models.Baseline):
@@ -74,28 +75,33 @@ def start(run: Run, panel: Panel) -> Start:
     if not models.made_by(params.model.name, model):
         return _anew(panel, params, f"the champion of {champion['as_of']} is a model of something else")
     if base == "anew":
-        return _anew(panel, params, "finetune.base is anew", path, model)
+        return _anew(panel, params, "the params ask for a new network each time (finetune.base: anew)", path, model)
     wanted, tuned = backtest.hyper(params), run.manifest.get("tuned")
     met = tuned if tuned and tuned == champion.get("tuned") else {}  # made with it, or better than what was
     fixed = [k for k in models.shape(params.model.name) if k not in met]
-    other = [f"{k} {model.hyper[k]} -> {wanted[k]}" for k in fixed if wanted[k] not in (None, model.hyper[k])]  # None: as it is
+    other = [k for k in fixed if wanted[k] not in (None, model.hyper[k])]  # None: as it is
+    its = f"the champion of {champion['as_of']}"
+    chosen = f"make tune has chosen since {its}"
     if other:
-        why = f"the champion of {champion['as_of']} has another architecture ({', '.join(other)})"
+        said = ", ".join(f"{k} {model.hyper[k]} -> {wanted[k]}" for k in other)
+        found = set(other) <= set(tuned or ())  # else the params ask for it
+        why = f"{chosen if found else f'{its} has another architecture'} ({said})"
         log.warning("a new network is trained: %s", why)
         return _anew(panel, params, why, path, model)
     if tuned and not met:
-        return _anew(panel, params, f"make tune has chosen since the champion of {champion['as_of']}", path, model)
+        return _anew(panel, params, chosen, path, model)
     said = f"Fine-tuned from the champion of {champion['as_of']} ({champion['run_id']})."
     return Start("champion", model, said, path, model)
 
 
 def _anew(panel: Panel, params: Params, why: str, path: Path | None = None, rival=None) -> Start:
     """A start without a champion to go on from: the shipped base, or nothing."""
-    base = backtest.shipped(params)
+    base, unit, held = backtest.shipped(params), period_name(params.freq), params.finetune.validation_days
+    last = "last is" if held == 1 else f"last {held:,} are"
+    on = f"on {span(len(panel.dates), unit)}; the {last} held out to judge it"
     if base is None:
-        said = f"Cold start: {why}, so the network was trained from nothing on all {len(panel.dates)} periods."
-        return Start("cold", None, said, path, rival)
-    said = f"Fine-tuned from the base network that comes with forecastbook on all {len(panel.dates)} periods: {why}."
+        return Start("cold", None, f"Cold start: {why}. The network learns from nothing {on}.", path, rival)
+    said = f"The base network that comes with forecastbook is fine-tuned {on}: {why}."
     return Start("shipped", base, said, path, rival or base)
 
 

@@ -129,8 +129,8 @@ def _superseded(run: RunFiles) -> list[Markup]:
 def _warnings(run: RunFiles, state: str, tone: str, untested: str) -> list[str]:
     """What is wrong with no part of the run, and yet to be known before it is read."""
     said = [*_superseded(run), *([f"This run is not finished: {state}."] if tone == "watch" else [])]
-    if (run.manifest.get("gate") or {}).get("cold_start"):
-        said.append("First run: there was no model to start from, so it was trained on the full history.")
+    if (gate := run.manifest.get("gate") or {}).get("cold_start"):
+        said.append(str(gate.get("start") or "Cold start: there was no model to start from."))
     if run.manifest.get("dirty"):
         said.append("The code had uncommitted changes when this ran: the commit below does not fully describe it.")
     return [*said, untested] if untested else said
