@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecastbook import records
+from forecastbook import records, style
 
 ROW = {
     "barcode": "4601234567893",
@@ -282,7 +282,10 @@ def test_titles_read_and_tell_namesakes_apart():
     titles = records.titles(items).tolist()
     assert titles[2] == "Northern Static - NA (Opened, original 1973)"
     assert titles[3] == "Northern Static - <script> (Sealed, reissue 1988)"
-    assert titles[0].startswith("Northern Static - Distance (Sealed, reissue 1988) no. ") and len(set(titles)) == 4
+    for title, key in zip(titles[:2], items["series_id"], strict=False):
+        assert title == f"Northern Static - Distance (Sealed, reissue 1988) ({key})"
+        assert style.called(title, key, 30).endswith(f"… ({key})"), "a figure cuts the title, not what tells it from others"
+    assert len(set(titles)) == 4
 
 
 def test_attributes_are_the_nine_of_the_key():

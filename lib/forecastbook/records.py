@@ -263,15 +263,17 @@ def identity(attributes: pd.DataFrame) -> np.ndarray:
 
 
 def titles(items: pd.DataFrame) -> np.ndarray:
-    """(N,) 'Artist - Album (Sealed, reissue 1979)'; namesakes get the first digits of their id. items: one row an item, with
-    the columns of ``clean``."""
+    """(N,) 'Artist - Album (Sealed, reissue 1979)'; namesakes have their id at the end, where ``style.called`` keeps it.
+
+    items: one row an item, with the columns of ``clean``.
+    """
     kind = items["release_type"].where(items["release_type"] != NONE, "pressing").str.lower()
     title = (
         items["artist"] + " - " + items["album"] + " (" + items["cover_type"] + ", " + kind + " "
         + items["release_year"].astype(str) + ")"
     )  # fmt: skip
     twice = title.str.casefold().duplicated(keep=False)
-    return title.where(~twice, title + " no. " + items["series_id"].str[:6]).to_numpy(dtype=object)
+    return title.where(~twice, title + " (" + items["series_id"] + ")").to_numpy(dtype=object)
 
 
 def attributes_json(items: pd.DataFrame) -> list[str]:

@@ -221,10 +221,10 @@ def _tables(facts: pd.DataFrame, products: pd.DataFrame) -> dict[str, pa.Table]:
 
 
 def _titles(products: pd.DataFrame) -> list[str]:
-    """A title of each product, all different."""
+    """A title of each product, all different: namesakes have their id at the end, where ``style.called`` keeps it."""
     titles = pd.Series([_title(row) for row in products.itertuples()])
     namesakes = titles.duplicated(keep=False).to_numpy()
-    return [f"{t} no. {i}" if twice else t for t, i, twice in zip(titles, products.index, namesakes, strict=True)]
+    return [f"{t} ({i})" if twice else t for t, i, twice in zip(titles, products.index, namesakes, strict=True)]
 
 
 def _title(product) -> str:
