@@ -299,7 +299,7 @@ def test_no_move_is_one_sentence_and_not_rows_of_zero(tmp_path):
 def test_the_download_is_whole_and_safe_against_formulas(book):
     directory = book / "prices/2026-01-05"
     text = (directory / "report.html").read_text(encoding="utf-8")
-    embedded = base64.b64decode(re.search(r'href="data:text/csv;charset=utf-8;base64,([^"]+)"', text)[1])
+    embedded = base64.b64decode(re.search(r'download="forecast_[^"]*" href="data:text/csv;[^,]*,([^"]+)"', text)[1])
     assert embedded == (directory / "forecast.csv").read_bytes()
     rows = list(csv.DictReader(io.StringIO(embedded.decode("utf-8-sig"))))
     assert len(rows) == 413
@@ -307,6 +307,39 @@ def test_the_download_is_whole_and_safe_against_formulas(book):
     titles = {r["series_id"]: r["title"] for r in rows}
     assert titles["p003"] == "'" + HOSTILE["p003"] and titles["007"] == "NA" and titles["p005"] == HOSTILE["p005"]
     assert titles["p004"] == HOSTILE["p004"], "text is cut only on display"
+
+
+def test_every_price_that_is_expected_to_move_is_in_a_file_of_its_own(tmp_path):
+    directory = make_run(tmp_path)
+    forecast = pd.read_parquet(directory / "forecast.parquet")
+    last = forecast["horizon"] == forecast["horizon"].max()
+    up = last & (forecast["series_id"].isin(sorted(set(forecast["series_id"]))[:30]))
+    forecast["q50"] = forecast["last_value"] * np.where(up, 1.2, 1.0)
+    forecast.to_parquet(directory / "forecast.parquet", index=False)
+    text = report.render_run(directory).read_text(encoding="utf-8")
+    assert "30 of the 59 items move more than 5 %" in plain_text(text) and "and 10 more" in text
+    rows = pd.read_csv(directory / "changes.csv", dtype={"series_id": str}, keep_default_na=False)
+    assert list(rows) == [
+        "series_id",
+        "title",
+        "last_price",
+        "expected_price",
+        "change",
+        "date",
+        "lower",
+        "upper",
+        "p_change",
+        "p_up",
+    ]
+    assert set(rows["series_id"]) == set(forecast.loc[up, "series_id"]) and len(rows) == 30
+    assert set(rows["date"]) == {f"{forecast['ts'].max():%Y-%m-%d}"} and rows["change"].round(9).eq(0.2).all()
+    titles = rows.set_index("series_id")["title"]
+    assert titles["p003"] == "'" + HOSTILE["p003"], "a formula is made harmless here too"
+    assert (
+        'download="changes_prices_2026-01-05.csv"' in text and "Prices expected to move, every one, CSV <span>(30 rows" in text
+    )
+    forecast.assign(q50=forecast["last_value"]).to_parquet(directory / "forecast.parquet", index=False)
+    assert "changes_prices" not in report.render_run(directory).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2", "@SUM(A1)", "\tx", "\rx", " =1", "\n=1", "＝1", "|cmd"])

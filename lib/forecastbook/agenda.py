@@ -91,14 +91,19 @@ def _kept(backtest: pd.DataFrame) -> str:
     )
 
 
+def big(moved: pd.DataFrame) -> pd.DataFrame:
+    """Of ``moves`` those above ``BIG_MOVE``, largest first."""
+    rows = moved[moved["move"].abs() > BIG_MOVE]
+    return rows.iloc[np.argsort(-rows["move"].abs().to_numpy(), kind="stable")].copy()
+
+
 def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.DataFrame | None = None) -> dict:
     """The moves above ``BIG_MOVE``, largest first, and how often such a forecast came true in a backtest."""
     money = "{:,.2f}".format
-    big = moved[moved["move"].abs() > BIG_MOVE].copy()
-    big = big.iloc[np.argsort(-big["move"].abs().to_numpy(), kind="stable")]
+    rows = big(moved)
     if {"q05", "q95"} <= set(moved.columns):
-        big["band"] = [f"{money(a)} – {money(b)}" for a, b in zip(big["q05"], big["q95"], strict=True)]
-    keep = [c for c in ("title", "last_value", "q50", "move", "band", "p_change", "p_up") if c in big]
+        rows["band"] = [f"{money(a)} – {money(b)}" for a, b in zip(rows["q05"], rows["q95"], strict=True)]
+    keep = [c for c in ("title", "last_value", "q50", "move", "band", "p_change", "p_up") if c in rows]
     heads = {
         "title": "item",
         "last_value": "now",
@@ -109,15 +114,15 @@ def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.Dat
         "p_up": "of a rise",
     }
     forms = {"last_value": money, "q50": money, "move": change, "p_change": percent, "p_up": percent, "band": right}
-    if len(big):
-        text = f"Median forecast against the last price, largest first: {_part(len(big), len(moved))} "
-        text += f"{'moves' if len(big) == 1 else 'move'} more than {percent(BIG_MOVE)}."
+    if len(rows):
+        text = f"Median forecast against the last price, largest first: {_part(len(rows), len(moved))} "
+        text += f"{'moves' if len(rows) == 1 else 'move'} more than {percent(BIG_MOVE)}."
         text += _kept(backtest) if backtest is not None else ""
     else:
         whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"
         text = f"The median forecast of {whose} stays within {percent(BIG_MOVE)} of its last price."
     return {
         "text": text,
-        "tables": [table(big[keep], forms, heads, empty="no move above 5 %", limit=20)],
+        "tables": [table(rows[keep], forms, heads, empty="no move above 5 %", limit=20)],
         "figure": figures.moves(moved) if "p_change" in moved and moved["p_change"].notna().any() else None,
     }

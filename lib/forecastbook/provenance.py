@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import counts, pages, points, trades
-from forecastbook.agenda import moves
+from forecastbook.agenda import big, moves
 from forecastbook.runfiles import RunFiles, dated, scores_of
 from forecastbook.scores import CHANGED
 from forecastbook.tables import Html, table
@@ -42,18 +42,31 @@ ROWS = {  # file of a run -> what a row of it is
 }
 
 
-def downloads(run: RunFiles, plan: pd.DataFrame | None = None) -> list[dict]:
-    """Write forecast.csv, and with a ``reorder.plan`` orders.csv, beside the page; each is embedded too while it is small."""
+def downloads(run: RunFiles, plan: pd.DataFrame | None = None, moved: pd.DataFrame | None = None) -> list[dict]:
+    """Write forecast.csv beside the page, with a ``reorder.plan`` orders.csv, with ``agenda.moves`` of prices changes.csv.
+
+    Each is embedded too while it is small.
+    """
     forecast, out = run.frame("forecast"), []
-    if forecast is not None:
-        rows = forecast.drop(columns=[c for c in ("run_id", "model_id", "job") if c in forecast])
-        titles = rows["series_id"].map(run.titles).fillna(rows["series_id"]) if len(run.titles) else rows["series_id"]
-        rows.insert(1, "title", titles)
-        out.append(_written(run, "forecast", "All forecasts", rows))
+    if moved is not None and len(rows := big(moved)):
+        columns = {"series_id": "series_id", "title": "title", "last_value": "last_price", "q50": "expected_price"}
+        columns |= {"move": "change", "ts": "date", "q05": "lower", "q95": "upper", "p_change": "p_change", "p_up": "p_up"}
+        rows = rows.assign(title=_titles(run, rows["series_id"]))
+        rows = rows[[name for name in columns if name in rows]].rename(columns=columns)
+        out.append(_written(run, "changes", "Prices expected to move, every one", rows))
     if plan is not None and len(plan):
         known = plan.replace([np.inf, -np.inf], np.nan).dropna(axis=1, how="all")
         out.append(_written(run, "orders", "What to order, every item", known))
+    if forecast is not None:
+        rows = forecast.drop(columns=[c for c in ("run_id", "model_id", "job") if c in forecast])
+        rows.insert(1, "title", _titles(run, rows["series_id"]))
+        out.append(_written(run, "forecast", "All forecasts", rows))
     return out
+
+
+def _titles(run: RunFiles, ids: pd.Series) -> pd.Series:
+    """The titles of items as the data have them, not shortened; the id where there is none."""
+    return ids.map(run.titles).fillna(ids) if len(run.titles) else ids
 
 
 def _written(run: RunFiles, what: str, label: str, rows: pd.DataFrame) -> dict:

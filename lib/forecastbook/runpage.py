@@ -53,7 +53,9 @@ def render_run(directory: str | Path) -> Path:
         "fans": evidence.fans(run, scored, drawn),
         "uncertainty": evidence.uncertainty(backtest, scored) if head else None,
         "track": evidence.track(run, trade, scored),
-        "downloads": provenance.downloads(run, due["plan"] if due and trade is SALES else None),
+        "downloads": provenance.downloads(
+            run, due["plan"] if due and trade is SALES else None, moved if trade is PRICES else None
+        ),
         "quality": provenance.quality(run, trade),
         "agenda": due,
         "since": provenance.since(run, previous(run), head, trade),
