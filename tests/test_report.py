@@ -556,13 +556,13 @@ def test_settings_that_a_search_found_are_told_with_its_date(tmp_path):
     ("again", "other", "said"),
     [
         (200, 200, "200 rows gave way to another of the same item and date, all with another value."),
-        (1, 1, "1 row gave way to another of the same item and date, it with another value."),
+        (1, 1, "1 row gave way to another of the same item and date with another value."),
         (3, 1, "3 rows gave way to another of the same item and date, 1 of them with another value."),
     ],
 )
 def test_rows_that_gave_way_are_counted_in_words(tmp_path, again, other, said):
     directory = make_run(tmp_path, counts={"duplicates resolved": again, "duplicates with another value": other})
-    assert said in provenance.quality(runfiles.RunFiles(directory))["lines"]
+    assert said in provenance.quality(runfiles.RunFiles(directory), PRICES)["lines"]
 
 
 def test_one_is_not_said_in_the_plural():

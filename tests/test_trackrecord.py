@@ -171,8 +171,8 @@ def test_a_report_says_of_the_last_run_what_the_record_says(store, tmp_path):
     score(store, "sales", params, panel)
     one = by_vintage(record(store, "sales", params, panel.as_of.astype(dt.date))).iloc[0]
     assert since["lines"][0] == (
-        f"Of what that run said, {one['n']} values met since what came: mean error {share2(one['error'])}, "
-        f"{percent(one['coverage'])} inside its 90 % band."
+        f"Of that run's forecasts {one['n']} have met their actuals since: mean error {share2(one['error'])}, "
+        f"{percent(one['coverage'])} inside the 90 % band."
     )
 
 

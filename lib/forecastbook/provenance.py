@@ -158,10 +158,8 @@ def quality(run: RunFiles, trade: trades.Trade) -> dict:
     tally = run.manifest.get("counts") or {}
     if again := tally.get("duplicates resolved"):
         other = tally.get("duplicates with another value", 0)
-        said = (
-            f"{'all' if again > 1 else 'it'} with another value" if other == again else f"{other:,} of them with another value"
-        )
-        lines.append(f"{counted(again, 'row')} gave way to another of the same item and date, {said}.")
+        apart = f", {other:,} of them with" if other != again else ", all with" if again > 1 else " with"
+        lines.append(f"{counted(again, 'row')} gave way to another of the same item and date{apart} another value.")
     if quarantine is not None:
         by = quarantine["reason"].astype(str).value_counts().rename_axis("reason").reset_index(name="rows")
         were = f"{counted(len(quarantine), 'row')} {'was' if len(quarantine) == 1 else 'were'}"
