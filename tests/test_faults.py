@@ -80,6 +80,19 @@ def test_a_cell_that_ends_badly_fails_the_step(run, tmp_path, cell, said):
     assert (run.dir / "01_ingest.ipynb").is_file() and not list(run.dir.glob("*.failed.*")), "the next success clears it"
 
 
+def test_the_seconds_of_a_step_are_taken_after_its_pages(run, tmp_path, monkeypatch, lines):
+    before = []
+
+    def slow(out):
+        before.append(Run(run.dir).manifest["seconds"]["05_evaluate"])
+        time.sleep(1.2)
+
+    monkeypatch.setattr(report, "render_index", slow)
+    execute(notebook(tmp_path / "05_evaluate.ipynb", "x = 1"), run, [])
+    seconds = Run(run.dir).manifest["seconds"]["05_evaluate"]
+    assert seconds >= before[0] + 1.1 and f"INFO 05_evaluate finished in {seconds:.1f} s; report: " in lines[-1]
+
+
 def test_a_clock_that_was_set_back_makes_no_step_older_than_what_it_follows(run, tmp_path):
     """Make would make it again each time."""
     path, later = notebook(tmp_path / "03_finetune.ipynb", "x = 1"), time.time() + 3600

@@ -93,16 +93,17 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
     run.note(steps={step: "running"}, code=code, **({} if aside else {"status": "running"}))
     try:
         nb, reason = _papermill(notebook, part, values, run, timeout or CELL_TIMEOUT)
-        seconds = round(time.monotonic() - started, 1)
         if reason is None:
             _keep(nb, part)
             html = report.render_notebook(part)
             os.replace(html, final.with_suffix(".html"))
             state = {} if aside else {"status": "done" if step == STEPS[-1] else "running", "failed": None}
-            run.note(steps={step: "done"}, seconds={step: seconds}, **state)
+            run.note(steps={step: "done"}, seconds={step: _since(started)}, **state)  # what a report can say of its own step
             if step == STEPS[-1]:
                 _pages(run)
             report.render_index(run.home.parent)
+            seconds = _since(started)  # with the pages: of many items they take as long as a step
+            run.note(seconds={step: seconds})
             before = [run.dir / f"{earlier}.ipynb" for earlier in STEPS if earlier < step and earlier != "02_tune"]
             ahead = max(path.stat().st_mtime for path in (notebook, *before) if path.is_file()) + 1
             if ahead > time.time():  # a clock that was set back: Make would make it again each time
@@ -122,6 +123,11 @@ def execute(notebook: Path, run: Run, overlays: list[str], timeout: int | None =
         if reason is not None:
             _tell_of_failure(run, part, failed, {} if aside else {"status": "failed", "failed": {"step": step, "why": reason}})
     raise StepError(f"{step} failed: {reason}; see {failed.with_suffix('.html')} and {run.dir / 'run.log'}")
+
+
+def _since(started: float) -> float:
+    """Seconds since then, to a tenth."""
+    return round(time.monotonic() - started, 1)
 
 
 def _tell_of_failure(run: Run, part: Path, failed: Path, state: dict) -> None:
