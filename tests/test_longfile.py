@@ -480,6 +480,15 @@ def test_a_covariate_that_is_no_number_is_left_empty_and_noted(tmp_path):
     assert np.isnan(reading(intake, "a", D)["cost"]) and reading(intake, "b", D)["cost"] == 3.5
 
 
+@pytest.mark.parametrize("positive", [True, False])
+def test_sales_of_items_that_were_not_on_offer_are_observed_and_counted_apart(tmp_path, positive):
+    """A stock-out is written as 0 units, not as an empty cell, and some sell all the same. A price then is hidden."""
+    rows = "".join(f"a,{d},{y},{'no' if k % 2 else 'yes'},tea\n" for k, (d, y) in enumerate(zip(days(5), "30251", strict=True)))
+    intake = read(file(text(tmp_path, f"sku,day,price,seen,name\n{rows}b,{D},,no,tea\n"), positive=positive))
+    names = ("observed", "unavailable", "of the observed not on offer")
+    assert [intake.counts.get(name) for name in names] == ([3, 3, None] if positive else [5, 1, 2])
+
+
 def test_of_a_covariate_without_a_number_the_first_cells_are_listed_and_all_are_counted(tmp_path):
     """Of each column; rows that are refused are all listed."""
     more = LISTED + 7

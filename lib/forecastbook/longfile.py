@@ -123,6 +123,7 @@ class LongFile(Source):
         notes = {
             "unavailable": int((now & empty & ~available).sum()),
             "available without a value": int((now & empty & available).sum()),
+            **({} if _positive(source) else {"of the observed not on offer": int((now & ~empty & ~available).sum())}),
             **({"known ahead": int((sieve.ok & later).sum())} if source.future else {}),
             **disagreeing(y, beaten, stays),
         }
