@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 import nbformat
 import pandas as pd
 import pytest
+from markupsafe import Markup
 
-from forecastbook import chain, figures, views, wording
+from forecastbook import chain, figures, pages, tables, views, wording
 from forecastbook.jobs import load
 from forecastbook.run import STEPS
 from test_figures import sticky_forecast, sticky_prices, words
@@ -78,6 +79,15 @@ def test_items_that_share_a_title_are_told_apart_in_a_notebook():
     assert views.named(panel, series, ["v0001"])["series_id"].unique().tolist() == ["v0001"]
     fans = next(cell.source for cell in read(NOTEBOOKS[3])[1] if "figures.fans" in cell.source)
     assert "views.named" in fans and any("views.examples" in cell.source for cell in read(NOTEBOOKS[0])[1])
+
+
+def test_pages_keep_numbers_and_dates_whole():
+    """No line ends between a number and its percent sign, nor within a fact of the line under the heading."""
+    body = Markup("<p>64 % of <code>a</code></p>")
+    page = pages.render("page.html.j2", title="t", where="Job <b> · as of 2026-01-05", body=body)
+    assert "64\u00a0% of <code>" in page and "<span>as of 2026-01-05</span>" in page and "<span>Job &lt;b&gt;</span> · " in page
+    shares = tables.table(pd.DataFrame({"share": [0.123]}), {"share": wording.share1})
+    assert "<td>12.3\u00a0%</td>" in shares
 
 
 @pytest.mark.timeout(600)

@@ -44,6 +44,11 @@ NUMERIC = (percent, signed, share1, share2, change, in_points, right)  # functio
 
 
 def _cell(value: object, form: str | Callable | None) -> str:
+    """What a cell says; no line ends between a number and its percent sign."""
+    return _said(value, form).replace(" %", "\u00a0%")
+
+
+def _said(value: object, form: str | Callable | None) -> str:
     if value is None or value is pd.NaT or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
     if callable(form):
