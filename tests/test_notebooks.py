@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from forecastbook import chain, figures, pages, tables, views, wording
+from forecastbook import chain, challenger, figures, pages, tables, views, wording
 from forecastbook.jobs import load
 from forecastbook.run import STEPS
 from test_figures import sticky_forecast, sticky_prices, words
@@ -79,6 +79,43 @@ def test_items_that_share_a_title_are_told_apart_in_a_notebook():
     assert views.named(panel, series, ["v0001"])["series_id"].unique().tolist() == ["v0001"]
     fans = next(cell.source for cell in read(NOTEBOOKS[3])[1] if "figures.fans" in cell.source)
     assert "views.named" in fans and any("views.examples" in cell.source for cell in read(NOTEBOOKS[0])[1])
+
+
+def test_a_notebook_reads_its_figures_in_the_words_of_its_own_trade():
+    said = {topic: {views.reading(topic, params) for params in jobs().values()} for topic in views.READINGS}
+    assert all(len(texts) == 2 for texts in said.values())
+    code = " ".join(cell.source for path in NOTEBOOKS for cell in read(path)[1])
+    assert set(re.findall(r'views\.reading\("(\w+)"', code)) == set(views.READINGS)
+
+
+def jobs() -> dict:
+    return {name: load(chain.ROOT / "params" / f"{name}.yaml") for name in ("prices", "sales")}
+
+
+def test_who_the_rival_is_and_how_long_a_training_goes_on_is_told_as_it_is():
+    prices, sales = jobs().values()
+    start = challenger.Start("cold", None, "")
+    assert "only the last value" in views.rival(start, prices) and "only IMAPA" in views.rival(start, sales)
+    shipped = challenger.Start("shipped", None, "", rival=object())
+    assert "never seen this shop" in views.rival(shipped, prices)
+    later = challenger.Start("champion", None, "", Path("model"), object())
+    assert "forecast last" in views.rival(later, sales) and "no champion yet" not in views.rival(later, sales)
+    held = [{"step": 0, "train": None, "validation": 0.5}, {"step": 9, "train": 0.6, "validation": 0.4}]
+    text = views.training(held, prices)
+    assert f"not fallen for {prices.finetune.patience} epochs, or to the last epoch" in text and "marked epoch are kept" in text
+    assert "all epochs count" in views.training([{"step": 9, "train": 0.6, "validation": None}], sales)
+    assert "No network was trained" in views.training([], prices)
+
+
+def test_only_prices_can_be_held_and_a_track_record_is_read_once_there_is_one():
+    prices, sales = jobs().values()
+    standings = pd.DataFrame({"candidate": ["IMAPA"], "skill": [0.0], "point held": [""]})
+    assert "point held" in views.candidates(standings, prices) and "point held" not in views.candidates(standings, sales)
+    none = views.track(pd.DataFrame(columns=["complete"]), pd.DataFrame(), {})
+    assert "The record begins when" in none and "flatter" not in none
+    some, by = pd.DataFrame({"complete": [True, False]}), pd.DataFrame({"horizon": [1], "error": [0.1]})
+    assert "Hollow points" in views.track(some, by, {}) and "Hollow" not in views.track(some[:1], by, {})
+    assert "flatter" in views.track(some, by, {})
 
 
 def test_pages_keep_numbers_and_dates_whole():

@@ -22,8 +22,7 @@ from forecastbook.files import write_json
 from forecastbook.panel import Panel
 from forecastbook.params import Params, digest, hyperparameters
 from forecastbook.run import Run
-from forecastbook.trades import SALES
-from forecastbook.wording import EARLY, model_name, share1
+from forecastbook.wording import EARLY, share1
 
 log = logging.getLogger("forecastbook")
 SCORE = "validation_loss"
@@ -61,12 +60,6 @@ def space_table(params: Params) -> pd.DataFrame:
     used = params.model.model_dump()
     rows = [(name, str(used.get(name)), _shown(values)) for name, values in params.tune.space.items()]
     return pd.DataFrame(rows, columns=["hyperparameter", "in use", "tried"])
-
-
-def judged_table(outcome: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """What ``Search.judge`` found, as a reader is told it."""
-    score = "quantile score, units" if params.trade is SALES else "quantile score / last price"
-    return outcome.assign(contender=outcome["contender"].map(model_name)).set_axis(["contender", score], axis=1)
 
 
 def _shown(values: list) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from markupsafe import escape
 
 from forecastbook import calibrationfigures, figures, forecasts, reorder, roster, salesfigures, scoreboard
 from forecastbook.figures import Figure
@@ -13,7 +14,84 @@ from forecastbook.panel import Panel
 from forecastbook.params import Params
 from forecastbook.tables import Html, table
 from forecastbook.trades import SALES
-from forecastbook.wording import CHANGE, change, labels, model_name, percent, period_name, span
+from forecastbook.wording import CHANGE, change, counted, labels, model_name, percent, period_name, span
+
+READINGS = {  # how to read what a notebook shows, where that is different for the two trades
+    "seen": {
+        "prices": "A dip at the right edge means that the newest period is incomplete; of the series not seen, forecasts start "
+        "from what is older.",
+        "sales": "An item counts from its first period on, and a period without a sale is a zero that counts too: a newest "
+        "period that is incomplete is no dip here, it looks like few sales.",
+    },
+    "duel": {
+        "prices": "The training of a network of prices is stopped by the loss on those periods, which favours it a little.",
+        "sales": "A network of sales has not seen those periods at all.",
+    },
+    "honesty": {
+        "prices": "A quantile keeps its promise where as many actuals fell below it as it says. Prices that stand still lie "
+        "exactly on their quantiles, so each bar runs from the share strictly below to the share at or below, and an honest "
+        "one touches the diagonal. The right side looks only at prices that did change, of which nothing is promised.",
+        "sales": "Where all bars are of one height, every quantile keeps its promise: as many actuals fell below as it says. "
+        "Counts tie with their quantiles, so what is drawn is their probability, spread at random over the tie.",
+    },
+}
+
+
+def reading(topic: str, params: Params) -> Html:
+    """How to read a figure or a table, in a job's own words."""
+    return _paragraph(READINGS[topic][params.trade.name])
+
+
+def _paragraph(text: str) -> Html:
+    return Html(f"<p>{escape(text)}</p>")
+
+
+def rival(start, params: Params) -> Html:
+    """Who stands beside the safe baseline before a training. start: a ``challenger.Start``."""
+    if start.rival is None:
+        return _paragraph(f"There is no network yet that a new one must beat, only {params.trade.safe_words}.")
+    return _paragraph(
+        {
+            "base network": "There is no champion yet. The base network stands here that comes with forecastbook; it has never "
+            "seen this shop.",
+            "checkpoint": "The checkpoint stands here that finetune.base names.",
+        }.get(start.called, "The champion is the network that forecast last; the new one must beat it.")
+    )
+
+
+def training(history: list[dict], params: Params) -> Html:
+    """How long a training goes on, and which of its weights are kept. history: what ``challenger.history`` gives."""
+    if not history:
+        return _paragraph("No network was trained, so there is no loss.")
+    if all(row["validation"] is None for row in history):
+        return _paragraph("No period was held out to stop the training by: all epochs count.")
+    text = "Training goes on until the loss on the periods held out has not fallen for "
+    text += f"{counted(params.finetune.patience, 'epoch')}, or to the last epoch. "
+    if params.trade is SALES:
+        return _paragraph(text + "Then all periods are learnt from, for as many epochs as are marked.")
+    return _paragraph(text + "The weights of the marked epoch are kept, whatever came after.")
+
+
+def contenders(outcome: pd.DataFrame, params: Params) -> Html:
+    """What ``tuning.Search.judge`` found."""
+    score = "quantile score, units" if params.trade is SALES else "quantile score / last price"
+    rows = outcome.assign(contender=outcome["contender"].map(model_name)).set_axis(["contender", score], axis=1)
+    return table(rows, caption="On the test origins (lower is better)")
+
+
+def candidates(standings: pd.DataFrame, params: Params) -> Html:
+    """The ``gate.standings``; only a price can be held."""
+    rows = standings.drop(columns="point held") if params.trade is SALES else standings
+    return table(rows, scoreboard.FORMATS, caption="Candidates, by what is expected of them", empty="There is no record yet.")
+
+
+def track(record: pd.DataFrame, by_horizon: pd.DataFrame, formats: dict) -> Html:
+    """A ``trackrecord.record`` by periods ahead, with how to read it; that there is none yet."""
+    if record.empty:
+        return _paragraph("The record begins when the first dates of a published forecast have come.")
+    text = "Where the error is clearly larger here than at the rolling origins above, the replay was too kind."
+    text += "" if record["complete"].all() else " Hollow points lack some of their dates still."
+    return Html(_paragraph(text) + table(by_horizon, formats, caption="Earlier forecasts by horizon"))
 
 
 def character(panel: Panel, series: pd.DataFrame, params: Params) -> Figure:
