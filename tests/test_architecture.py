@@ -93,7 +93,7 @@ DRAWING = {
     "scoreboard": "backtest counts panel params points scores trades wording",
     "forecasts": "backtest gate models panel params run trades wording",
     "trackrecord": "counts panel params publication run scores trades wording",
-    "tuning": "backtest files models panel params run trades wording",
+    "tuning": "backtest files models panel params run wording",
     "processes": "panel",
     "pretrain": "lstm models panel processes",
     # what a reader sees
