@@ -74,7 +74,7 @@ ifneq ($(.SHELLSTATUS),0)
 $(error $(JOB) was not started: see the message above)
 endif
 RUN  := $(OUT)/$(JOB)/$(firstword $(PLANNED))
-STEP := $(PY) -m forecastbook.chain step $(ASK) --as-of $(firstword $(PLANNED)) --run '$(word 2,$(PLANNED))'
+STEP := $(PY) -m forecastbook.chain step $(ASK) --as-of $(firstword $(PLANNED)) --run '$(if $(DRY),,$(word 2,$(PLANNED)))'
 
 # one rule executes any notebook; a line a step says what it follows. exec: a signal to make reaches the step, not a shell around it
 $(RUN)/%.ipynb: notebooks/%.ipynb
@@ -83,6 +83,11 @@ $(RUN)/02_tune.ipynb: | $(RUN)/01_ingest.ipynb
 $(RUN)/03_finetune.ipynb: $(RUN)/01_ingest.ipynb
 $(RUN)/04_forecast.ipynb: $(RUN)/03_finetune.ipynb
 $(RUN)/05_evaluate.ipynb: $(RUN)/04_forecast.ipynb
+# make -n makes no new run in place of one whose inputs have changed: it shows every step of it
+ifneq ($(and $(DRY),$(word 2,$(PLANNED))),)
+$(RUN)/01_ingest.ipynb $(RUN)/02_tune.ipynb: anew
+.PHONY: anew
+endif
 endif
 
 .PHONY: forecast tune score warehouse doctor all setup test lab report smoke bench pretrain lint lock clean help

@@ -385,6 +385,10 @@ def test_params_edited_after_a_finished_run(finished, tmp_path):
         and "FORCE=1" in refused.stderr
     )
     assert finished.digest() == digest
+    before, dry = finished.times(), ("-n", "forecast", "FORCE=1")
+    assert "Nothing to be done" in finished.make(*dry).stdout, "without the other inputs"
+    shown = finished.make(*dry, command[-2]).stdout
+    assert [step for step in STEPS if f"notebooks/{step}.ipynb" in shown] == list(STEPS) and finished.times() == before
     forced = finished.start("forecast", "FORCE=1", command[-2])
     deadline = time.monotonic() + 120
     while len(list((finished.out / "prices").glob("*/run.log"))) < 2 and time.monotonic() < deadline:

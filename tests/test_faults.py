@@ -315,7 +315,7 @@ def test_a_dry_run_makes_nothing(tmp_path):
     path = tmp_path / "shop.duckdb"
     duckdb.connect(str(path)).close()
     before = path.read_bytes()
-    assert chain.foresee("prices", "", str(tmp_path / "out"), f"duckdb:{path}", []) is None
+    assert chain.foresee("prices", "", str(tmp_path / "out"), f"duckdb:{path}", []) == (None, False)
     assert path.read_bytes() == before and not (tmp_path / "out").exists()
 
 

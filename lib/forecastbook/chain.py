@@ -80,11 +80,21 @@ def _mend(run: Run, source, store, ledger: list[dict]) -> None:
     runs.again(run.dir, gone)
 
 
-def foresee(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> dt.date | None:
-    """The as-of date of the run that ``plan`` would give, and nothing is written; None where only the first run can find it,
-    because it loads the sample into an empty warehouse. Raises what params, source and warehouse raise."""
+def foresee(job: str, as_of: str, out: str, url: str, overlays: list[str], force: bool = False) -> tuple[dt.date | None, bool]:
+    """The as-of date of the run that ``plan`` would give, and whether it would be made anew by ``force``; nothing is written.
+
+    The date is None where only the first run can find it, because it loads the sample into an empty warehouse. Raises what
+    params, source and warehouse raise.
+    """
     asked = _Asked(job, as_of, out, url, overlays)
-    return asked.date() if asked.looks() else asked.given
+    if not asked.looks():
+        return asked.given, False
+    date, home = asked.date(), Path(out) / job
+    if not force:  # else the data are read too
+        return date, False
+    params = asked.load(_winner(home, date, force))
+    fingerprint = asked.source.fingerprint(params.source, asked.store, date)
+    return date, runs.differs(home / date.isoformat(), params, warehouse=url, fingerprint=fingerprint)
 
 
 class _Asked:
@@ -265,7 +275,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "plan":
             asked = (args.job, args.as_of, args.out, args.warehouse, args.params.split())
             if args.dry:
-                print(foresee(*asked) or "LATEST")
+                date, anew = foresee(*asked, args.force)
+                print(date or "LATEST", "anew" if anew else "")
             else:
                 run = plan(*asked, args.force)
                 print(run.as_of, run.id)

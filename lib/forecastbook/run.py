@@ -281,7 +281,7 @@ def prepare(
     record.
     """
     directory = Path(out) / job / as_of.isoformat()
-    wanted = {"params": params.model_dump(mode="json"), "fingerprint": fingerprint, "warehouse": warehouse}
+    wanted = _wanted(params, warehouse, fingerprint)
     if not _changed(directory, wanted):
         return Run(directory)
     with lock(lock_of(directory), WAIT):
@@ -292,6 +292,15 @@ def prepare(
                 again(directory, STEPS)
             _begin(directory, job, as_of, params, wanted, tuned)
     return Run(directory)
+
+
+def differs(directory: Path, params: Params, *, warehouse: str, fingerprint: str) -> bool:
+    """Whether ``prepare`` would not find a run there that was made with these inputs."""
+    return bool(_changed(directory, _wanted(params, warehouse, fingerprint)))
+
+
+def _wanted(params: Params, warehouse: str, fingerprint: str) -> dict:
+    return {"params": params.model_dump(mode="json"), "fingerprint": fingerprint, "warehouse": warehouse}
 
 
 NEW, DATA = ["there is no run yet"], "the data up to the as-of date"
