@@ -597,7 +597,7 @@ def test_tables_escape_align_and_cut():
     text = tables.table(frame, {"price": "{:.2f}", "share": share1}, {"price": "price, $"}, caption="<b>")._repr_html_()
     assert "<script" not in text and "&lt;script&gt;" in text and "&lt;b&gt;" in text
     assert "<td>3.50</td><td>12.3\u00a0%</td>" in text and "<td>–</td>" in text and "price, $" in text
-    assert len(text) < 3000 and '<td class="text">' in text
+    assert len(text) < 3000 and '<td class="text long">' in text
     assert "no move above 5 %" in tables.table(frame.iloc[:0], empty="no move above 5 %")
     assert "and 60 more" in tables.table(pd.DataFrame({"x": range(110)}))
 

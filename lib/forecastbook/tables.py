@@ -19,6 +19,7 @@ INLINE = (
     ".card.good{border-top-color:#009e73}.card.watch{border-top-color:#e69f00}.card.bad{border-top-color:#d55e00}"
     ".card .state{font-size:.85em;font-weight:600}"
 )
+LONG = 28  # characters, from which a text's column is kept wide
 WORDS = {"good": "Good", "watch": "Watch", "bad": "Bad", "info": ""}
 
 
@@ -83,12 +84,14 @@ def table(
         return Html(f'<p class="note">{escape(empty)}</p>')
     formats, headers = formats or {}, headers or {}
     numeric = [pd.api.types.is_numeric_dtype(frame[c]) or (callable(formats.get(c)) and formats[c] in NUMERIC) for c in frame]
-    align = ["" if n else ' class="text"' for n in numeric]
+    shown = [[_cell(value, formats.get(c)) for value in frame[c].head(limit)] for c in frame]
+    long = [max(map(len, column)) > LONG for column in shown]
+    align = ["" if n else ' class="text long"' if wide else ' class="text"' for n, wide in zip(numeric, long, strict=True)]
     names = [escape(headers.get(c, str(c).replace("_", " "))) for c in frame]
     heads = "".join(f'<th scope="col"{a}>{name}</th>' for a, name in zip(align, names, strict=True))
     rows = []
-    for row in frame.head(limit).itertuples(index=False, name="Row"):
-        cells = "".join(f"<td{a}>{escape(_cell(v, formats.get(c)))}</td>" for c, v, a in zip(frame, row, align, strict=True))
+    for row, said in zip(frame.head(limit).itertuples(index=False, name="Row"), zip(*shown, strict=True), strict=True):
+        cells = "".join(f"<td{a}>{escape(text)}</td>" for text, a in zip(said, align, strict=True))
         rows.append(f"<tr{' class=ours' if ours and ours(row) else ''}>{cells}</tr>")
     more = len(frame) - limit
     tail = f'<p class="tail">and {more:,} more</p>' if more > 0 else ""

@@ -26,7 +26,7 @@ from forecastbook.wording import EARLY, share1
 
 log = logging.getLogger("forecastbook")
 SCORE = "validation_loss"
-FORMATS = {"score": ".4f", "seconds": ".1f"}  # how the columns of these tables are shown
+FORMATS = {"score": ".4f", "seconds": ".3g"}  # how the columns of these tables are shown
 
 
 class TuningError(RuntimeError):
