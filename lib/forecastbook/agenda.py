@@ -12,6 +12,7 @@ from forecastbook.tables import right, table
 from forecastbook.wording import change, counted, percent, period_name, share1, span
 
 BIG_MOVE = 0.05  # share of the last price
+SHOWN = 20  # rows of a list on the page; its file has them all
 
 
 def moves(run: RunFiles) -> pd.DataFrame | None:
@@ -55,8 +56,9 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
         text += f"where {percent(level)} were promised."
         if horizon > 1:
             text += f" The figure on the cost of service counts each {unit[:-1]} by itself, and so shows another share."
+    text += " All of them are in a file, under Downloads." if len(due) > SHOWN else ""
     shown = reorder.table(due, "need" if blind else "reorder", unit)
-    tables = [table(shown, reorder.FORMATS, empty="Nothing is needed." if blind else "Nothing to reorder.", limit=20)]
+    tables = [table(shown, reorder.FORMATS, empty="Nothing is needed." if blind else "Nothing to reorder.", limit=SHOWN)]
     for kind, rows, caption in (
         ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, and least likely to sell"),
         (
@@ -118,11 +120,12 @@ def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.Dat
         text = f"Median forecast against the last price, largest first: {_part(len(rows), len(moved))} "
         text += f"{'moves' if len(rows) == 1 else 'move'} more than {percent(BIG_MOVE)}."
         text += _kept(backtest) if backtest is not None else ""
+        text += " All of them are in a file, under Downloads." if len(rows) > SHOWN else ""
     else:
         whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"
         text = f"The median forecast of {whose} stays within {percent(BIG_MOVE)} of its last price."
     return {
         "text": text,
-        "tables": [table(rows[keep], forms, heads, empty="no move above 5 %", limit=20)],
+        "tables": [table(rows[keep], forms, heads, empty="no move above 5 %", limit=SHOWN)],
         "figure": figures.moves(moved) if "p_change" in moved and moved["p_change"].notna().any() else None,
     }
