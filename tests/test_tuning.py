@@ -117,6 +117,9 @@ def test_a_trial_that_others_left_behind_is_not_called_finished():
     told = [Told(whole), Told(some), Told(some, whole=True), Told([]), Told(some, error="no")]
     table = tuning._table(told, params)
     assert table["state"].tolist() == ["finished", "stopped early", "finished", "no epoch finished", "failed"]
+    old = Told(whole)  # as an earlier version has left it
+    old.metrics_dataframe = old.metrics_dataframe.drop(columns="whole")
+    assert tuning._table([old], params)["state"].tolist() == ["finished"]
     assert table["trial"].tolist() == [1, 2, 3, 4, 5] and table["epochs"].tolist() == [
         len(whole),
         *[len(some)] * 2,

@@ -241,6 +241,8 @@ def _table(results, params: Params) -> pd.DataFrame:
     rows = []
     for i, result in enumerate(results):
         frame = result.metrics_dataframe
+        if frame is not None and "whole" not in frame:  # of a search that an earlier version began
+            frame = frame.assign(whole=False)
         epochs = frame[~frame["whole"].astype(bool)] if frame is not None and SCORE in frame else pd.DataFrame()
         losses = epochs[SCORE].dropna() if len(epochs) else pd.Series(dtype=float)
         values = {name: json.dumps(result.config["hyper"][name]) for name in params.tune.space}
