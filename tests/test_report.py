@@ -927,6 +927,14 @@ def test_a_browser_finds_the_title_unchanged_and_no_script_ran(book, tmp_path):
         assert "<script" not in dom and not re.search(r"<[^>]+\sonerror=", dom)
 
 
+@pytest.mark.parametrize("more", [0, 1500])
+def test_the_report_says_how_many_rows_the_quarantine_does_not_list(tmp_path, more):
+    counts = {"covariate left empty: no": 1000} | ({"covariate left empty: no, not listed": more} if more else {})
+    lines = provenance.quality(runfiles.RunFiles(make_run(tmp_path, counts=counts)), PRICES)["lines"]
+    said = [line for line in lines if line.startswith("Beyond")]
+    assert said == ["Beyond those listed, 1,500 rows were counted for the same reasons."] * bool(more)
+
+
 @pytest.mark.parametrize("trade", [PRICES, SALES])
 def test_the_report_says_which_columns_no_model_reads(tmp_path, trade):
     source = {"kind": "file", "past": ["list_price", "cost"], "static": ["brand"]}

@@ -160,6 +160,10 @@ def quality(run: RunFiles, trade: trades.Trade) -> dict:
         other = tally.get("duplicates with another value", 0)
         apart = f", {other:,} of them with" if other != again else ", all with" if again > 1 else " with"
         lines.append(f"{counted(again, 'row')} gave way to another of the same item and date{apart} another value.")
+    if more := sum(n for what, n in tally.items() if what.endswith("not listed")):
+        lines.append(
+            f"Beyond those listed, {counted(more, 'row')} {'was' if more == 1 else 'were'} counted for the same reasons."
+        )
     if quarantine is not None:
         by = quarantine["reason"].astype(str).value_counts().rename_axis("reason").reset_index(name="rows")
         were = f"{counted(len(quarantine), 'row')} {'was' if len(quarantine) == 1 else 'were'}"
