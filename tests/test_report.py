@@ -897,6 +897,17 @@ def test_few_items_are_not_called_two_best_and_two_worst(tmp_path, n):
     assert not re.search(r"\b1 (items|days|past dates|rows|forecasts|prices|values)\b", said.split("Rows in and out")[0])
 
 
+def test_a_report_on_a_sample_of_the_items_says_so_wherever_it_rests_on_it(tmp_path, monkeypatch):
+    directory = make_run(tmp_path, params={"horizon": 7, "backtest": {"stride": 21}})
+    whole = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    assert "drawn at random" not in whole and "on 8 finished origins: the 8 above; the candidate" in whole
+    monkeypatch.setattr(scoreboard.rolling, "JUDGES", 40)
+    said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
+    known = (pd.read_parquet(directory / "series.parquet")["n_obs"] > 0).sum()
+    assert f"against what came. They are of 40 of {known} items, drawn at random. Errors" in said
+    assert f"in the backtest (it asked 40 of {known} items, drawn at random)." in said
+
+
 def test_cards_name_the_score_by_which_a_baseline_is_the_best(book):
     said = plain_text((book / "prices/2026-01-05/report.html").read_text(encoding="utf-8"))
     assert "best baseline by error: " in said and "best baseline by quantile score; 90 % interval" in said

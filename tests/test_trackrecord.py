@@ -380,6 +380,7 @@ def test_the_record_in_a_sentence(store):
     score(store, "prices", PARAMS, known(y, 12))
     one = record(store, "prices", PARAMS, day(12))
     assert trackrecord.summary(one).startswith("One published forecast has met its actuals: error ")
+    assert " of 1 date; " in trackrecord.summary(one)
     publish(store, 11)
     score(store, "prices", PARAMS, known(y, 14))
     two = record(store, "prices", PARAMS, day(14))

@@ -86,7 +86,8 @@ NEUTRAL = ("info", "")
 
 def _against(head: dict) -> tuple[str, str, str]:
     """How a card says what is compared with: that a baseline is published itself, 'the best (other)', that there is none."""
-    itself = f"{the(head['itself'])} itself is published; " if head["itself"] else ""
+    is_ = "itself is" if len(head["itself"]) == 1 else "themselves are"
+    itself = f"{the(head['itself'])} {is_} published; " if head["itself"] else ""
     other = " other" if itself else ""
     return itself, f"the best{other}", f"{itself}no{other} baseline to compare with"
 
@@ -247,8 +248,8 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     mine = scored[scored["model"] == "published"]
     dates = counted(mine["origin"].nunique(), "past date")
     text = (
-        f"{counted(len(mine), 'forecast')} from {dates}, each made with what was known on its day, against what came"
-        f"{f', of {drawn}' if drawn else ''}. "
+        f"{counted(len(mine), 'forecast')} from {dates}, each made with what was known on its day, against what came. "
+        f"{f'They are of {drawn}. ' if drawn else ''}"
         f"Errors and quantile scores are shares of {trade.size}; lower is better. “Published” is what the gate would have let "
         "out on each of those days, so it may lie behind what it has come to trust since."
     )

@@ -22,7 +22,7 @@ from forecastbook.params import Params
 from forecastbook.publication import canonical, variant_ids
 from forecastbook.run import Run
 from forecastbook.trades import PRICES, SALES, Trade
-from forecastbook.wording import percent, share2
+from forecastbook.wording import counted, percent, share2
 
 FILE = "track_record.parquet"  # of a run: the record as far as it could know it
 GRACE = 2  # horizons after its last date in which a vintage is scored again: actuals may come late or be corrected
@@ -154,7 +154,7 @@ def summary(record: pd.DataFrame) -> str:
     )
     return (
         f"{what}: error {share2(whole['error'])} against {share2(whole['baseline_error'])} of the last value, smaller on "
-        f"{better:,} of {len(folded):,} dates; {percent(whole['coverage'])} inside the 90 % band."
+        f"{better:,} of {counted(len(folded), 'date')}; {percent(whole['coverage'])} inside the 90 % band."
     )
 
 
