@@ -369,7 +369,7 @@ def test_the_error_of_the_rolling_origins_stands_beside_that_of_what_was_publish
     found = record(store, "prices", PARAMS, day(14))
     mean = by_vintage(found)["error"][0]
     for frame, size in ((scored, "the last price"), (scored.assign(sold=True), "mean sales")):
-        words = f" As a share of {size} the mean error is {share2(mean)} here and 15.00 % at the rolling origins."
+        words = f" Mean error as a share of {size}: rolling origins 15.00 %, really published {share2(mean)}."
         assert trackrecord.said(found, frame).endswith(words)
     assert "rolling" not in trackrecord.said(found, scored[2:])
 

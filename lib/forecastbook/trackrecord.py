@@ -177,8 +177,9 @@ def said(record: pd.DataFrame, scored: pd.DataFrame | None = None) -> str:
             text += f" {each} published before the first period that it forecasts was over: no replay, no second try."
     if scored is not None and (mine := scored["model"] == "published").any():
         whole = _folded(record.assign(all=0), "all").iloc[0]
-        text += f" As a share of {trades.of(scored).size} the mean error is {share2(whole['error'])} here and "
-        text += f"{share2(scored.loc[mine, 'error'].mean())} at the rolling origins."
+        replayed = share2(scored.loc[mine, "error"].mean())
+        text += f" Mean error as a share of {trades.of(scored).size}: rolling origins {replayed}, really published "
+        text += f"{share2(whole['error'])}."
     return text
 
 
