@@ -28,8 +28,8 @@ from forecastbook.wording import (
 )
 
 
-def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
-    """The numbers that the cards, the verdict and the comparison with the last run share.
+def headline(scored: pd.DataFrame, skill: pd.DataFrame, use: str | None = None) -> dict:
+    """The numbers that the cards, the verdict and the comparison with the last run share. use: what the gate lets out.
 
     A baseline that is itself what is published is not compared with: the strongest is looked for among the others.
     """
@@ -53,6 +53,7 @@ def headline(scored: pd.DataFrame, skill: pd.DataFrame) -> dict:
         "high": float(best["high"]) if best is not None else np.nan,
         "against": model_name(best["baseline"]) if best is not None else "",
         "itself": itself,
+        "use": use,
         "still": still,
         "calm": trade is not SALES and not points.event(scored).any(),
     }
@@ -86,8 +87,8 @@ NEUTRAL = ("info", "")
 
 def _against(head: dict) -> tuple[str, str, str]:
     """How a card says what is compared with: that a baseline is published itself, 'the best (other)', that there is none."""
-    is_ = "itself is" if len(head["itself"]) == 1 else "themselves are"
-    itself = f"{the(head['itself'])} {is_} published; " if head["itself"] else ""
+    itself = scorefigures.standing(head["itself"], head["use"])
+    itself = f"{itself[0].lower() if itself.startswith(('The ', 'What ')) else itself[0]}{itself[1:]}; " if itself else ""
     other = " other" if itself else ""
     return itself, f"the best{other}", f"{itself}no{other} baseline to compare with"
 
@@ -223,7 +224,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     models["interval"] = [f"{change(r.low)} to {change(r.high)}" if np.isfinite(r.low) else "–" for r in models.itertuples()]
     models["label"] = models["model"].map(scorefigures.dated(scored))
     own = models["model"].isin(head["itself"])
-    models.loc[own, "skill"], models.loc[own, "interval"] = np.nan, "is what is published"
+    models.loc[own, "skill"], models.loc[own, "interval"] = np.nan, "as what is published"
     if head["still"]:
         models["skill"], models["interval"] = np.nan, "–"
     trade, unit = trades.of(scored), period_name(freq)
@@ -260,7 +261,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
         text += f" Not there at every date, so not quite comparable: {the(late)}."
     return {
         "text": text,
-        "bars": scorefigures.accuracy(scored, "loss", same=head["itself"]),  # what the gate goes by
+        "bars": scorefigures.accuracy(scored, "loss", same=head["itself"], use=head["use"]),  # what the gate goes by
         "horizon": scorefigures.error_by_horizon(scored, unit=unit),
         "models": table(
             models[keep].drop(columns=[c for c in ("on_event",) if models[c].isna().all()]),
@@ -279,7 +280,7 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
                 "difference": "difference, points",
             },
         ),
-        "skill": scorefigures.skill(skill) if len(skill) and np.isfinite(head["low"]) else None,
+        "skill": scorefigures.skill(skill, use=head["use"]) if len(skill) and np.isfinite(head["low"]) else None,
     }
 
 

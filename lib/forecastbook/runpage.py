@@ -41,7 +41,7 @@ def render_run(directory: str | Path) -> Path:
     horizon = int(forecast["horizon"].max()) if forecast is not None and "horizon" in forecast else params.get("horizon") or 0
     backtest, scored = run.backtest()
     skill = scoreboard.skills(scored) if scored is not None else None
-    head = evidence.headline(scored, skill) if scored is not None else None
+    head = evidence.headline(scored, skill, gate.get("use")) if scored is not None else None
     n_obs = series["n_obs"] if (series := run.frame("series")) is not None and "n_obs" in series else ()
     drawn, judged = scoreboard.drawn(n_obs), scored.loc[scored["model"] == "published", "origin"].nunique() if head else 0
     moved, due = agenda.moves(run), agenda.orders(run, backtest) if trade is SALES else None
