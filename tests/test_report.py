@@ -395,7 +395,7 @@ def test_the_index_is_newest_first_and_marks_superseded_runs(tmp_path):
     assert dates == ["2026-01-05", "2026-01-05", "2025-12-29", "2025-12-22"]
     assert text.count("(superseded)") == 1 and "abcdef12*" in text
     assert "4 runs of prices, the newest first." in text
-    assert [report.listed([*"abc"[:n]]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert [wording.listed([*"abc"[:n]]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert "No run yet" in report.render_index(tmp_path / "prices").read_text(encoding="utf-8")
 
 
@@ -407,12 +407,19 @@ def test_the_report_of_a_superseded_run_says_so_and_leads_to_the_one_that_replac
     assert "Superseded" not in (old / "report.html").read_text(encoding="utf-8")
     new = make_run(tmp_path, run_id="prices-new<b>", status="running", steps={"01_ingest": "done"})
     report.render_run(new)
-    said = f"{banner}{link}prices-new&lt;b&gt;</a>"
-    assert f"{said}, which is not finished: running, 1 of" in (old / "report.html").read_text(encoding="utf-8")
-    done = json.loads((new / "manifest.json").read_text()) | {"status": "done", "run_id": "prices-new"}
+    assert "Superseded" not in (old / "report.html").read_text(encoding="utf-8"), "the new one is not finished"
+    done = json.loads((new / "manifest.json").read_text()) | {"status": "done"}
     (new / "manifest.json").write_text(json.dumps(done))
     assert "Superseded" not in report.render_run(new).read_text(encoding="utf-8")
-    assert f"{banner}{link}prices-new</a>.</div>" in (old / "report.html").read_text(encoding="utf-8")
+    assert f"{banner}{link}prices-new&lt;b&gt;</a>.</div>" in (old / "report.html").read_text(encoding="utf-8")
+    before = (old / "report.html").stat().st_mtime_ns
+    report.render_run(new)
+    assert (old / "report.html").stat().st_mtime_ns == before, "once is enough"
+    whole = (old / "manifest.json").read_text()
+    (old / "manifest.json").write_text(json.dumps(json.loads(whole) | {"gate": {"standings": [{"model": "lstm"}]}}))
+    (old / "report.html").write_text("a page of an earlier version")
+    assert report.render_run(new).is_file() and "earlier version" in (old / "report.html").read_text()
+    (old / "manifest.json").write_text(whole)
     shutil.rmtree(new)
     assert "Superseded: this run was made anew" in report.render_run(old).read_text(encoding="utf-8")
 

@@ -289,6 +289,16 @@ def test_a_finished_run_is_never_rewritten_without_force(tmp_path, change, said,
     assert any(str(kept) in line for line in lines)
 
 
+def test_a_key_that_is_newer_than_a_run_had_its_default_then(tmp_path):
+    run = finished(make(tmp_path))
+    made = json.loads((run.dir / "manifest.json").read_text())
+    del made["params"]["finetune"]["max_steps"]
+    (run.dir / "manifest.json").write_text(json.dumps(made))
+    assert make(tmp_path).manifest["status"] == "done"
+    with pytest.raises(RunError, match="max_steps: 200 -> 9"):
+        make(tmp_path, tiny(finetune={"max_steps": 9}))
+
+
 def test_force_without_a_change_leaves_a_finished_run_alone(tmp_path):
     run = finished(make(tmp_path))
     assert make(tmp_path, force=True).manifest["status"] == "done" and len(list(run.home.glob("2024*"))) == 1

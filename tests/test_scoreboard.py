@@ -281,7 +281,7 @@ def test_an_empty_record_is_said_and_breaks_nothing(tmp_path):
             assert scoreboard.verdict(table, GATE) == "There is no record to judge by. The gate said so."
         assert "no record to judge by" in scoreboard.describe(back)
         ids, labels = scoreboard.best_median_worst(back, pd.DataFrame({"series_id": ["b", "a"]}))
-        assert ids == ["a", "b"] and labels == ["no record yet"] * 2
+        assert ids == ["a", "b"] and labels == ["not ranked"] * 2
         series = pd.DataFrame({"series_id": ["a"], "title": ["t"], "last_value": [1.0], "change_rate": [0.0]})
         assert scoreboard.worst(back, series).empty
 

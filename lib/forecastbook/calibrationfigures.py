@@ -144,7 +144,7 @@ def by_event(frame: pd.DataFrame, model: str = "published") -> Figure:
     if came.any():
         title = f"{percent(came.mean(), 1)} of forecasts met {trade.with_event}"
         title += f"; the 90 % band held {percent(held[came].mean())} of those"
-        title += _beside(
+        title += _against_safe(
             mine["error"].to_numpy(float)[came].mean(), other.loc[event(other).to_numpy(bool), "error"].mean(), trade
         )
     fig, axes = canvas(title, cols=2, size=(8.2, 2.5))
@@ -178,7 +178,7 @@ def by_event(frame: pd.DataFrame, model: str = "published") -> Figure:
     return fig
 
 
-def _beside(error: float, safe: float, trade: Trade) -> str:
+def _against_safe(error: float, safe: float, trade: Trade) -> str:
     """How an error is set against the safe baseline's, as the end of a sentence; '' where there is none."""
     if not (np.isfinite(error) and safe > 0):
         return ""

@@ -292,6 +292,7 @@ def fans(run: RunFiles, scored: pd.DataFrame | None, drawn: str = "") -> dict | 
         return None
     ids, labels, title = list(pd.unique(forecast["series_id"]))[:4], None, "First items"
     text = "The first items; there is no backtest yet to rank them."
+    text = text if scored is None else "The first items; nothing came in the backtest to rank them by."
     by, lively = (
         scoreboard.ranked(scored, forecast["series_id"].unique()) if scored is not None else (pd.Series(dtype=float), False)
     )

@@ -76,7 +76,7 @@ def _network(hyper: dict) -> nn.Module:
 
 def _settings(given: dict, base: dict | None = None) -> dict:
     """Hyperparameters over their defaults, or over those of a trained model. TypeError on an unknown name, LSTMError on a value
-    out of range."""
+    that the params would not take."""
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:
         raise TypeError(f"lstm has no hyperparameter {unknown[0]!r}: it knows {', '.join(DEFAULTS)}")

@@ -48,6 +48,8 @@ def downloads(run: RunFiles, plan: pd.DataFrame | None = None, moved: pd.DataFra
     Each is embedded too while it is small.
     """
     forecast, out = run.frame("forecast"), []
+    for what in ("changes", "orders"):  # of a page that was made before
+        (run.dir / f"{what}.csv").unlink(missing_ok=True)
     if moved is not None and len(rows := big(moved)):
         columns = {"series_id": "series_id", "title": "title", "last_value": "last_price", "q50": "expected_price"}
         columns |= {"move": "change", "ts": "date", "q05": "lower", "q95": "upper", "p_change": "p_change", "p_up": "p_up"}
@@ -261,7 +263,7 @@ def _what_came(before: RunFiles, panel: pd.DataFrame | None, trade: trades.Trade
     if forecast is None or panel is None:
         return None
     actual = panel[panel["ts"] > pd.Timestamp(before.manifest["as_of"])]
-    if trade is trades.SALES:
+    if trade is trades.SALES and "available" in actual:
         actual = actual.assign(y=counts.demand(actual["y"].to_numpy(), actual["available"].to_numpy(dtype=bool)))
     met = forecast.drop(columns=["y"], errors="ignore").merge(actual[["series_id", "ts", "y"]], on=["series_id", "ts"])
     return points.errors(met)

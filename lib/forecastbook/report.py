@@ -9,7 +9,7 @@ written by ``pages``: whole, or the old one stays as it was. The index over all 
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import sys
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from forecastbook import pages
 from forecastbook.executed import render_notebook
 from forecastbook.files import RunError
 from forecastbook.runfiles import manifest_of, scores_of, state_of
-from forecastbook.wording import bare_percent, counted, model_name, shorten
+from forecastbook.wording import bare_percent, counted, listed, model_name, shorten
 
+log = logging.getLogger("forecastbook")
 __all__ = ["main", "render_index", "render_notebook", "render_run"]
 
 
@@ -27,11 +28,15 @@ def render_run(directory: str | Path) -> Path:
     from forecastbook import runpage  # with all that draws: most steps render a notebook and the index
 
     directory, page = Path(directory), runpage.render_run(directory)
-    said = f"{manifest_of(directory).get('run_id')}</a>."
+    if state_of(manifest_of(directory), directory)[1] != "good":
+        return page
+    said = f'Superseded by run <a href="../{directory.name}/report.html">'
     for old in sorted(directory.parent.glob(f"{directory.name}+*/report.html")):
-        with contextlib.suppress(OSError, ValueError, RunError):  # what is wrong with an old run is no fault of this one
+        try:
             if said not in old.read_text(encoding="utf-8", errors="replace"):
                 runpage.render_run(old.parent)
+        except Exception as error:  # what is wrong with an old run, perhaps of an earlier version, is no fault of this one
+            log.warning("%s: not rendered again (%s: %s)", old, type(error).__name__, error)
     return page
 
 
@@ -48,11 +53,6 @@ def render_index(out: str | Path) -> Path:
     intro += "* marks a commit with uncommitted changes."
     text = pages.render("index.html.j2", title="Forecast book", intro=intro, rows=rows)
     return pages.write(out / "index.html", text)
-
-
-def listed(names: list[str]) -> str:
-    """'prices', 'prices and vinyl', 'prices, sales and vinyl'."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _row(directory: Path, out: Path) -> dict:

@@ -310,8 +310,10 @@ def _changed(directory: Path, wanted: dict) -> list[str]:
     """What a run's inputs are that its directory was not made with; empty when it was made with just these."""
     if not (directory / "manifest.json").is_file():
         return NEW
-    manifest = Run(directory).manifest
-    return _changes({name: manifest.get(name) for name in wanted}, wanted)
+    made = {name: Run(directory).manifest.get(name) for name in wanted}
+    with contextlib.suppress(ValueError, TypeError):  # a key that is newer than the run had its default then
+        made["params"] = Params.model_validate(made["params"]).model_dump(mode="json")
+    return _changes(made, wanted)
 
 
 def _make_room(run: Run, changed: list[str], force: bool) -> None:

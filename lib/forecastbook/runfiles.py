@@ -146,9 +146,10 @@ def _far(values: dict, model: str, metric: str) -> bool:
 
 
 def _panel(path: Path) -> pd.DataFrame:
-    """The observations of a panel: series_id as categories, ts, y, available. Its days never become Python objects: there are
-    millions."""
-    table = pq.read_table(path, columns=["series_id", "ts", "y", "available"], read_dictionary=["series_id"])
+    """The observations of a panel: series_id as categories, ts, y, available where it says so. Its days never become Python
+    objects: there are millions."""
+    wanted = ["series_id", "ts", "y", *({"available"} & set(pq.read_schema(path).names))]
+    table = pq.read_table(path, columns=wanted, read_dictionary=["series_id"])
     return table.to_pandas(date_as_object=False, ignore_metadata=True)
 
 

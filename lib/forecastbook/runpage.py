@@ -123,9 +123,8 @@ def _superseded(run: RunFiles) -> list[Markup]:
         return []
     if not by:
         return [Markup("Superseded: this run was made anew, and is kept for the record.")]
-    kept, (state, tone) = run.dir.name.split("+")[0], state_of(by, run.dir.with_name(run.dir.name.split("+")[0]))
-    link = Markup('Superseded by run <a href="../{0}/report.html">{1}</a>').format(kept, by.get("run_id", kept))
-    return [link + ("." if tone == "good" else f", which is not finished: {state}.")]
+    kept = run.dir.name.split("+")[0]
+    return [Markup('Superseded by run <a href="../{0}/report.html">{1}</a>.').format(kept, by.get("run_id", kept))]
 
 
 def _warnings(run: RunFiles, state: str, tone: str, untested: str) -> list[str]:

@@ -274,7 +274,7 @@ def best_median_worst(backtest: pd.DataFrame, forecast: pd.DataFrame) -> tuple[l
     error, _ = ranked(points.errors(backtest), forecast["series_id"].unique())
     if not len(error):
         ids = sorted(forecast["series_id"].unique())[:3]
-        return ids, ["no record yet"] * len(ids)
+        return ids, ["not ranked"] * len(ids)
     places = dict.fromkeys([0, len(error) // 2, len(error) - 1])
     names = ["best", "worst"] if len(places) == 2 else ["best", "median", "worst"][: len(places)]
     return [error.index[i] for i in places], [f"{n}: error {share1(error.iloc[i])}" for n, i in zip(names, places, strict=True)]

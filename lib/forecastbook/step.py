@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from forecastbook.environment import git_state
-from forecastbook.files import RunError, sweep, write_text
+from forecastbook.files import sweep, write_text
 from forecastbook.run import STEPS, Run
 
 log = logging.getLogger("forecastbook")
@@ -147,7 +147,7 @@ def _tell_of_failure(run: Run, part: Path, failed: Path, state: dict) -> None:
     for tell in (lambda: run.note(**told), page, lambda: _pages(run), lambda: report.render_index(index)):
         try:
             tell()
-        except (OSError, ValueError, RunError) as error:
+        except Exception as error:  # whatever it is: the failure itself must be told
             log.error("not all that is to be said of the failed step could be written: %s", error)
     part.unlink(missing_ok=True)
 

@@ -53,7 +53,7 @@ class Model:
 
 
 def settings(given: dict, base: dict = DEFAULTS) -> dict:
-    """Hyperparameters over their defaults. TypeError on an unknown name, TideError on a value out of range."""
+    """Hyperparameters over their defaults. TypeError on an unknown name, TideError on a value that no params may have."""
     if unknown := sorted(set(given) - set(DEFAULTS)):
         raise TypeError(f"tide has no hyperparameter {unknown[0]!r}: it knows {', '.join(DEFAULTS)}")
     try:

@@ -241,16 +241,15 @@ def _table(results, params: Params) -> pd.DataFrame:
     rows = []
     for i, result in enumerate(results):
         frame = result.metrics_dataframe
-        if frame is not None and "whole" not in frame:  # of a search that an earlier version began
-            frame = frame.assign(whole=False)
-        epochs = frame[~frame["whole"].astype(bool)] if frame is not None and SCORE in frame else pd.DataFrame()
+        frame = pd.DataFrame() if frame is None else frame
+        whole = frame["whole"].eq(True) if "whole" in frame else pd.Series(False, frame.index)  # not in an earlier version's
+        epochs = frame[~whole] if SCORE in frame else pd.DataFrame()
         losses = epochs[SCORE].dropna() if len(epochs) else pd.Series(dtype=float)
         values = {name: json.dumps(result.config["hyper"][name]) for name in params.tune.space}
         seconds = float(frame["time_total_s"].iloc[-1]) if len(losses) else np.nan
         state = "failed" if result.error else "no epoch finished"
         if len(losses) and not result.error:  # the last epoch of all ends a trial before it can say that it has ended
-            whole = frame["whole"].astype(bool).any() or epochs["epoch"].max() >= params.model.epochs
-            state = "finished" if whole else EARLY
+            state = "finished" if whole.any() or epochs["epoch"].max() >= params.model.epochs else EARLY
         rows.append(
             {"trial": i + 1, "state": state, "epochs": len(losses), "seconds": seconds, "score": losses.min(), **values}
         )

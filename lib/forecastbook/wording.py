@@ -101,7 +101,7 @@ KINDS = {  # the pattern of a name -> words around what its groups hold
     r"future_(.+)": "{} at that time",
 }
 
-EARLY = "stopped early"  # what a trial of a search is that others had left behind before it had come to its end
+EARLY = "stopped early"  # a trial of a search that others had left behind, or that the time budget ended
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -224,8 +224,12 @@ def feature_name(feature: str) -> str:
 
 def the(models) -> str:
     """Models as a sentence names them: 'the last value', 'IMAPA', 'the last value, IMAPA and the counting table'."""
-    *first, last = ["", *(n if n[:1].isupper() else f"the {n}" for n in map(model_name, models))]
-    return f"{', '.join(first[1:])} and {last}" if first[1:] else last
+    return listed([n if n[:1].isupper() else f"the {n}" for n in map(model_name, models)])
+
+
+def listed(names: list[str]) -> str:
+    """'prices', 'prices and vinyl', 'prices, sales and vinyl'; '' for none."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def unread(names: list[str], things: str, reads) -> str:
