@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 
-from forecastbook import backtest, experts, forking, gate, gbm, grid, models, points, scoreboard, spells
+from forecastbook import backtest, experts, forking, gate, gbm, grid, models, points, scoreboard, spells, training
 from forecastbook import panel as panels
 from forecastbook import run as runs
 from forecastbook.intake import SourceError
@@ -245,7 +245,7 @@ def starts(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
     first of them; the gate has what evidence such a history gives.
     """
     changed = Params.model_validate(merge(params.model_dump(mode="json"), {"backtest": {"origins": 4, "refits": 6}}))
-    rows, shipped = [], backtest.shipped(changed)
+    rows, shipped = [], training.shipped(changed)
     if shipped is None:
         return pd.DataFrame(rows)
     for days in SHORT:
@@ -255,8 +255,8 @@ def starts(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
             view = teacher.until(dates[0])
             networks = {
                 "zero-shot": shipped,
-                "fine-tuned": backtest.first(view, changed),
-                "cold": models.fit(changed.model.name, view, **backtest.hyper(changed)),
+                "fine-tuned": training.first(view, changed),
+                "cold": models.fit(changed.model.name, view, **training.hyper(changed)),
             }
             trees, row = gbm.fit(view, changed.horizon, changed.seed), {}
             for name, network in networks.items():

@@ -30,11 +30,12 @@ import torch
 
 import peers
 from conftest import LEVELS, posted_panel
-from forecastbook import backtest, forking, lstm, models, processes, scores
+from forecastbook import forking, lstm, models, processes, scores
 from forecastbook import panel as panels
 from forecastbook.params import Params
 from forecastbook.sources import SOURCES
 from forecastbook.threads import one_thread
+from forecastbook.training import train as train_experts
 from forecastbook.warehouse import connect
 from forecastbook.yamlfile import read_yaml
 
@@ -341,7 +342,7 @@ def experts(variants: int, days: int) -> dict:
     """What the experts of one run cost at a size, in this process: trained, grown, and all candidates forecast."""
     params = Params.model_validate(read_yaml(PARAMS / "prices.yaml"))
     panel = processes.shops(variants // SHOP, SHOP, days, seed=0)
-    speaker, _, train = timed(backtest.train, panel, params)
+    speaker, _, train = timed(train_experts, panel, params)
     _, _, forecast = timed(speaker.forecasts, panel, params.horizon, params.quantiles)
     _, _, table = timed(models.forecast, models.Baseline("table"), panel, params.horizon, params.quantiles)
     spent = train + forecast + table

@@ -85,15 +85,16 @@ DRAWING = {
     "salesexperts": "blend counts panel params pooled tide trades",
     "models": "counts files grid intermittent intervals lstm panel scores sticky countingtable tide trades",
     "roster": "counts intake panel params scores trades wording",
-    "backtest": "blend counts experts models panel params roster salesexperts scores sticky countingtable trades",
+    "training": "counts experts models panel params roster salesexperts trades wording",
+    "backtest": "blend countingtable counts models panel params roster scores sticky trades training",
     "bands": "backtest counts intervals params scores trades",
-    "gate": "backtest bands files intervals params trades wording",
-    "challenger": "backtest files models panel params roster run trades wording",
+    "gate": "backtest bands files intervals params trades training wording",
+    "challenger": "backtest files models panel params run trades training wording",
     "points": "scores trades",
     "scoreboard": "backtest counts panel params points scores trades wording",
-    "forecasts": "backtest gate models panel params run trades wording",
+    "forecasts": "backtest gate models panel params run trades training wording",
     "trackrecord": "counts panel params publication run scores trades wording",
-    "tuning": "backtest files models panel params run wording",
+    "tuning": "backtest files models panel params run training wording",
     "processes": "panel",
     "pretrain": "lstm models panel processes",
     # what a reader sees
@@ -136,8 +137,8 @@ LAZY = {
     ("chain", "warehouse"),
 }
 NAMED = {  # what a module names as text and does not import -> who imports it, by that name
-    ("trades", "experts"): "backtest",
-    ("trades", "salesexperts"): "backtest",
+    ("trades", "experts"): "training",
+    ("trades", "salesexperts"): "training",
     ("tide_model", "tide"): "models",
 }
 ONLY_IN = {  # a package from outside -> the modules that may import it

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
-from forecastbook import backtest, experts, gate, lstm, models
+from forecastbook import backtest, experts, gate, lstm, models, training
 from forecastbook.trades import PRICES
 
 COLUMNS = ["model", "series_id", "origin", "ts", "horizon", "y", "q05", "q25", "q50", "q75", "q95", "last_value"]
@@ -36,9 +36,9 @@ def trained():
 
 @pytest.fixture(scope="module")
 def record(panel, trained):
-    train = backtest.train
+    train = training.train
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backtest, "train", lambda view, *rest: trained.append(view.as_of) or train(view, *rest))
+        patch.setattr(training, "train", lambda view, *rest: trained.append(view.as_of) or train(view, *rest))
         return gate.replay(backtest.rolling(panel, tiny(**OPEN)), tiny(**OPEN))
 
 
@@ -90,18 +90,18 @@ def test_it_is_trained_as_often_as_asked_and_wherever_nobody_speaks_yet(record, 
 def test_a_replay_tells_where_it_is_if_the_panel_is_large(panel, record, lines, monkeypatch):
     """Each origin that trains, before it does, and others after a silence; a small job says nothing."""
     params = tiny(**OPEN)
-    monkeypatch.setattr(backtest, "train", lambda *asked: None)
+    monkeypatch.setattr(training, "train", lambda *asked: None)
     backtest.rolling(panel, params)
     assert not lines
     monkeypatch.setattr(backtest, "LARGE", panel.y.size)
-    monkeypatch.setattr(backtest, "train", lambda view, *rest: lines.append(f"trains {view.as_of}"))
+    monkeypatch.setattr(training, "train", lambda view, *rest: lines.append(f"trains {view.as_of}"))
     backtest.rolling(panel, params)
     dates = [at.date for at in record]
     wanted = [(f"INFO origin {i} of {len(dates)}, {day}: training", f"trains {day}") for i, day in enumerate(dates, 1)]
     assert lines == [line for pair in wanted for line in pair]
     lines.clear()
     monkeypatch.setattr(backtest, "SILENCE", -1.0)
-    monkeypatch.setattr(backtest, "train", lambda *asked: Silent())
+    monkeypatch.setattr(training, "train", lambda *asked: Silent())
     backtest.rolling(panel, params)
     assert [i for i, line in enumerate(lines) if line.endswith(": training")] == [0, 6] and len(lines) == len(dates) == 13
     assert all(line.endswith(": asking") for i, line in enumerate(lines) if i not in (0, 6))
@@ -248,13 +248,13 @@ def test_with_a_teacher_no_series_is_asked_that_was_learnt(panel):
 def test_the_base_speaks_until_there_is_enough_history_to_train_on(panel):
     theirs = tiny(model={"hidden_size": 64, "sequence_length": 30, "epochs": 1, "max_steps": 2})
     short, long = panel.until(panel.dates[45]), panel.until(panel.dates[80])
-    assert backtest.train(panel.until(panel.dates[30]), tiny()) is None, "no base of this shape"
-    early = backtest.train(short, theirs)
+    assert training.train(panel.until(panel.dates[30]), tiny()) is None, "no base of this shape"
+    early = training.train(short, theirs)
     assert early.network.info["id"] == models.SHIPPED and early.trees is not None
     assert all(torch.equal(v, early.network.net.state_dict()[k]) for k, v in lstm.shipped().net.state_dict().items())
-    first = backtest.train(long, theirs, early.network)
+    first = training.train(long, theirs, early.network)
     assert first.network.info["parent"] == models.SHIPPED and first.network.hyper["train_days"] is None, "a first training"
-    assert backtest.train(short, theirs, first.network).network is first.network, "and is not trained on too little"
+    assert training.train(short, theirs, first.network).network is first.network, "and is not trained on too little"
     record = backtest.rolling(short, theirs)
     assert len(record) == 2 and all({"lstm", "lstm_table", *PRICES.baselines} <= set(o.q) for o in record)
 
@@ -262,17 +262,17 @@ def test_the_base_speaks_until_there_is_enough_history_to_train_on(panel):
 def test_the_first_training_starts_from_the_shipped_base_where_the_shape_is_its_own_and_never_from_a_champion(panel):
     view, base = panel.until(panel.dates[80]), lstm.shipped()
     theirs = tiny(model={"hidden_size": 64, "sequence_length": 30, "epochs": 1, "max_steps": 2})
-    assert backtest.shipped(theirs).info["id"] == "the shipped base" and backtest.shipped(tiny()) is None
-    from_base = backtest.first(view, theirs)
+    assert training.shipped(theirs).info["id"] == "the shipped base" and training.shipped(tiny()) is None
+    from_base = training.first(view, theirs)
     assert from_base.info["parent"] == "the shipped base" and from_base.hyper["train_days"] is None
     assert from_base.hyper["max_steps"] == 2 and from_base.hyper["learning_rate"] == theirs.model.learning_rate
     assert all(np.array_equal(from_base.scaling[k], base.scaling[k]) for k in base.scaling)
     nothing = theirs.model_copy(update={"finetune": theirs.finetune.model_copy(update={"base": "none"})})
     for params in (nothing, tiny()):
-        assert backtest.first(view, params).info["parent"] is None
-    speaker = backtest.train(view, theirs)
+        assert training.first(view, params).info["parent"] is None
+    speaker = training.train(view, theirs)
     assert speaker.network.info["parent"] == "the shipped base" and speaker.trees is not None
-    again = backtest.train(view, theirs, speaker.network)
+    again = training.train(view, theirs, speaker.network)
     assert again.network.hyper["train_days"] == 30 and again.network is not speaker.network
 
 
@@ -331,8 +331,8 @@ def test_a_level_names_its_column(level, name):
 
 def test_hyperparameters_reach_the_model_under_its_own_names():
     params = tiny(seed=11, finetune={"patience": 2})
-    hyper = backtest.hyper(params)
+    hyper = training.hyper(params)
     assert hyper["seed"] == 11 and hyper["forecast_length"] == 7 and hyper["validation_days"] == 14 and hyper["patience"] == 2
-    assert backtest.hyper(tiny(model={"forecast_length": 9}))["forecast_length"] == 9
-    assert backtest.finetune_hyper(params)["train_days"] == 30 and backtest.finetune_hyper(params)["seed"] == 11
-    assert set(hyper) | set(backtest.finetune_hyper(params)) <= set(lstm.DEFAULTS)
+    assert training.hyper(tiny(model={"forecast_length": 9}))["forecast_length"] == 9
+    assert training.finetune_hyper(params)["train_days"] == 30 and training.finetune_hyper(params)["seed"] == 11
+    assert set(hyper) | set(training.finetune_hyper(params)) <= set(lstm.DEFAULTS)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import LEVELS, day, made_run, posted_panel, posted_prices, tiny
-from forecastbook import backtest, challenger, experts, gbm, lstm, models, roster, tide_model
+from forecastbook import backtest, challenger, experts, gbm, lstm, models, tide_model, training
 
 PLAIN = {"attention": False, "window": "single"}
 BASE = {"model": {"hidden_size": 64, "sequence_length": 30}}  # the shape of the network that the package carries
@@ -42,7 +42,7 @@ def outcome(**errors):
 
 def crowned(run, seed=0):
     """A run whose tiny network has become the champion."""
-    model = models.fit("lstm", run.panel(), **{**backtest.hyper(run.params), "seed": seed})
+    model = models.fit("lstm", run.panel(), **{**training.hyper(run.params), "seed": seed})
     challenger.settle(
         run, run.panel(), challenger.Start("cold", None, "Cold start."), model, outcome(challenger=0.1, last_value=0.2)
     )
@@ -559,4 +559,4 @@ def test_the_same_start_trains_the_same_network_and_tells_of_it(runs_at):
     rows = challenger.history(a)
     assert [set(r) for r in rows] == [{"step", "train", "validation"}] * len(rows) and len(rows) >= 2
     assert "8 series" in challenger.summary(a) and "2024-03-10" not in challenger.summary(a)
-    assert roster.trainable(panel, run.params) is None
+    assert training.trainable(panel, run.params) is None

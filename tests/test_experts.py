@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
-from forecastbook import backtest, countingtable, experts, gbm, grid, lstm, models, spells, sticky
+from forecastbook import countingtable, experts, gbm, grid, lstm, models, spells, sticky, training
 from forecastbook import panel as panels
 
 nan = np.nan
@@ -24,7 +24,7 @@ def panel():
 
 
 def trained(panel, **model) -> experts.Experts:
-    network = models.fit("lstm", panel, **backtest.hyper(tiny(model=model)))
+    network = models.fit("lstm", panel, **training.hyper(tiny(model=model)))
     return experts.Experts(network, gbm.fit(panel, H))
 
 
@@ -207,7 +207,7 @@ def test_attention_is_a_mean_over_the_series_that_were_seen(panel):
 
 def test_a_constant_shop_is_forecast_to_stay():
     panel = panel_of(np.full((5, 80), 9.99))
-    still = experts.Experts(models.fit("lstm", panel, **backtest.hyper(tiny())), gbm.fit(panel, H))
+    still = experts.Experts(models.fit("lstm", panel, **training.hyper(tiny())), gbm.fit(panel, H))
     assert still.trees is None
     for q, p, _ in still.forecasts(panel, H, LEVELS).values():
         assert (q == 9.99).all() and (p < 0.05).all()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from conftest import day, made_run, posted_prices, tiny
-from forecastbook import backtest, challenger, experts, forecasts, gate, models, scoreboard
+from forecastbook import backtest, challenger, experts, forecasts, gate, models, scoreboard, training
 from forecastbook.forecasts import PublishError
 from forecastbook.trades import PRICES
 from forecastbook.warehouse import WarehouseError, connect, variant_ids
@@ -38,7 +38,7 @@ class Job:
         self.params = tiny(**merge({"gate": {"doubt": 0.0}}, over))
         self.run = made_run(out, self.params, frame[frame["ts"] <= pd.Timestamp(as_of)], as_of)
         self.panel, self.series = self.run.panel(), self.run.read("series.parquet")
-        self.speaker = backtest.train(self.panel, self.params)
+        self.speaker = training.train(self.panel, self.params)
         (self.run.dir / "model").mkdir(exist_ok=True)
         record = gate.replay(backtest.rolling(self.panel, self.params), self.params)
         table = backtest.frame(record, self.panel.ids, self.params)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import LEVELS, panel_of, posted_panel, tiny
-from forecastbook import backtest, experts, gbm, models
+from forecastbook import experts, gbm, models, training
 from forecastbook.models import ModelError
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
@@ -29,7 +29,7 @@ EMPIRICAL = [name for name in BASELINES if name != "table"]  # the counting tabl
 def network():
     """A tiny trained network and the panel that it was trained on."""
     panel = posted_panel(10, 90)
-    return models.fit("lstm", panel, **backtest.hyper(tiny())), panel
+    return models.fit("lstm", panel, **training.hyper(tiny())), panel
 
 
 # ---- definitions, by loops over single values
@@ -243,7 +243,7 @@ def test_many_forecasts_are_those_of_each_and_experts_answer_under_all_their_nam
 
 
 def test_the_shipped_base_is_offered_where_the_shape_is_the_same():
-    wanted = backtest.hyper(Params())
+    wanted = training.hyper(Params())
     assert models.shipped("lstm", **wanted).info["id"] == "the shipped base"
     assert models.shipped("lstm", **wanted | {"learning_rate": 0.5, "epochs": 3}) is not None
     for name, value in dict(hidden_size=8, num_layers=0, attention=True, window="single", sequence_length=14).items():
@@ -269,7 +269,7 @@ def test_a_saved_network_forecasts_the_same_bits_and_its_files_are_the_same_byte
 def test_a_finetune_leaves_the_given_model_alone(network):
     model, panel = network
     before = models.predict(model, panel, 7, LEVELS)
-    child = models.finetune(model, panel, **{**backtest.finetune_hyper(tiny()), "validation_days": 0, "learning_rate": 0.01})
+    child = models.finetune(model, panel, **{**training.finetune_hyper(tiny()), "validation_days": 0, "learning_rate": 0.01})
     np.testing.assert_array_equal(models.predict(model, panel, 7, LEVELS), before)
     assert not np.array_equal(models.predict(child, panel, 7, LEVELS), before)
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from conftest import panel_of, tiny
-from forecastbook import backtest, intake, roster
+from forecastbook import intake, roster, training
 from forecastbook.intake import LOST, Intake
 from forecastbook.panel import build
 from forecastbook.roster import StaleError
@@ -78,11 +78,11 @@ def test_examples_are_the_liveliest_well_observed_series(panel):
 
 
 def test_a_network_needs_history_and_a_series_to_learn_from(panel):
-    assert roster.trainable(panel, tiny()) is None
+    assert training.trainable(panel, tiny()) is None
     short = panel.last(34)
-    assert roster.trainable(short, tiny()) == "34 periods of history, a network needs 35"
-    assert roster.trainable(panel.last(35), tiny()) is None
-    assert "no series has 20 observations" in roster.trainable(panel.take([2, 4, 5]), tiny())
+    assert training.trainable(short, tiny()) == "34 periods of history, a network needs 35"
+    assert training.trainable(panel.last(35), tiny()) is None
+    assert "no series has 20 observations" in training.trainable(panel.take([2, 4, 5]), tiny())
 
 
 def test_old_data_warns_or_stops_as_asked(panel, lines):
@@ -121,26 +121,26 @@ def test_a_shop_of_single_copies_teaches_a_network_nothing():
         y[n, first + life - 1] = 1
     shop = replace(panel_of(y, freq="MS"), available=available)
     params = sales_job(freq="MS", model={"seeds": 1}, source={"kind": "shop_files"})
-    assert roster.trainable(shop, params) == "of no item is demand known over 4 periods and in the 3 after them"
-    assert backtest.train(shop, params).network is None, "the trees speak alone"
+    assert training.trainable(shop, params) == "of no item is demand known over 4 periods and in the 3 after them"
+    assert training.train(shop, params).network is None, "the trees speak alone"
     lately = replace(shop, available=np.where(np.arange(20) > 11, True, available))
-    assert roster.trainable(lately, params) is None and roster.trainable(lately, params, held=8), (
+    assert training.trainable(lately, params) is None and training.trainable(lately, params, held=8), (
         "what is held out does not count"
     )
 
 
 def test_what_a_network_needs_follows_how_far_ahead_it_is_trained(panel):
-    assert roster.context(tiny()) == 14 + 14 + 7
-    assert roster.context(tiny(model={"forecast_length": 30})) == 14 + 14 + 30
+    assert training.context(tiny()) == 14 + 14 + 7
+    assert training.context(tiny(model={"forecast_length": 30})) == 14 + 14 + 30
 
 
 def test_one_is_not_said_in_the_plural():
     short = panel_of([[nan, nan, 5.0], [5.0, 5.0, 5.0]])
     assert roster.reasons(short, tiny())[0].startswith("only 1 observation (a model")
-    assert roster.trainable(short.last(1), tiny()).startswith("1 period of history")
+    assert training.trainable(short.last(1), tiny()).startswith("1 period of history")
     why = "seen in the last period"
     strict = tiny(eligible={"min_observations": 41, "max_gap": 1})
-    assert roster.trainable(panel_of(np.full((1, 40), 5.0)), strict).endswith(why)
+    assert training.trainable(panel_of(np.full((1, 40), 5.0)), strict).endswith(why)
     table = roster.eligibility(roster.roster(panel_of([[nan, nan, 5.0], [nan, 5.0, 5.0]]), tiny()))
     assert len(table) == 1, "one reason, however many observations"
 

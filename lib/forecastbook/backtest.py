@@ -9,22 +9,20 @@ Symbols: N series, H periods ahead, Q quantile levels.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from forecastbook import blend, countingtable, counts, models, scores
+from forecastbook import blend, countingtable, counts, models, scores, training
 from forecastbook.counts import Demand
 from forecastbook.panel import Panel
 from forecastbook.params import Params
-from forecastbook.roster import context, status, trainable
+from forecastbook.roster import status
 from forecastbook.sticky import Outlook
 from forecastbook.trades import PRICES, SALES
 
@@ -76,20 +74,6 @@ class Origin:
         return self.raw[name].q if name in self.raw else self.q[name]
 
 
-def hyper(params: Params) -> dict:
-    """Hyperparameters of a first training, as the model takes them."""
-    own = params.model.model_dump(exclude={"name", "forecast_length"})
-    own |= {"forecast_length": params.model.forecast_length or params.horizon, "seed": params.seed}
-    if params.trade is SALES:  # trained for a fixed number of epochs, on all there is: see challenger.train
-        return own | {"levels": tuple(params.levels), "validation_days": 0}
-    return own | {"validation_days": params.finetune.validation_days, "patience": params.finetune.patience}
-
-
-def finetune_hyper(params: Params) -> dict:
-    """Hyperparameters of a fine-tune."""
-    return params.finetune.hyper | {"seed": params.seed, "device": params.model.device}
-
-
 def origins(panel: Panel, params: Params) -> list[np.datetime64]:
     """Rolling origins, oldest first: the last lies a horizon before the as-of date, the others a stride apart.
 
@@ -107,7 +91,7 @@ def evidence(panel: Panel, params: Params, judged: list[np.datetime64]) -> list[
     last, first = (int(np.flatnonzero(panel.dates == d)[0]) for d in (judged[-1], judged[0]))
     sales = params.trade is SALES  # slower to train: less evidence, and none without a network
     found = range(last, first - (WARM_UP_SALES if sales else WARM_UP) * params.horizon - 1, -params.horizon)
-    least = context(params) if sales else params.model.sequence_length
+    least = training.context(params) if sales else params.model.sequence_length
     return [panel.dates[i] for i in sorted(found) if i + 1 >= least and panel.dates[i] not in judged]
 
 
@@ -157,7 +141,7 @@ def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel
             told = time.monotonic()
             tell(teacher or panel, f"origin {i + 1} of {len(dates)}, {date}: {'training' if trains else 'asking'}")
         if trains:
-            speaker = train((teacher or panel).until(date), params, speaker and speaker.network)
+            speaker = training.train((teacher or panel).until(date), params, speaker and speaker.network)
             if teacher and speaker and params.trade is PRICES:
                 speaker = replace(speaker, counted=countingtable.count(teacher.until(date), params.horizon))
         spoken = {params.model.name: speaker} if speaker else {}
@@ -172,47 +156,6 @@ def tell(panel: Panel, what: str) -> None:
     """Log what begins now, where the panel is so large that it takes a while."""
     if panel.y.size >= LARGE:
         log.info("%s", what)
-
-
-def train(view: Panel, params: Params, network=None):
-    """Experts as of the view's last day: the network fine-tuned from the given one or trained first, the trees grown anew.
-
-    Where there is too little history to train on, the given network speaks as it is, at first the shipped one. None where
-    nobody could be trained.
-    """
-    home, begun = experts_of(params), view.n_obs > 0
-    if begun.any() and not begun.all():
-        view = view.take(begun)  # what begins later is in no category, vocabulary or sample
-    with ThreadPoolExecutor(1) as beside:  # each computes on one thread, outside of Python: two cores are used, bytes stay
-        trees = beside.submit(home.grow, view, params)
-        if trainable(view, params) is not None:
-            network = network or shipped(params)
-        elif network is None or network.info.get("id") == models.SHIPPED or params.finetune.base == "anew":
-            network = first(view, params)
-        else:
-            network = models.finetune(network, view, **finetune_hyper(params))
-        return home.together(network, trees.result())
-
-
-def experts_of(params: Params):
-    """The module of the experts of the job's trade. Imported when asked: a report reads the table of the backtest without."""
-    return importlib.import_module(params.trade.experts)
-
-
-def shipped(params: Params):
-    """The base network that the package carries, None where the job wants another shape of network or a start from nothing."""
-    if params.finetune.base in ("none", "anew"):
-        return None
-    return models.shipped(params.model.name, **hyper(params))
-
-
-def first(view: Panel, params: Params, progress: bool = False):
-    """The network of a first run: the shipped base fine-tuned on all of the history, or one trained from nothing."""
-    base, own = shipped(params), hyper(params)
-    if base is None:
-        return models.fit(params.model.name, view, progress=progress, **own)
-    free = {k: v for k, v in own.items() if k not in models.shape(params.model.name)}
-    return models.finetune(base, view, progress=progress, parent=models.SHIPPED, train_days=None, **free)
 
 
 def quantile_score(at: Origin, q, params: Params) -> np.ndarray:

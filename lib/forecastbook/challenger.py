@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forecastbook import backtest, models
+from forecastbook import backtest, models, training
 from forecastbook.files import copy_model, part_name, write_json
 from forecastbook.panel import Panel
 from forecastbook.params import Params
-from forecastbook.roster import trainable
 from forecastbook.run import Run
 from forecastbook.trades import SALES
 from forecastbook.wording import change, model_name, period_name, share1, span
@@ -57,9 +56,9 @@ def start(run: Run, panel: Panel) -> Start:
     """
     params, base = run.params, run.params.finetune.base
     given = _checkpoint(Path(base), params) if base not in ("champion", "anew", "none") else None
-    if reason := trainable(panel, params, held=_held(params)):
+    if reason := training.trainable(panel, params, held=_held(params)):
         speaks = f"The checkpoint {base} speaks as it is" if given else "The baselines forecast"
-        if not given and (given := backtest.shipped(params)):
+        if not given and (given := training.shipped(params)):
             speaks = "The base network that comes with forecastbook speaks as it is"
         return Start("none", given, f"No network is trained: {reason}. {speaks}.")
     if given:
@@ -76,7 +75,7 @@ def start(run: Run, panel: Panel) -> Start:
         return _anew(panel, params, f"the champion of {champion['as_of']} is a model of something else")
     if base == "anew":
         return _anew(panel, params, "the params ask for a new network each time (finetune.base: anew)", path, model)
-    wanted, tuned = backtest.hyper(params), run.manifest.get("tuned")
+    wanted, tuned = training.hyper(params), run.manifest.get("tuned")
     met = tuned if tuned and tuned == champion.get("tuned") else {}  # made with it, or better than what was
     fixed = [k for k in models.shape(params.model.name) if k not in met]
     other = [k for k in fixed if wanted[k] not in (None, model.hyper[k])]  # None: as it is
@@ -96,7 +95,7 @@ def start(run: Run, panel: Panel) -> Start:
 
 def _anew(panel: Panel, params: Params, why: str, path: Path | None = None, rival=None) -> Start:
     """A start without a champion to go on from: the shipped base, or nothing."""
-    base, unit, held = backtest.shipped(params), period_name(params.freq), params.finetune.validation_days
+    base, unit, held = training.shipped(params), period_name(params.freq), params.finetune.validation_days
     last = "last is" if held == 1 else f"last {held:,} are"
     on = f"on {span(len(panel.dates), unit)}; the {last} held out to judge it"
     if base is None:
@@ -113,7 +112,7 @@ def _checkpoint(path: Path, params: Params):
                 f"finetune.base {path}: holds no {name} network; name the model directory of a run that kept one"
             )
         return model
-    return models.checkpoint(params.model.name, path, **backtest.hyper(params))
+    return models.checkpoint(params.model.name, path, **training.hyper(params))
 
 
 def train(begun: Start, panel: Panel, params: Params, progress: bool = False):
@@ -135,8 +134,8 @@ def _train(begun: Start, panel: Panel, params: Params, progress: bool = False):
         return None
     backtest.tell(panel, f"training the challenger on {len(panel):,} series up to {panel.as_of}")
     if begun.kind in ("cold", "shipped"):
-        return backtest.first(panel, params, progress=progress)
-    return models.finetune(begun.model, panel, progress=progress, parent=begun.said, **backtest.finetune_hyper(params))
+        return training.first(panel, params, progress=progress)
+    return models.finetune(begun.model, panel, progress=progress, parent=begun.said, **training.finetune_hyper(params))
 
 
 def duel(panel: Panel, params: Params, contenders: dict) -> pd.DataFrame:
@@ -190,8 +189,8 @@ def settle(run: Run, panel: Panel, begun: Start, challenger, outcome: pd.DataFra
     A challenger that is not better than the model it started from on held-out time is rolled back, and so is one that nothing
     could be compared on. A network whose error is not a number is never kept. Beside a network, trees are grown anew.
     """
-    home = backtest.experts_of(run.params)
-    with ThreadPoolExecutor(1) as beside:  # as in backtest.train
+    home = training.experts_of(run.params)
+    with ThreadPoolExecutor(1) as beside:  # as in training.train
         trees = beside.submit(home.grow, panel, run.params)
         said = _settled(run, panel, begun, challenger, outcome)
         home.plant(trees.result(), run.dir / "model")
@@ -254,7 +253,7 @@ def _describe(directory: Path, **entries) -> None:
 
 def spoken(run: Run) -> set[str]:
     """What could be published without any record: the trade's trusted candidate, where anybody was trained."""
-    trained = backtest.experts_of(run.params).load(run.dir / "model")
+    trained = training.experts_of(run.params).load(run.dir / "model")
     return {run.params.trade.trusted} - {None} if trained else set()
 
 

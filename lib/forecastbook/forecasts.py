@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from forecastbook import backtest, gate, models
+from forecastbook import backtest, gate, models, training
 from forecastbook.backtest import Origin
 from forecastbook.gate import Gate
 from forecastbook.panel import Panel
@@ -38,13 +38,13 @@ def now(panel: Panel, params: Params, decided: Gate, speaker=None) -> Origin:
         asked[params.model.name] = speaker
     for name, said in models.forecasts(asked, panel, params.horizon, params.levels).items():
         at.put(name, said)
-    backtest.experts_of(params).blend_in(at, decided.mix, params)
+    training.experts_of(params).blend_in(at, decided.mix, params)
     return at
 
 
 def speaker(run: Run):
     """The experts that this run's model directory holds; None where only the baselines can speak."""
-    return backtest.experts_of(run.params).load(run.dir / "model")
+    return training.experts_of(run.params).load(run.dir / "model")
 
 
 def looks(speaker, panel: Panel) -> tuple[pd.DataFrame, np.ndarray]:

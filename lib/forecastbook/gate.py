@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 
 from forecastbook import bands, intervals
-from forecastbook.backtest import Origin, experts_of, point_error, quantile_score
+from forecastbook.backtest import Origin, point_error, quantile_score
 from forecastbook.files import sha256, write_json
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES, Trade
+from forecastbook.training import experts_of
 from forecastbook.wording import model_name, share1
 
 WEIGHT = 2  # for how many origins the scatter counts that is expected before any gain is seen

@@ -130,28 +130,6 @@ def _stickiness(panel: Panel) -> dict[str, np.ndarray]:
     }
 
 
-def context(params: Params) -> int:
-    """Periods of history that a network can first be trained on."""
-    ahead = params.model.forecast_length or params.horizon
-    return params.model.sequence_length + params.finetune.validation_days + ahead
-
-
-def trainable(panel: Panel, params: Params, held: int = 0) -> str | None:
-    """None when a network can be trained on this panel, else the reason why not. held: last periods that it will not see."""
-    needed = context(params)
-    if len(panel.dates) < needed:
-        return f"{counted(len(panel.dates), 'period')} of history, a network needs {needed}"
-    if params.trade is SALES:
-        known, ahead = np.isfinite(counts.sold(panel)), params.model.forecast_length or params.horizon
-        if not counts.learnable(known[:, : len(panel.dates) - held], ahead).any():
-            return f"of no item is demand known over {counted(counts.LEAST, 'period')} and in the {ahead} after them"
-    if not (status(panel, params) == "model").any():
-        rules = params.eligible
-        lately = f"{rules.max_gap} periods" if rules.max_gap > 1 else "period"
-        return f"no series has {rules.min_observations} observations and was seen in the last {lately}"
-    return None
-
-
 def eligibility(series: pd.DataFrame) -> pd.DataFrame:
     """How many series are forecast by what, and why the others are not: source, why, series."""
     words = {"model": "model, if the gate lets it", "naive": "the safe baseline", "excluded": "not forecast"}

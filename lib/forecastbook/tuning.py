@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from forecastbook import backtest, models
+from forecastbook import backtest, models, training
 from forecastbook.files import write_json
 from forecastbook.panel import Panel
 from forecastbook.params import Params, digest, hyperparameters
@@ -152,7 +152,7 @@ class Search:
 
 
 def _train(params: Params, panel: Panel, over: dict, on_epoch=None):
-    hyper = backtest.hyper(params) | {"validation_days": max(params.finetune.validation_days, 2 * params.horizon)} | over
+    hyper = training.hyper(params) | {"validation_days": max(params.finetune.validation_days, 2 * params.horizon)} | over
     return models.fit(params.model.name, panel, on_epoch=on_epoch, **hyper)
 
 
