@@ -253,8 +253,9 @@ def _describe(directory: Path, **entries) -> None:
 
 def spoken(run: Run) -> set[str]:
     """What could be published without any record: the trade's trusted candidate, where anybody was trained."""
-    trained = training.experts_of(run.params).load(run.dir / "model")
-    return {run.params.trade.trusted} - {None} if trained else set()
+    if run.params.trade.trusted is None:
+        return set()
+    return {run.params.trade.trusted} if training.experts_of(run.params).load(run.dir / "model") else set()
 
 
 def _means(outcome: pd.DataFrame) -> pd.DataFrame:

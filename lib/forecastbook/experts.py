@@ -85,7 +85,7 @@ def together(network: lstm.Model | None, trees: gbm.Trees | None) -> Experts | N
 def plant(trees: gbm.Trees | None, directory: Path) -> None:
     """Put trees beside the network that ``directory`` holds, in place of those that were there; none beside a baseline."""
     (Path(directory) / gbm.FILE).unlink(missing_ok=True)  # of the run whose network forecasts again
-    if trees and load(directory):
+    if trees and _holds_network(directory):
         gbm.save(trees, directory)
 
 
@@ -99,5 +99,9 @@ def blend_in(at, how: None, params: Params) -> None:
 
 def load(directory) -> Experts | None:
     """The network and the trees of a model directory; None where it holds a baseline, so that no expert was kept."""
+    return Experts(lstm.load(directory), gbm.load(directory)) if _holds_network(directory) else None
+
+
+def _holds_network(directory) -> bool:
     described = json.loads((Path(directory) / "model.json").read_text(encoding="utf-8"))
-    return Experts(lstm.load(directory), gbm.load(directory)) if described["model"] == "lstm" else None
+    return described["model"] == "lstm"
