@@ -113,7 +113,7 @@ smoke: ## a tiny run of every job, two at a time, in outputs/smoke
 setup: .venv/ready.mk ## only the environment: .venv from requirements.lock
 
 test: ## the whole test suite, notebooks included
-	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lab: ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab --notebook-dir=notebooks
