@@ -75,6 +75,11 @@ FAULTS = "SELECT " + ", ".join(
 )
 
 
+def acts(requests) -> int:
+    """How many requests there were, but for the questions whether a query is done: those depend on how long it takes."""
+    return sum(not (request.method == "GET" and "/queries/" in request.path) for request in requests)
+
+
 class Scene:
     """A dataset with an old vintage and a current set, on which one publication after the other meets its fault.
 
@@ -89,7 +94,7 @@ class Scene:
         put(self.house, run_id="first")  # which enters the date in the ledger; what follows only flips its pointer
         with FaultProxy(emulator.host) as proxy:
             put(at(proxy.host, name), run_id="second")
-            self.clean = len(proxy.requests)
+            self.clean, self.acts = len(proxy.requests), acts(proxy.requests)
             self.load = next(r.n for r in proxy.requests if is_load(r))
             self.flip = next(r.n for r in proxy.requests if flip(r))
         self.current = "second"
@@ -189,19 +194,19 @@ def outcome(book, scene, name: str, prepare, *, raised: str = "", current: str =
 @pytest.mark.parametrize("place", PLACES)
 def test_a_lost_reply_is_looked_up_and_nothing_is_done_twice(book, scene, place):
     sent, _ = outcome(book, scene, f"{place}: reply lost", lambda proxy: proxy.fault("lost_reply", when=PLACES[place]))
-    assert len(sent) == scene.clean + 1
+    assert acts(sent) == scene.acts + 1
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_lost_request_is_looked_up_and_sent_again(book, scene, place):
     sent, _ = outcome(book, scene, f"{place}: request lost", lambda proxy: proxy.fault("lost_request", when=PLACES[place]))
-    assert len(sent) == scene.clean + (1 if place in READS else 2)
+    assert acts(sent) == scene.acts + (1 if place in READS else 2)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_503_twice_is_waited_out(book, scene, place):
     sent, _ = outcome(book, scene, f"{place}: 503 twice", lambda proxy: proxy.fault("status", when=PLACES[place], times=2))
-    assert len(sent) == scene.clean + (2 if place in READS else 4)
+    assert acts(sent) == scene.acts + (2 if place in READS else 4)
 
 
 @pytest.mark.parametrize("refusal", ["500", "429", "403 rateLimitExceeded"])
@@ -211,7 +216,7 @@ def test_a_refusal_that_passes_is_waited_out_at_every_request(book, scene, refus
             proxy.fault("status", when=when, times=2, **REFUSALS[refusal])
 
     sent, _ = outcome(book, scene, f"everywhere: {refusal} twice", prepare)
-    assert len(sent) == scene.clean + 2 * 2 + 3 * 4
+    assert acts(sent) == scene.acts + 2 * 2 + 3 * 4
 
 
 def told_at_once(book, scene, name: str, place: str, refusal: dict, raised: str) -> None:
@@ -280,7 +285,7 @@ def test_a_lost_reply_and_a_busy_look_up_still_store_once(book, scene):
         proxy.fault("status", when=polled("/jobs/forecastbook-load-"))
 
     sent, _ = outcome(book, scene, "load: reply lost, then 503 on the look-up", prepare)
-    assert len(sent) == scene.clean + 2 and sum(map(is_load, sent)) == 1
+    assert acts(sent) == scene.acts + 2 and sum(map(is_load, sent)) == 1
 
 
 def test_a_poll_that_fails_is_asked_again(book, scene):
@@ -494,8 +499,10 @@ def test_a_publisher_killed_at_any_step_leaves_the_old_set_or_the_new_one_and_a_
             assert proxy.held.wait(60), publishers.said
             os.kill(pid, signal.SIGKILL)
             row, sent = scene.seen(old, run), len(proxy.requests)
-            if (k, side) != (scene.flip, "after"):  # then it is asked for, and perhaps done
-                assert row[0] == ("new" if k > scene.flip else "old"), (k, side)
+            at = next((i for i, request in enumerate(proxy.requests) if flip(request)), None)
+            known = at is not None and acts(proxy.requests[at + 1 :]) > 0  # the publisher went on to the next step
+            if known or at is None:  # else it is asked for, and perhaps done
+                assert row[0] == ("new" if known else "old"), (k, side)
             repeat = "killed again"
             if k >= scene.load:
                 assert side == "before" or stored(scene.house, FAULTS) == [(0,) * 5]
