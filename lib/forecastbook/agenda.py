@@ -13,6 +13,7 @@ from forecastbook.wording import change, counted, percent, period_name, share1, 
 
 BIG_MOVE = 0.05  # share of the last price
 SHOWN = 20  # rows of a list on the page; its file has them all
+WHOLE = " All of them are in a file, under Downloads."
 
 
 def moves(run: RunFiles) -> pd.DataFrame | None:
@@ -56,7 +57,7 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
         text += f"where {percent(level)} were promised."
         if horizon > 1:
             text += f" The figure on the cost of service counts each {unit[:-1]} by itself, and so shows another share."
-    text += " All of them are in a file, under Downloads." if len(due) > SHOWN else ""
+    text += WHOLE if len(due) > SHOWN else ""
     shown = reorder.table(due, "need" if blind else "reorder", unit)
     tables = [table(shown, reorder.FORMATS, empty="Nothing is needed." if blind else "Nothing to reorder.", limit=SHOWN)]
     for kind, rows, caption in (
@@ -120,7 +121,7 @@ def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.Dat
         text = f"Median forecast against the last price, largest first: {_part(len(rows), len(moved))} "
         text += f"{'moves' if len(rows) == 1 else 'move'} more than {percent(BIG_MOVE)}."
         text += _kept(backtest) if backtest is not None else ""
-        text += " All of them are in a file, under Downloads." if len(rows) > SHOWN else ""
+        text += WHOLE if len(rows) > SHOWN else ""
     else:
         whose = f"every one of the {len(moved):,} items" if len(moved) > 1 else "the one item"
         text = f"The median forecast of {whose} stays within {percent(BIG_MOVE)} of its last price."

@@ -88,7 +88,7 @@ NEUTRAL = ("info", "")
 def _against(head: dict) -> tuple[str, str, str]:
     """How a card says what is compared with: that a baseline is published itself, 'the best (other)', that there is none."""
     itself = scorefigures.standing(head["itself"], head["use"])
-    itself = f"{itself[0].lower() if itself.startswith(('The ', 'What ')) else itself[0]}{itself[1:]}; " if itself else ""
+    itself = f"{itself}; " if itself else ""
     other = " other" if itself else ""
     return itself, f"the best{other}", f"{itself}no{other} baseline to compare with"
 

@@ -23,7 +23,7 @@ from forecastbook.files import sha256, write_json
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.training import experts_of
-from forecastbook.wording import model_name, share1
+from forecastbook.wording import model_name, sentence, share1
 
 WEIGHT = 2  # for how many origins the scatter counts that is expected before any gain is seen
 
@@ -52,7 +52,7 @@ class Gate:
     def verdict(self) -> str:
         """The choice in one sentence, computed."""
         safe = self.trade.safe_words
-        first = f"{safe[0].upper()}{safe[1:]} is published"
+        first = f"{sentence(safe)} is published"
         if not self.origins:
             proof = "there is no finished origin yet on which a model could prove itself."
             return f"{first if self.use == self.trade.safe else f'{titled(self.use, self.trade)} is published'}: {proof}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from forecastbook import pages
 from forecastbook.executed import render_notebook
 from forecastbook.files import RunError
-from forecastbook.runfiles import manifest_of, scores_of, state_of
+from forecastbook.runfiles import manifest_of, scores_of, state_of, superseded_by
 from forecastbook.wording import bare_percent, counted, listed, model_name, shorten
 
 log = logging.getLogger("forecastbook")
@@ -30,7 +30,7 @@ def render_run(directory: str | Path) -> Path:
     directory, page = Path(directory), runpage.render_run(directory)
     if state_of(manifest_of(directory), directory)[1] != "good":
         return page
-    said = f'Superseded by run <a href="../{directory.name}/report.html">'
+    said = superseded_by(directory.name)
     for old in sorted(directory.parent.glob(f"{directory.name}+*/report.html")):
         try:
             if said not in old.read_text(encoding="utf-8", errors="replace"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
+from markupsafe import escape
 
 from forecastbook import points
 from forecastbook.files import altered
@@ -183,6 +184,11 @@ def state_of(manifest: dict, directory: Path) -> tuple[str, str]:
         return "done", "good"
     done = [s for s, v in steps.items() if v == "done"]
     return (f"running, {len(done)} of {len(STEPS) - 1} steps done" if status == "running" else f"part ({status})"), "watch"
+
+
+def superseded_by(name: str) -> str:
+    """How the report of a superseded run begins to say which one took its place: ``name`` is the directory of that one."""
+    return f'Superseded by run <a href="../{escape(name)}/report.html">'
 
 
 def successor(run: RunFiles) -> dict | None:

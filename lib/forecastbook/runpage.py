@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from forecastbook import agenda, evidence, pages, provenance, scoreboard, scorefigures, trades
 from forecastbook.executed import fault
-from forecastbook.runfiles import RunFiles, between, coming, dated, previous, state_of, successor
+from forecastbook.runfiles import RunFiles, between, coming, dated, previous, state_of, successor, superseded_by
 from forecastbook.trades import PRICES, SALES, Trade
 from forecastbook.wording import period_name, plain_line, share1, the
 
@@ -124,7 +124,7 @@ def _superseded(run: RunFiles) -> list[Markup]:
     if not by:
         return [Markup("Superseded: this run was made anew, and is kept for the record.")]
     kept = run.dir.name.split("+")[0]
-    return [Markup('Superseded by run <a href="../{0}/report.html">{1}</a>.').format(kept, by.get("run_id", kept))]
+    return [Markup(superseded_by(kept)) + str(by.get("run_id", kept)) + Markup("</a>.")]
 
 
 def _warnings(run: RunFiles, state: str, tone: str, untested: str) -> list[str]:

@@ -30,7 +30,7 @@ from forecastbook.style import (
     whole_ticks,
 )
 from forecastbook.trades import PRICES, Trade
-from forecastbook.wording import ahead, counted, model_name, percent, signed, the
+from forecastbook.wording import ahead, counted, model_name, percent, sentence, signed, the
 
 COLOURS = {"published": BLUE, "challenger": BLUE, "lstm": BLUE, "blend": BLUE, "champion": GREEN}
 STILL = "No price moved in the record: there is nothing to compare"
@@ -63,17 +63,16 @@ def itself(skill: pd.DataFrame) -> pd.Series:
 
 
 def standing(same, use: str | None = None) -> str:
-    """How a sentence begins where baselines tie with what is published; '' where none does.
+    """That baselines tie with what is published, as a clause; '' where none does.
 
     same: those baselines. use: what the gate lets out; where it is not known, a baseline that alone ties is taken for it.
     """
     same = list(same)
     use = same[0] if use is None and len(same) == 1 else use
     if not same or use not in same:
-        return f"What is published is the same as {the(same)}" if same else ""
+        return f"what is published is the same as {the(same)}" if same else ""
     rest = [m for m in same if m != use]
-    name = the([use])
-    return f"{name[0].upper()}{name[1:]} itself is published" + (f", which is the same as {the(rest)}" if rest else "")
+    return f"{the([use])} itself is published" + (f", which is the same as {the(rest)}" if rest else "")
 
 
 def dated(frame: pd.DataFrame) -> dict[str, str]:
@@ -221,7 +220,7 @@ def accuracy(frame: pd.DataFrame, metric: str | None = None, same=(), use: str |
         said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "as good as"
         title = f"The {model_name(ours)} forecast is {said} the best baseline, {rival}"
         if len(same):
-            title = f"{standing(same, use)}: {said} the best of the others, {rival}"
+            title = f"{sentence(standing(same, use))}: {said} the best of the others, {rival}"
     labels = dated(frame)
     fig, axes = canvas(title, size=(8.2, 0.9 + 0.34 * len(table)))
     ax = axes[0, 0]
@@ -247,7 +246,7 @@ def skill(frame: pd.DataFrame, use: str | None = None) -> Figure:
     if not len(frame):
         return nothing("No skill to show: there is no baseline that has made an error")
     same = itself(frame)
-    own, frame = standing(frame.loc[same, "baseline"], use), frame[~same]
+    own, frame = sentence(standing(frame.loc[same, "baseline"], use)), frame[~same]
     if not len(frame):
         return nothing(f"{own}, and there is no other baseline to compare with")
     proven, worse = frame[frame["low"] > 0], frame[frame["high"] < 0]

@@ -227,6 +227,11 @@ def the(models) -> str:
     return listed([n if n[:1].isupper() else f"the {n}" for n in map(model_name, models)])
 
 
+def sentence(text: str) -> str:
+    """Words as a sentence begins: with a capital."""
+    return text[:1].upper() + text[1:]
+
+
 def listed(names: list[str]) -> str:
     """'prices', 'prices and vinyl', 'prices, sales and vinyl'; '' for none."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
