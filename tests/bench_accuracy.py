@@ -90,6 +90,9 @@ IDEAS = {  # what is changed: params, and what is taken out of the code
     "network from nothing": ({"finetune": {"base": "none"}}, ()),
     "fine-tuned on 60 days": ({"finetune": {"days": 60}}, ()),
     "recurrence always at hand": ({}, ("forgetting",)),
+    "no habit of the shop": ({}, ("habit",)),
+    "all dates two days later": ({}, ("mondays",)),
+    "two days later, no habit": ({}, ("mondays", "habit")),
 }
 
 
@@ -215,7 +218,7 @@ def no_levels(*given, read=spells.read) -> spells.Posted:
 
 def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
     """A row an idea: skills of the experts and of what is published, and what the replay cost."""
-    one, other = halves(panel)
+    later = replace(panel, dates=panel.dates + 2)  # what comes on Mondays comes on Wednesdays
     few = {"backtest": {"refits": max(1, params.backtest.refits // 2)}}
     rows = []
     for idea, (change, without) in IDEAS.items():
@@ -228,9 +231,11 @@ def ablations(panel: panels.Panel, params: Params, data: str) -> pd.DataFrame:
                 stack.enter_context(mock.patch.object(gbm.Trees, "upward", lambda *given: None))
             if "forgetting" in without:
                 stack.enter_context(mock.patch.multiple(forking, FORGET=0.0, HAZE=0.0))
+            if "habit" in without:
+                stack.enter_context(mock.patch.object(spells, "habit", lambda panel: np.zeros(7)))
             if "levels" in without:
                 stack.enter_context(mock.patch.object(spells, "read", no_levels))
-            value = values(replayed(one, other, changed), changed)
+            value = values(replayed(*halves(later if "mondays" in without else panel), changed), changed)
         skill = skills(value)
         names = ("lstm", "gbm", "blend", "published")
         rows.append({"data": data, "idea": idea, **{f"skill of {n}" if n != "published" else n: skill[n] for n in names}})

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from forecastbook import run as runs
+from forecastbook import spells
 from forecastbook.intake import Intake
 from forecastbook.panel import Panel, build
 from forecastbook.params import Params
@@ -40,6 +41,11 @@ TINY = {
 def pytest_collection_modifyitems(items) -> None:
     """Files that take minutes come first: two of them that mostly wait share the machine well, and none is left for the end."""
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
+def asked(panel: Panel, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """What boosted trees are asked with at a panel's last day: features (N, K) of all series, and the calendar ahead (H, 7)."""
+    return spells.of(panel, 1).features[:, -1], spells.calendar(panel, 1, horizon)[0]
 
 
 def posted_prices(n: int = 12, days: int = 110, seed: int = 0, gaps: float = 0.1, start: str = "2024-01-01") -> pd.DataFrame:

@@ -74,7 +74,7 @@ DRAWING = {
     "forking": "panel spells sticky",
     "plain": "panel",
     "lstm": "files forking grid panel params plain spells sticky threads",
-    "experts": "gbm grid lstm panel params sticky countingtable",
+    "experts": "gbm grid lstm panel params spells sticky countingtable",
     "intermittent": "counts panel scores trades",
     "demand": "counts panel",
     "pooled": "boosting counts demand intervals panel",

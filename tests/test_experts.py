@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conftest import LEVELS, panel_of, posted_panel, tiny
+from conftest import LEVELS, asked, panel_of, posted_panel, tiny
 from forecastbook import countingtable, experts, gbm, grid, lstm, models, spells, sticky, training
 from forecastbook import panel as panels
 
@@ -86,7 +86,7 @@ def test_a_blend_is_the_mean_of_the_log_odds(speaker, panel):
     p = {name: said[1] for name, said in speaker.forecasts(seen, H, LEVELS).items()}
     counted = countingtable.count(seen, H).hazard(spells.of(seen, 1).features[:, -1])
     np.testing.assert_array_equal(p["lstm"], lstm.forecast(speaker.network, seen, H, LEVELS).p_change)
-    np.testing.assert_array_equal(p["gbm"], speaker.trees.hazard(seen, H))
+    np.testing.assert_array_equal(p["gbm"], speaker.trees.hazard(*asked(seen, H)))
     days = countingtable.count(seen, H).change_days
     learnt = days / (days + 30)
     assert 0.2 < learnt < 0.9
@@ -112,9 +112,9 @@ def test_what_was_learnt_from_one_campaign_hardly_counts(speaker, panel):
 def test_all_of_them_go_where_the_network_says_on_the_side_that_they_say(speaker, panel):
     """Each candidate is the network's mixture with another hazard; where trees are in it, it leans as all three do."""
     seen = panel.take(panel.n_obs > 0)
-    posted, said = lstm.mixture(speaker.network, seen, H, grid.of(seen))
+    posted, said = lstm.mixture(speaker.network, seen, spells.calendar(seen, 1, H)[0], grid.of(seen))
     usual = countingtable.count(seen, H).on(said.ladder, posted.features[:, -1])
-    side = sticky.mean_odds([said.upward, usual.upward, speaker.trees.upward(seen, H)])
+    side = sticky.mean_odds([said.upward, usual.upward, speaker.trees.upward(*asked(seen, H))])
     leaning = said.leaning(side)
     assert np.abs(leaning.upward - said.upward).max() > 0.05, "the experts differ, else this proves little"
     for name, (q, p, up) in speaker.forecasts(seen, H, LEVELS).items():
@@ -128,7 +128,7 @@ def test_all_of_them_go_where_the_network_says_on_the_side_that_they_say(speaker
 
 def test_trees_that_learnt_no_side_leave_it_to_the_network(speaker, panel):
     seen = panel.take(panel.n_obs > 0)
-    _, said = lstm.mixture(speaker.network, seen, H, grid.of(seen))
+    _, said = lstm.mixture(speaker.network, seen, spells.calendar(seen, 1, H)[0], grid.of(seen))
     for name, (q, p, up) in replace(speaker, trees=replace(speaker.trees, sides=None)).forecasts(seen, H, LEVELS).items():
         np.testing.assert_array_equal(q, replace(said, hazard=p).quantiles(LEVELS), err_msg=name)
         np.testing.assert_array_equal(up, p * said.upward, err_msg=name)

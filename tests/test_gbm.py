@@ -8,7 +8,7 @@ import lightgbm
 import numpy as np
 import pytest
 
-from conftest import panel_of, posted_panel
+from conftest import asked, panel_of, posted_panel
 from forecastbook import gbm, spells, sticky
 
 nan = np.nan
@@ -47,11 +47,11 @@ def test_prices_that_never_changed_grow_nothing():
 
 
 def test_hazards_are_probabilities_of_every_series_and_horizon(panel, trees):
-    hazard = trees.hazard(panel, H)
+    hazard = trees.hazard(*asked(panel, H))
     assert hazard.shape == (20, H) and ((hazard >= 1e-4) & (hazard <= 0.99)).all()
     assert hazard.mean(axis=0)[-1] > hazard.mean(axis=0)[0], "in seven days more changes than in one"
-    np.testing.assert_array_equal(trees.hazard(panel.take([7, 2]), H), hazard[[7, 2]])
-    np.testing.assert_array_equal(trees.hazard(panel, 3), hazard[:, :3])
+    today, ahead = asked(panel, H)
+    np.testing.assert_array_equal(trees.hazard(today[[7, 2]], ahead[:3]), hazard[[7, 2], :3])
 
 
 def test_they_learn_that_a_cut_lasts_exactly_five_days():
@@ -62,12 +62,27 @@ def test_they_learn_that_a_cut_lasts_exactly_five_days():
     panel = panel_of(np.where(phase < 5, np.round(usual * 0.8, 2), usual))
     trees = gbm.fit(panel.until(panel.dates[180]), H)
     for t in (185, 190, 199):
-        hazard = trees.hazard(panel.until(panel.dates[t]), H)
+        hazard = trees.hazard(*asked(panel.until(panel.dates[t]), H))
         first, fifth, between = (phase[:, t] == k for k in (0, 4, 8))
         assert first.any() and fifth.any() and between.any()
         assert hazard[fifth].min() > 0.7, "it ends"
         assert hazard[first][:, :4].max() < 0.3 and hazard[first][:, 4:].min() > 0.7
         assert hazard[between].max() < 0.3
+
+
+@pytest.mark.parametrize("weekday", range(0, 7, 2))
+def test_they_learn_on_which_weekday_a_shop_changes_its_prices(weekday):
+    """Each week, on one day of it, a quarter of the prices is cut or comes back. Origins of every weekday are asked."""
+    n, days, draw = 80, 210, np.random.default_rng(5)
+    cut = np.zeros((n, days), dtype=bool)
+    for week in range(0, days, 7):
+        cut[:, week:] = (draw.random(n) < 0.25)[:, None]
+    panel = panel_of(np.where(cut, 8.0, 9.99), start=f"2024-01-{weekday + 1:02d}")
+    trees = gbm.fit(panel.until(panel.dates[174]), H)
+    for t in range(175, 182):  # the prices of day 182 are new, whatever weekday that is
+        hazard = trees.hazard(*asked(panel.until(panel.dates[t]), H))
+        new = np.arange(t + 1, t + 1 + H) >= 182
+        assert hazard[:, ~new].max(initial=0) < 0.1 and hazard[cut[:, t]][:, new].min() > 0.5, t
 
 
 def test_they_learn_on_which_side_a_price_will_be():
@@ -76,7 +91,7 @@ def test_they_learn_on_which_side_a_price_will_be():
     week = (np.arange(days) + np.arange(n)[:, None]) // 7 % 2
     usual = np.round(np.linspace(5, 50, n), 2)[:, None]
     panel = panel_of(np.where(week == 1, np.round(usual * 0.8, 2), usual))
-    p = gbm.fit(panel, H).upward(panel, H)
+    p = gbm.fit(panel, H).upward(*asked(panel, H))
     assert p.shape == (n, H) and p[week[:, -1] == 1].min() > 0.9 and p[week[:, -1] == 0].max() < 0.1
 
 
@@ -86,7 +101,7 @@ def test_the_side_is_learnt_from_changes_alone_and_only_where_both_were_seen(pan
     assert set(grown["count"]) == {(classes > 0).sum()}
     rising = 5 * 1.05 ** (np.arange(120) // 15 + np.zeros((20, 1)))
     trees = gbm.fit(panel_of(rising), H)
-    assert trees.sides is None and trees.upward(panel_of(rising), H) is None
+    assert trees.sides is None and trees.upward(*asked(panel_of(rising), H)) is None
     few = np.full((20, 120), 9.99)
     few[3, 60:80] = 8.99
     assert gbm.fit(panel_of(few), H).sides is None
@@ -94,7 +109,7 @@ def test_the_side_is_learnt_from_changes_alone_and_only_where_both_were_seen(pan
 
 def test_prices_in_another_unit_give_the_same_trees(panel, trees):
     cents = replace(panel, y=panel.y * 1000)
-    np.testing.assert_array_equal(gbm.fit(cents, H).hazard(cents, H), trees.hazard(panel, H))
+    np.testing.assert_array_equal(gbm.fit(cents, H).hazard(*asked(cents, H)), trees.hazard(*asked(panel, H)))
 
 
 @pytest.mark.parametrize("cut", [70, 90, 118])
@@ -106,7 +121,7 @@ def test_trees_know_nothing_of_later_days(panel, cut):
     for part in ("booster", "sides"):
         texts = [each and each.model_to_string() for each in (getattr(trees, part) for trees in grown)]
         assert texts[0] == texts[1], part
-    a, b = (trees.hazard(p.until(date), H) for trees, p in zip(grown, (panel, other), strict=True))
+    a, b = (trees.hazard(*asked(p.until(date), H)) for trees, p in zip(grown, (panel, other), strict=True))
     np.testing.assert_array_equal(a, b)
     if cut < 118:
         assert gbm.fit(other, H).booster.model_to_string() != gbm.fit(panel, H).booster.model_to_string()
@@ -118,7 +133,7 @@ def test_only_days_whose_outcome_was_seen_are_learnt_from(panel, trees):
     grown = trees.booster.trees_to_dataframe().query("node_depth == 1")
     assert set(grown["count"]) == {(classes >= 0).sum()}
     rate = (classes > 0).sum() / (classes >= 0).sum()
-    assert trees.hazard(panel, H).mean() == pytest.approx(rate, rel=0.4)
+    assert trees.hazard(*asked(panel, H)).mean() == pytest.approx(rate, rel=0.4)
 
 
 def test_a_list_price_reaches_the_trees(panel):
@@ -162,8 +177,8 @@ def test_saved_trees_say_the_same_and_a_directory_without_has_none(panel, trees,
     assert gbm.load(tmp_path) is None
     gbm.save(trees, tmp_path)
     back = gbm.load(tmp_path)
-    np.testing.assert_array_equal(back.hazard(panel, H), trees.hazard(panel, H))
-    np.testing.assert_array_equal(back.upward(panel, H), trees.upward(panel, H))
+    np.testing.assert_array_equal(back.hazard(*asked(panel, H)), trees.hazard(*asked(panel, H)))
+    np.testing.assert_array_equal(back.upward(*asked(panel, H)), trees.upward(*asked(panel, H)))
     assert back.importance().equals(trees.importance())
     (tmp_path / "again").mkdir()
     gbm.save(back, tmp_path / "again")

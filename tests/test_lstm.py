@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from forecastbook import forking, grid, lstm, spells
@@ -138,10 +139,12 @@ def test_a_gap_is_not_a_row_shift(model):
 
 
 def test_a_series_is_forecast_alike_alone_and_in_company(each, panel):
-    q, p, _ = lstm.forecast(each, panel, 7, LEVELS)
-    alone_q, alone_p, _ = lstm.forecast(each, panel.take([7]), 7, LEVELS)
-    np.testing.assert_allclose(alone_p[0], p[7], atol=1e-6)
-    np.testing.assert_allclose(alone_q[0], q[7], rtol=1e-6)
+    """What a series is told of the others is the shop's habit, and nothing else."""
+    ahead = spells.calendar(panel, 1, 7)[0]
+    _, together = lstm.mixture(each, panel, ahead)
+    _, alone = lstm.mixture(each, panel.take([7]), ahead)
+    np.testing.assert_allclose(alone.hazard[0], together.hazard[7], atol=1e-6)
+    np.testing.assert_allclose(alone.quantiles(LEVELS)[0], together.quantiles(LEVELS)[7], rtol=1e-6)
 
 
 def test_the_median_stays_at_the_last_price_unless_more_than_half_of_the_mass_has_left(each, panel):
@@ -161,15 +164,15 @@ def test_the_median_stays_at_the_last_price_unless_more_than_half_of_the_mass_ha
 
 def test_a_mixture_is_what_a_forecast_is_made_of(each, panel):
     """Of seen series, on the grid that is given; its hazard is the probability of a change, its quantiles the forecast."""
-    steps = grid.of(panel)
-    posted, said = lstm.mixture(each, panel, 7, steps)
+    steps, ahead = grid.of(panel), spells.calendar(panel, 1, 7)[0]
+    posted, said = lstm.mixture(each, panel, ahead, steps)
     q, p, _ = lstm.forecast(each, panel, 7, LEVELS)
     assert steps is not None and (posted.price[:, -1] == panel.last_value).all()
     np.testing.assert_array_equal(said.hazard, p)
     np.testing.assert_array_equal(said.quantiles(LEVELS), q)
     assert ((said.hazard > 0) & (said.hazard < 1)).all()
     np.testing.assert_allclose(said.kinds.sum(axis=2), 1, rtol=1e-5)
-    _, free = lstm.mixture(each, panel, 7)
+    _, free = lstm.mixture(each, panel, ahead)
     assert not np.array_equal(free.ladder.values, said.ladder.values), "without a grid the atoms are ratios"
 
 
@@ -218,6 +221,22 @@ def test_same_inputs_same_bytes(panel, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     other = lstm.fit(panel, **TINY, seed=1)
     assert lstm.forecast(other, panel, 7, LEVELS)[1].tobytes() != lstm.forecast(fitted, panel, 7, LEVELS)[1].tobytes()
+
+
+def test_a_champion_from_before_habits_were_read_forecasts_as_it_did(panel, tmp_path):
+    """Its weights on the calendar are two columns narrower; it is fine-tuned like any other."""
+    model = lstm.fit(panel, **TINY, attention=True)
+    narrow = ("from_calendar.weight", "ask.weight")
+    with torch.no_grad():
+        for name in narrow:
+            model.net.get_parameter(name)[:, -2:] = 0
+    lstm.save(model, tmp_path)
+    state = load_file(tmp_path / "weights.safetensors")
+    save_file(state | {name: state[name][:, :-2].contiguous() for name in narrow}, tmp_path / "weights.safetensors")
+    back = lstm.load(tmp_path)
+    for one, other in zip(lstm.forecast(model, panel, 7, LEVELS), lstm.forecast(back, panel, 7, LEVELS), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert lstm.finetune(back, panel, epochs=1).net.from_calendar.weight[:, -2:].abs().max() > 0, "it learns of them"
 
 
 @pytest.fixture
@@ -410,7 +429,7 @@ def test_refused_settings(panel, model):
     with pytest.raises(lstm.LSTMError, match="num_layers is 1 .* cannot become 0"):
         lstm.finetune(model, panel, num_layers=0)
     with pytest.raises(lstm.LSTMError, match="cannot forecast 8"):
-        lstm.mixture(model, panel, 8)
+        lstm.forecast(model, panel, 8, LEVELS)
     with pytest.raises(lstm.LSTMError, match="window: .*'all' or 'single', got 'some'"):
         lstm.fit(panel, window="some")
     with pytest.raises(lstm.LSTMError, match="hidden_size is 16 .* cannot become 32"):

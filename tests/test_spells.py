@@ -179,7 +179,49 @@ def test_the_calendar_counts_mondays_between_a_day_and_its_target(keep, horizon)
             days = [origin + dt.timedelta(days=d) for d in range(1, h + 1)]
             on = days[-1].weekday()
             wanted = [h / 7, sum(d.weekday() == 0 for d in days), on == 0, on >= 5, on == 4]
-            np.testing.assert_allclose(got[k, h - 1], np.array(wanted, float), rtol=1e-6)
+            np.testing.assert_allclose(got[k, h - 1], np.array([*wanted, 0, 0], float), rtol=1e-6)
+
+
+def weekly(weekday: int, weeks: int = 30, start: str = "2024-01-01", N: int = 20):
+    """A panel of prices that all change on one weekday, 0 Monday, and on no other."""
+    y = 5.0 + (np.arange(7 * weeks) - weekday) // 7 % 2
+    return panel_of(np.tile(y, (N, 1)), start=start)
+
+
+@pytest.mark.parametrize("weekday", range(7))
+def test_the_calendar_knows_the_weekday_on_which_a_shop_changes_its_prices(weekday):
+    """The habit is the same whatever the weekday is, only that it is another one; its share ahead of a day is counted."""
+    panel = weekly(weekday)
+    found = spells.habit(panel)
+    assert found[weekday] > 0.65 and np.delete(found, weekday).max() < 0 and abs(found.sum()) < 1e-12
+    got = spells.calendar(panel, 14, 7)
+    passed, on = (got[..., spells.CALENDAR.index(name)] for name in ("habit_passed", "on_habit"))
+    weekdays = (np.arange(14)[:, None] + 1 + np.arange(7)) % 7  # the panel's days are whole weeks, so day -14 is a Monday
+    np.testing.assert_allclose(on, found[weekdays], rtol=1e-5)
+    np.testing.assert_allclose(passed, found[weekdays].cumsum(axis=1), atol=2e-6)
+    assert (passed[:, 6] == 0).all(), "in each week of seven days it comes once, to the last bit"
+
+
+def test_a_habit_is_of_weeks_and_not_of_prices():
+    """A campaign that changes all prices is one decision; weeks without a change say nothing; years ago is forgotten."""
+    one = weekly(2, weeks=20, N=1).y[0]
+    few = np.full((40, 140), 3.0)
+    few[0] = one  # one item keeps the habit
+    few[1:, 60:] = 2.0  # on day 60, a Friday, all others change
+    found, alone = spells.habit(panel_of(few)), spells.habit(panel_of(one[None]))
+    assert found.argmax() == alone.argmax() == 2 and 0 < found[4] - alone[4] < 0.05
+    assert (spells.habit(panel_of(np.full((5, 60), 2.0))) == 0).all() and (spells.habit(panel_of([[1.0]])) == 0).all()
+    long = np.concatenate([weekly(3, weeks=60).y, weekly(1, weeks=60).y], axis=1)
+    assert spells.habit(panel_of(long)).argmax() == 1
+
+
+def test_a_habit_knows_nothing_of_later_days():
+    panel = weekly(4)
+    cut, later = panel.dates[100], panel.y.copy()
+    later[:, 101:] = np.random.default_rng(0).uniform(1, 9, later[:, 101:].shape)
+    changed = replace(panel, y=later)
+    np.testing.assert_array_equal(spells.calendar(changed.until(cut), 30, 7), spells.calendar(panel.until(cut), 30, 7))
+    assert not np.array_equal(spells.habit(changed), spells.habit(panel))
 
 
 def test_a_zero_price_is_refused():

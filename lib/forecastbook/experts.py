@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import countingtable, gbm, grid, lstm, sticky
+from . import countingtable, gbm, grid, lstm, spells, sticky
 from .panel import Panel
 from .params import Params
 
@@ -45,18 +45,19 @@ class Experts:
         names = [n for n in NAMES if self.trees is not None or n in ("lstm", "lstm_table")]
         out = {name: sticky.Outlook.unknown(len(panel), horizon, len(quantiles)) for name in names}
         counted, steps = self.counted or countingtable.count(panel, horizon), grid.of(panel)
+        ahead = spells.calendar(panel, 1, horizon)[0]  # (H, 7)
         learnt = counted.change_days / (counted.change_days + EVIDENCE)
         for rows, part in panel.seen():
-            posted, said = lstm.mixture(self.network, part, horizon, steps)
+            posted, said = lstm.mixture(self.network, part, ahead, steps)
             today = posted.features[:, -1]
             tabled = counted.on(said.ladder, today)
             hazards = {"lstm": said.hazard, "lstm_table": sticky.mean_odds([said.hazard, tabled.hazard], [learnt, 1])}
             goes = dict.fromkeys(names, said)
             if self.trees is not None:
-                hazards["gbm"] = self.trees.hazard(part, horizon, today)
+                hazards["gbm"] = self.trees.hazard(today, ahead)
                 three = [said.hazard, tabled.hazard, hazards["gbm"]]
                 hazards["blend"] = sticky.mean_odds(three, [learnt, 1, 2 * learnt])
-                side = self.trees.upward(part, horizon, today)
+                side = self.trees.upward(today, ahead)
                 if side is not None:
                     goes["gbm"] = goes["blend"] = said.leaning(sticky.mean_odds([said.upward, tabled.upward, side]))
             for name, hazard in hazards.items():

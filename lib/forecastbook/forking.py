@@ -25,7 +25,7 @@ from .panel import Panel
 log = logging.getLogger(__name__)
 
 CLIP = 4.0  # standard deviations
-CALENDAR = len(spells.CALENDAR)
+CALENDAR, HABITS = len(spells.CALENDAR), 2  # the last columns are of the shop's habit
 WIDTH = 64  # of the layer before the output
 # Of a crop's origins every third is scored in a step, from a random one, at three random horizons: neighbours nearly agree, and
 # all of them cost half as much again for the same accuracy.
@@ -48,6 +48,8 @@ class Forking(nn.Module):
         self.reads = self.length if self.attends else min(READS, self.length) if layers else 1  # days to forecast from
         self.from_features = nn.Linear(features, D)
         self.from_calendar = nn.Linear(CALENDAR, D, bias=False)
+        with torch.no_grad():  # of a shop's habit nothing is known before it is learnt: the generated shops have one each
+            self.from_calendar.weight[:, -HABITS:] = 0
         self.encoder = None
         if layers:
             dropout = hyper["dropout"] if layers > 1 else 0.0
@@ -113,6 +115,13 @@ class Forking(nn.Module):
         return F.gelu(self.hidden(mixed))
 
 
+def widen(net: Forking, state: dict) -> None:
+    """Let weights of a network from before a shop's habit was read say of it what they know: nothing."""
+    for name in ("from_calendar.weight", "ask.weight"):
+        if name in state and state[name].shape == (len(net.get_parameter(name)), CALENDAR - HABITS):
+            state[name] = F.pad(state[name], (0, HABITS))
+
+
 def remembering(crops: int) -> int:
     """How many crops of a training step have the recurrence: the first ones."""
     return math.ceil(crops * (1 - FORGET))
@@ -168,7 +177,8 @@ def prepare(model, panel: Panel, held: int, cold: bool) -> _Forks:
         )
         _start_at_rates(model.net, train)
     masked, x = np.isnan(posted.levels), _scaled(posted, model.scaling, out=posted.features)
-    return _Forks(L, x, classes, masked, spells.calendar(panel, keep, H), first, until, least=16 if cold else 10)
+    calendar = spells.calendar(panel, keep, H, spells.habit(panel.until(panel.dates[T - 1 - held])))
+    return _Forks(L, x, classes, masked, calendar, first, until, least=16 if cold else 10)
 
 
 def _start_at_rates(net: Forking, classes) -> None:
@@ -257,8 +267,8 @@ def _nll(hazard, kinds, target, masked):
 
 
 @torch.no_grad()
-def decode(model, panel: Panel, horizon: int, device) -> tuple[spells.Posted, np.ndarray, np.ndarray, np.ndarray | None]:
-    """What the network says at the last day of a panel of series that have all been seen.
+def decode(model, panel: Panel, ahead: np.ndarray, device) -> tuple[spells.Posted, np.ndarray, np.ndarray, np.ndarray | None]:
+    """What the network says at the last day of a panel of series that have all been seen. ahead: (H, CALENDAR) of that day.
 
     Returns what was read, p_change (N, H), kinds of change (N, H, A) that still count masked levels, and attention
     (N, H, L) or None.
@@ -267,10 +277,10 @@ def decode(model, panel: Panel, horizon: int, device) -> tuple[spells.Posted, np
     posted = spells.of(panel, C)
     x = torch.from_numpy(_scaled(posted, model.scaling))
     x = F.pad(x, (0, 0, C - x.shape[1], 0))  # (N, C, K)
-    calendar = torch.from_numpy(spells.calendar(panel, 1, horizon))[None].to(device)  # (1, 1, H, CALENDAR)
-    ahead = torch.arange(horizon, device=device)[None, None]
+    calendar = torch.from_numpy(ahead)[None, None].to(device)  # (1, 1, H, CALENDAR)
+    horizon = torch.arange(len(ahead), device=device)[None, None]
     net = (model.net if device.type == "cpu" else model.net.to(device)).eval()  # it is at home on the processor
-    hazard, kinds, weights = net(x.to(device), slice(C - 1, C), calendar, ahead)
+    hazard, kinds, weights = net(x.to(device), slice(C - 1, C), calendar, horizon)
     hazard = hazard[:, 0].double().sigmoid().clamp(1e-6, 1 - 1e-6)  # its log odds are finite
     kinds = kinds[:, 0].softmax(dim=-1).cpu().numpy()
     return posted, hazard.cpu().numpy(), kinds, None if weights is None else weights[:, 0].cpu().numpy()

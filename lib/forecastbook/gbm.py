@@ -49,16 +49,13 @@ class Trees:
     booster: lightgbm.Booster
     sides: lightgbm.Booster | None = None
 
-    def hazard(self, panel: Panel, horizon: int, features: np.ndarray | None = None) -> np.ndarray:
-        """(N, H) probability that the price differs h days after the panel's last one; series must all have been seen.
+    def hazard(self, today: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+        """(N, H) probability that the price differs h days on. today: (N, K) features of a day. ahead: (H, 7) its calendar."""
+        return np.clip(_ask(self.booster, today, ahead), 1e-4, 0.99)
 
-        features: (N, K) of that last day, where somebody has read them already.
-        """
-        return np.clip(_ask(self.booster, panel, horizon, features), 1e-4, 0.99)
-
-    def upward(self, panel: Panel, horizon: int, features: np.ndarray | None = None) -> np.ndarray | None:
+    def upward(self, today: np.ndarray, ahead: np.ndarray) -> np.ndarray | None:
         """(N, H) probability that a price which differs then is above the last one; None where that was not learnt."""
-        return None if self.sides is None else np.clip(_ask(self.sides, panel, horizon, features), 0.01, 0.99)
+        return None if self.sides is None else np.clip(_ask(self.sides, today, ahead), 0.01, 0.99)
 
     def importance(self) -> pd.DataFrame:
         """What the trees of whether a price differs look at: feature, share of the loss that its splits saved; most first."""
@@ -67,12 +64,9 @@ class Trees:
         return table.sort_values(["share", "feature"], ascending=[False, True], ignore_index=True)
 
 
-def _ask(booster, panel: Panel, horizon: int, features: np.ndarray | None) -> np.ndarray:
-    """(N, H) what a model says at the panel's last day; features: (N, K) of that day, None: read."""
-    features = spells.of(panel, 1).features[:, -1] if features is None else features
-    ahead = spells.calendar(panel, 1, horizon)[0]  # (H, 5)
-    x = np.concatenate([np.repeat(features, horizon, axis=0), np.tile(ahead, (len(panel), 1))], axis=1)
-    return booster.predict(x, num_threads=1).reshape(len(panel), horizon)
+def _ask(booster, today: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+    x = np.concatenate([np.repeat(today, len(ahead), axis=0), np.tile(ahead, (len(today), 1))], axis=1)
+    return booster.predict(x, num_threads=1).reshape(len(today), len(ahead))
 
 
 def fit(panel: Panel, horizon: int, seed: int = 0) -> Trees | None:
@@ -84,7 +78,7 @@ def fit(panel: Panel, horizon: int, seed: int = 0) -> Trees | None:
     known, moved, up = np.flatnonzero(classes >= 0), np.flatnonzero(classes > 0), ratio > 0
     if len(known) < LEAST or not len(moved):
         return None
-    calendar = spells.calendar(panel, keep, horizon)  # (C, H, 5)
+    calendar = spells.calendar(panel, keep, horizon)  # (C, H, 7)
 
     def grow(pairs: np.ndarray, event: np.ndarray, most: int, trees: int) -> lightgbm.Booster:
         """Trees that tell the pairs, flat places in (N, C, H), at which the event (N, C, H) came from the others."""

@@ -256,20 +256,23 @@ def forecast(model: Model, panel: Panel, horizon: int, quantiles) -> sticky.Outl
     """
     _reach(model, horizon)
     out = sticky.Outlook.unknown(len(panel), horizon, len(quantiles))
-    device, steps = _device(model.hyper), grid.of(panel)
+    device, steps, ahead = _device(model.hyper), grid.of(panel), spells.calendar(panel, 1, horizon)[0]
     for rows, part in panel.seen():
         if model.hyper["window"] == "all":
-            out.put(rows, mixture(model, part, horizon, steps)[1].outlook(quantiles))
+            out.put(rows, mixture(model, part, ahead, steps)[1].outlook(quantiles))
         else:
             out.q[rows] = plain.forecast(model, part, horizon, device)[:, :, None]
     return out
 
 
 @one_thread()
-def mixture(model: Model, panel: Panel, horizon: int, grid: Grid | None = None) -> tuple[spells.Posted, sticky.Mixture]:
-    """What was read of a panel of series that have all been seen, and the network's two-part forecast from its last day."""
-    _reach(model, horizon)
-    posted, hazard, kinds, _ = forking.decode(model, panel, horizon, _device(model.hyper))
+def mixture(model: Model, panel: Panel, ahead: np.ndarray, grid: Grid | None = None) -> tuple[spells.Posted, sticky.Mixture]:
+    """What was read of a panel of series that have all been seen, and the network's two-part forecast from its last day.
+
+    ahead: (H, 7) ``spells.calendar`` of that day, from all series of the shop.
+    """
+    _reach(model, len(ahead))
+    posted, hazard, kinds, _ = forking.decode(model, panel, ahead, _device(model.hyper))
     ladder = sticky.Ladder.of(posted.price[:, -1], posted.levels[:, -1], model.scaling["atoms"], grid)
     return posted, sticky.Mixture(ladder, hazard, kinds)
 
@@ -288,9 +291,9 @@ def attention(model: Model, panel: Panel) -> np.ndarray:
     if model.hyper["window"] != "all" or not model.hyper["attention"]:
         raise LSTMError("lstm: this model has no attention over days: train it with attention=True, window='all'")
     L, H = model.hyper["sequence_length"], model.hyper["forecast_length"]
-    out, device = np.full((len(panel), H, L), np.nan), _device(model.hyper)
+    out, device, ahead = np.full((len(panel), H, L), np.nan), _device(model.hyper), spells.calendar(panel, 1, H)[0]
     for rows, part in panel.seen():
-        out[rows] = forking.decode(model, part, H, device)[3]
+        out[rows] = forking.decode(model, part, ahead, device)[3]
     return out
 
 
@@ -335,6 +338,8 @@ def load(directory) -> Model:
         raise LSTMError(f"{weights}: no such file; train again or restore the directory") from None
     except SafetensorError as error:
         raise LSTMError(f"{weights}: broken weights ({error}); train again or restore the directory") from error
+    if isinstance(net, Forking):
+        forking.widen(net, state)
     _fill(net, state, weights)
     scaling = {k: np.asarray(v) for k, v in text["scaling"].items()}
     return Model(net=net.eval(), hyper=hyper, scaling=scaling, history=text["history"], info=text["info"])

@@ -49,7 +49,8 @@ FEATURES = (
     "to_list",
     "list_known",
 )
-CALENDAR = ("ahead", "mondays_passed", "on_monday", "on_weekend", "on_friday")
+CALENDAR = ("ahead", "mondays_passed", "on_monday", "on_weekend", "on_friday", "habit_passed", "on_habit")
+YEAR, NO_HABIT = 365, 8  # days that a shop's habit is read from; weeks without a habit that are added to them
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,46 @@ def of(panel: Panel, keep: int | None = None) -> Posted:
     return read(panel.y, listed, keep)
 
 
-def calendar(panel: Panel, keep: int, horizon: int) -> np.ndarray:
-    """(keep, H, 5) float32 of the last days and their horizons: h, Mondays in (t, t + h], target a Monday, weekend, Friday."""
-    weekday = (np.concatenate([panel.dates, panel.horizon_dates(horizon)]).astype("datetime64[D]").astype(int) + 3) % 7
+def calendar(panel: Panel, keep: int, horizon: int, own: np.ndarray | None = None) -> np.ndarray:
+    """(keep, H, 7) float32, as in ``CALENDAR``, of the last days and the days ahead of each.
+
+    h in weeks; Mondays in (t, t + h]; whether the target is a Monday, at a weekend, a Friday; and by the shop's own ``habit``,
+    what share of a week's changes more than usual falls into (t, t + h], and on the target. own: that habit, where it must not
+    be read from all of the panel's days.
+    """
+    weekday = _weekday(np.concatenate([panel.dates, panel.horizon_dates(horizon)]))
     target = np.arange(len(panel.dates) - keep, len(panel.dates))[:, None] + np.arange(1, horizon + 1)  # (keep, H)
-    monday = np.cumsum(weekday == 0)
-    passed = monday[target] - monday[target[:, 0] - 1][:, None]
-    day = weekday[target]
-    h = np.broadcast_to(np.arange(1, horizon + 1) / 7, target.shape)
-    return np.stack([h, passed, day == 0, day >= 5, day == 4], axis=2).astype(np.float32)
+    day, own = weekday[target], (habit(panel) if own is None else own)[weekday]
+
+    def passed(count: np.ndarray) -> np.ndarray:
+        total = np.cumsum(count)
+        return total[target] - total[target[:, 0] - 1][:, None]
+
+    h, due = np.broadcast_to(np.arange(1, horizon + 1) / 7, target.shape), passed(own).round(6)  # a week's sum is 0, not 1e-17
+    return np.stack([h, passed(weekday == 0), day == 0, day >= 5, day == 4, due, own[target]], axis=2).astype(np.float32)
+
+
+def habit(panel: Panel) -> np.ndarray:
+    """(7,) the share of a week's changes that the shop makes on each weekday, Monday first, less a seventh; sums to 0.
+
+    Of the last year, in which each week counts the same, however many prices it changed: a campaign that moves all of them is
+    one decision. Eight weeks of no habit are added.
+    """
+    recent = panel.last(YEAR)
+    if len(recent.dates) < 2:
+        return np.zeros(7)
+    prices, weekday = np.log(recent.filled), _weekday(recent.dates[1:])
+    with np.errstate(invalid="ignore"):  # NaN before a series begins
+        moved = (np.abs(np.diff(prices, axis=1)) > CHANGE).sum(axis=0)
+    week = np.arange(len(moved))[::-1] // 7  # counted back from the last day
+    share = moved / np.maximum(np.bincount(week, moved), 1)[week]
+    found = np.bincount(weekday, share, 7)
+    return (found + NO_HABIT / 7) / (found.sum() + NO_HABIT) - 1 / 7
+
+
+def _weekday(dates: np.ndarray) -> np.ndarray:
+    """0 Monday to 6 Sunday; 1970 began on a Thursday."""
+    return (dates.astype("datetime64[D]").astype(int) + 3) % 7
 
 
 def read(y: np.ndarray, list_price: np.ndarray | None = None, keep: int | None = None) -> Posted:

@@ -50,6 +50,8 @@ FEATURES = {  # of ``spells`` and ``demand``, as a reader knows them; those that
     "on_monday": "it is for a Monday",
     "on_weekend": "it is for a weekend",
     "on_friday": "it is for a Friday",
+    "habit_passed": "weekdays until then on which the shop changes prices",
+    "on_habit": "it is for a weekday on which the shop changes prices",
     "level": "recent level of sales",
     "length": "periods known so far",
     "rate": "how often it sells",
