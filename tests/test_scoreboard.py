@@ -272,6 +272,7 @@ def test_an_empty_record_is_said_and_breaks_nothing(tmp_path):
     for back in (empty, pd.read_parquet(tmp_path / "b.parquet")):
         scored = scoreboard.score_table(back, PARAMS)
         assert scored.empty and list(scored.columns) == ["model", "metric", "slice", "value", "n"]
+        assert scored.dtypes.equals(scoreboard.score_table(table_of(), PARAMS).dtypes), "as where there is something"
         scored.to_parquet(tmp_path / "s.parquet")
         for table in (scored, pd.read_parquet(tmp_path / "s.parquet")):
             assert list(scoreboard.summary(table).columns) == list(

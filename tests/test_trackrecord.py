@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import salesdata
@@ -101,7 +102,7 @@ def test_errors_are_those_of_each_point_against_what_came(store):
     score(store, "prices", PARAMS, known(y, T - 1))
     filled = pd.DataFrame(y.T).ffill().to_numpy().T
     found = record(store, "prices", PARAMS, day(T - 1))
-    assert list(found.columns) == trackrecord.COLUMNS and len(found) == 3 * H and found["complete"].all()
+    assert list(found.columns) == list(trackrecord.COLUMNS) and len(found) == 3 * H and found["complete"].all()
     points = []
     for t, rows in vintages.items():
         for row in rows.itertuples():
@@ -324,6 +325,18 @@ def test_a_run_keeps_the_whole_record_and_not_only_what_is_new(tmp_path, store):
         found = trackrecord.update(run, store, run.panel())
         assert len(by_vintage(found)) == 2
         pd.testing.assert_frame_equal(run.read(trackrecord.FILE), found)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_file_of_an_empty_record_has_the_types_of_a_full_one(tmp_path, store, enabled):
+    params = tiny(horizon=H, publish={"enabled": enabled})
+    run = made_run(tmp_path, params, posted_prices(N, T), day(T - 1), warehouse=store.url)
+    trackrecord.update(run, store, run.panel())
+    empty = pq.read_schema(run.dir / trackrecord.FILE)
+    publish(store, 10)
+    score(store, "prices", PARAMS, known(prices(), T - 1))
+    full = pa.Table.from_pandas(record(store, "prices", PARAMS, day(T - 1)), preserve_index=False)
+    assert full.num_rows and full.schema.equals(empty)
 
 
 def test_a_job_that_publishes_nothing_has_no_record(tmp_path, store):

@@ -72,7 +72,7 @@ def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params,
         mine, base = loss.loc[shared].sum(), safe.loc[shared, "sum"].sum()
         if len(shared):
             found.append((name, "skill", "all", 1 - mine["sum"] / base if base > 0 else np.nan, int(mine["count"])))
-    table = pd.DataFrame(found, columns=["model", "metric", "slice", "value", "n"])
+    table = pd.DataFrame(found, columns=["model", "metric", "slice", "value", "n"]).astype({"value": float, "n": "int64"})
     order = {label: k for k, label in enumerate(["all", "changed", "unchanged", "nonzero", "zero"])}
     rank = [order[s] if s in order else len(order) + (int(s[2:]) if s.startswith("h=") else 10_000) for s in table["slice"]]
     return table.iloc[np.argsort(rank, kind="stable")].reset_index(drop=True)

@@ -37,7 +37,11 @@ METRICS = {  # name in the record -> metric in ForecastScore
         "size": "mean_sales",
     },
 }
-COLUMNS = ["as_of", "run_id", "horizon", "n", "error", "baseline_error", "size", "coverage", "complete", "afterwards"]
+COLUMNS = {  # of a record, and their types where it has no row yet
+    **{"as_of": pd.ArrowDtype(pa.date32()), "run_id": object, "horizon": "int64", "n": "int64"},
+    **dict.fromkeys(["error", "baseline_error", "size", "coverage"], float),
+    **dict.fromkeys(["complete", "afterwards"], bool),
+}
 FORMATS = {  # how the columns of ``by_vintage`` and ``by_horizon`` are shown
     "n": ",",
     "error": share2,
@@ -55,7 +59,7 @@ def update(run: Run, store, panel: Panel) -> pd.DataFrame:
     enabled = run.params.publish.enabled
     if enabled:
         score(store, run.job, run.params, panel)
-    found = record(store, run.job, run.params, run.as_of) if enabled else pd.DataFrame(columns=COLUMNS)
+    found = record(store, run.job, run.params, run.as_of) if enabled else _empty()
     run.write(FILE, found)
     return found
 
@@ -100,7 +104,7 @@ def record(store, job: str, params: Params, as_of: dt.date) -> pd.DataFrame:
     stored, names = _stored(store, job, params.trade, as_of), METRICS[params.trade.name]
     stored = stored[_dates(stored["as_of"], stored["horizon"], params.freq) <= np.datetime64(as_of, "D")]
     if stored.empty:
-        return pd.DataFrame(columns=COLUMNS)
+        return _empty()
     keys = ["as_of", "run_id", "horizon", "n"]
     wide = stored.pivot(index=keys, columns="metric", values="value").reindex(columns=names.values())
     wide = wide.set_axis(list(names), axis=1).dropna().reset_index()
@@ -109,7 +113,7 @@ def record(store, job: str, params: Params, as_of: dt.date) -> pd.DataFrame:
     wide["complete"] = _dates(wide["as_of"], reach, params.freq) <= np.datetime64(as_of, "D")
     published = wide["as_of"].map(_ledger(store, job, as_of).set_index("as_of")["published_at"]).to_numpy("datetime64[ns]")
     wide["afterwards"] = ~(published < _dates(wide["as_of"], 2 * np.ones(len(wide)), params.freq))
-    return wide.assign(as_of=wide["as_of"].dt.date)[COLUMNS]
+    return wide.assign(as_of=wide["as_of"].dt.date)[[*COLUMNS]]
 
 
 def by_vintage(record: pd.DataFrame) -> pd.DataFrame:
@@ -184,6 +188,11 @@ def said(record: pd.DataFrame, scored: pd.DataFrame | None = None) -> str:
 
 
 # ---- inside ----------------------------------------------------------------------------------------------------------
+
+
+def _empty() -> pd.DataFrame:
+    """A record without a row."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
 
 
 def _ledger(store, job: str, before: dt.date) -> pd.DataFrame:
