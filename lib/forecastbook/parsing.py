@@ -31,6 +31,7 @@ LONE = re.compile(r"[+-]?[1-9]\d{0,2}([.,])\d{3}")  # is its mark the decimal si
 GROUPED = re.compile(  # thousands in groups of three: the mark that comes first stands between them
     r"[+-]?(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?:,\d{3}){2,})"
 )
+SPACED = re.compile(r"[+-]?\d{1,3}(?:\s\d{3})+(?:[.,]\d+)?")  # a blank of any kind between thousands, as Excel writes it
 DECIMAL = re.compile(r"[+-]?\d*([.,])\d+(e[+-]?\d+)?", re.I)
 YES, NO = {"true", "t", "yes", "y", "1", "1.0", "да"}, {"false", "f", "no", "n", "0", "0.0", "нет"}
 FLAGS = "yes or no, true or false, 1 or 0"  # how a flag may be written
@@ -235,7 +236,7 @@ def _sign(texts: list[str], comma: bool) -> str | None:
     Without any, it is the point in a file that is delimited by commas, and None in another.
     """
     shown = set()
-    for text in {text.strip() for text in texts if "." in text or "," in text}:
+    for text in {_closed(text) for text in texts if "." in text or "," in text}:
         if GROUPED.fullmatch(text):
             shown.add("." if re.search(r"[.,]", text)[0] == "," else ",")
         elif not LONE.fullmatch(text) and (found := DECIMAL.fullmatch(text)):
@@ -251,9 +252,15 @@ def numbers(comma: bool) -> str:
     return f"{'1234,56, 1.234,56 or 1234.56' if comma else '1234.56 or 1,234.56'}; {either}"
 
 
+def _closed(text: str) -> str:
+    """A cell without blanks around it, nor between thousands."""
+    text = text.strip()
+    return re.sub(r"\s", "", text) if SPACED.fullmatch(text) else text
+
+
 def _number(text: str, comma: bool, sign: str | None) -> tuple[float, bool]:
     """A number, or NaN; and whether the text is one, or openly says that there is none. sign: as ``_sign`` says."""
-    text = text.strip()
+    text = _closed(text)
     if text.lower() in MISSING:
         return math.nan, True
     if lone := LONE.fullmatch(text):
