@@ -29,7 +29,7 @@ from forecastbook.roster import StaleError
 from forecastbook.run import Run
 from forecastbook.sources import SOURCES
 from forecastbook.step import MARK, faults
-from forecastbook.warehouse import connect
+from forecastbook.warehouse import WarehouseError, connect
 from publishing import stored
 
 pytestmark = pytest.mark.timeout(600)
@@ -459,6 +459,21 @@ def test_columns_that_no_model_reads_are_told_when_a_run_is_planned(tmp_path, li
     run.note(status="done")
     lines.clear()
     assert chain.plan(*asked).id == run.id and not lines
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_warehouse_that_cannot_be_read_is_refused_before_a_run_is_touched(tmp_path, force):
+    posted_prices(4, 60).to_csv(tmp_path / "prices.csv", index=False)
+    overlay, wrong = tmp_path / "own.yaml", tmp_path / "prices.duckdb"
+    overlay.write_text(f"source: {{kind: file, path: {tmp_path}/prices.csv}}\n")
+    wrong.write_text("no database\n" * 1000)
+    asked = ("prices", "", str(tmp_path / "out"))
+    run = chain.plan(*asked, f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])
+    run.note(status="done" if force else "running")
+    before, there = (run.dir / "manifest.json").read_bytes(), sorted(run.home.iterdir())
+    with pytest.raises(WarehouseError, match=str(wrong)):
+        chain.plan(*asked, f"duckdb:{wrong}", [str(overlay)], force)
+    assert (run.dir / "manifest.json").read_bytes() == before and sorted(run.home.iterdir()) == there
 
 
 def test_a_step_of_a_run_that_was_begun_again_with_other_inputs_is_refused(tmp_path, capfd):

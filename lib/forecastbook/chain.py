@@ -48,8 +48,8 @@ def plan(job: str, as_of: str, out: str, url: str, overlays: list[str], force: b
     params = asked.load(winner)
     fingerprint = asked.source.fingerprint(params.source, asked.store, date)
     tuned = winner if params.tune.use else None
+    ledger = asked.store.ledger().to_pylist() if params.publish.enabled else []  # a warehouse that says no says it first
     run = runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, tuned=tuned, force=force)
-    ledger = asked.store.ledger().to_pylist() if params.publish.enabled else []
     if run.manifest["status"] != "done":
         if said := unread(params.unread, params.trade.things, params.trade.reads):
             log.warning("%s", said)
