@@ -469,6 +469,15 @@ def test_an_old_configuration_is_translated():
     assert from_config(json.loads(old)) == got and set(got) <= set(tide.DEFAULTS)
 
 
+def test_what_an_old_configuration_says_of_things_that_are_no_more_is_left_out_and_told(caplog):
+    old = {"model_id": "4ff41e5d", "train_ds_config": {"alpha": 2.556, "span": 7}, "lags": 9}
+    assert set(from_config(old)) == {"head", "schedule", "gradient_clip", "weight_alpha", "sequence_length"}
+    assert [r.getMessage().split(",")[0] for r in caplog.records] == [
+        "model config: model_id is '4ff41e5d'",
+        "model config: train_ds_config.span is 7",
+    ]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

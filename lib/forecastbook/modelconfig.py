@@ -34,7 +34,7 @@ _OLD = {
     "weights_config": dict(sigma_left="sigma_left", sigma_right="sigma_right"),
     "train_ds_config": dict(alpha="weight_alpha", span=None),
 }
-_OLD_TOP = dict(lags="sequence_length", quantiles="levels")
+_OLD_TOP = dict(lags="sequence_length", quantiles="levels", model_id=None)
 
 
 def from_config(config) -> dict:
@@ -52,7 +52,7 @@ def from_config(config) -> dict:
     out = dict(head="quantile", schedule="cosine_restarts", gradient_clip=0.5)
     for section, given in config.items():
         if section in _OLD_TOP:
-            out[_OLD_TOP[section]] = given
+            out |= _ours(section, _OLD_TOP[section], given)
             continue
         if section not in _OLD:
             raise ValueError(f"model config: unknown key {section!r}: it knows {', '.join([*_OLD, *_OLD_TOP])}")
@@ -66,11 +66,16 @@ def from_config(config) -> dict:
                     f"model config: {section}.{key} is {value!r}, no number from 0 to 1: its exponent was lost when it was "
                     f"written down; look it up where it was tuned, or leave it out"
                 )
-            if _OLD[section][key] is None:
-                log.warning("model config: %s.%s is %r, which has no counterpart here and is left out", section, key, value)
-            else:
-                out[_OLD[section][key]] = value
+            out |= _ours(f"{section}.{key}", _OLD[section][key], value)
     return out
+
+
+def _ours(key: str, name: str | None, value) -> dict:
+    """A value under its name here; nothing, and a warning, where it has none."""
+    if name is not None:
+        return {name: value}
+    log.warning("model config: %s is %r, which has no counterpart here and is left out", key, value)
+    return {}
 
 
 def _is_rate(value) -> bool:
