@@ -250,6 +250,18 @@ def test_what_later_rows_hold_does_not_change_how_earlier_ones_are_read(tmp_path
     assert same.equals(frame) and again == mark
 
 
+@pytest.mark.parametrize(("back", "more"), [(-2, {}), (45, {"history_days": 40})])
+def test_a_refused_row_of_a_day_that_a_run_does_not_read_is_none_of_its_inputs(tmp_path, back, more):
+    """Of sales a refused row says that a period is not known; one of a later week made a finished run look like another."""
+    rows = [f"a,{D - dt.timedelta(days=k)},{k}" for k in range(2, 30)]
+    cut, marks = D - dt.timedelta(days=2), []
+    for body in (rows, [*rows, f"a,{cut - dt.timedelta(days=back)},many"]):
+        source = bare(text(tmp_path, "\n".join(["sku,day,price", *body]) + "\n"), positive=False, **more)
+        marks.append(FILE.fingerprint(source, None, cut))
+        assert read(source, cut).unread.empty
+    assert marks[0] == marks[1]
+
+
 def test_yes_and_no_are_numbers_of_a_covariate(tmp_path):
     rows = [f"a,{D - dt.timedelta(days=k)},5,{word}" for k, word in enumerate(["да", "no", "", "TRUE"])]
     frame = read(bare(text(tmp_path, "\n".join(["sku,day,price,promo", *rows]) + "\n"), past=["promo"])).frame

@@ -130,7 +130,7 @@ class LongFile(Source):
         ahead = later if source.future else later & (day <= np.datetime64(today(), "D"))  # what is not known yet; 2999 is wrong
         lost = sieve.lost(ids, codes, data["title"], now, lambda at: ~(ahead | past)[at])
         found = of_cells(cells, data, sieve, len(codes) + len(parsed["torn"]), notes, lost)
-        return replace(found, unread=sieve.unread(ids, codes, day))
+        return replace(found, unread=sieve.unread(ids, codes, np.where(later | past, np.datetime64("NaT"), day)))
 
     def _parse(self, source, as_of=None, hold: bool = False) -> tuple[pa.Table, Sieve, dict]:
         """Every rule of a single row. Codes (n,) index ids (N,); flag (n,) is 1, 0 or -1 (not said).
