@@ -580,6 +580,25 @@ def test_the_fingerprint_does_not_know_the_form_of_the_files(tmp_path):
     assert SHOP.fingerprint(one, None, as_of) != SHOP.fingerprint(two, None, as_of)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_which_of_two_equal_rows_stands_first_decides_nothing(tmp_path, seed):
+    """Neither which cover fills a gap, and with it which item a row is of, nor a latest price, nor the last bits of a sum."""
+    lots = [
+        lot(cover_type=cover, style=style, price=price) for cover, style, price in [("SS", "Rock", 900), ("G", "Jazz", 950)]
+    ]
+    lots += [lot(cover_type=None, style=None), lot(artist="NORTHERN STATIC", release_year="1985")]
+    sales = [sale("31.08.2022", price=f"{price / 7:.2f}") for price in range(10_000, 10_040)] + [last_of(9)]
+    one = shop(tmp_path / "one", lots, sales)
+    for rows in (lots, sales):
+        random.Random(seed).shuffle(rows)
+    two = shop(tmp_path / "two", lots, sales)
+    for as_of in (D(2022, 9, 1), D(2022, 8, 1)):
+        first, second = read(one, as_of), read(two, as_of)
+        assert first.frame.equals(second.frame)
+        assert all(fact(first, name).equals(fact(second, name)) for name in first.facts)
+        assert SHOP.fingerprint(one, None, as_of) == SHOP.fingerprint(two, None, as_of)
+
+
 @pytest.mark.parametrize(
     "as_of, said", [(D(2022, 7, 15), "write 2022-07-01"), (D(2022, 1, 1), "lies outside"), (D(2022, 10, 1), "outside")]
 )
