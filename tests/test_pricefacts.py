@@ -240,6 +240,14 @@ def test_row_order_of_the_facts_never_matters(tmp_path_factory, random, data):
     assert one.counts == two.counts and adds_up(one)
 
 
+def test_facts_that_differ_in_their_list_price_alone_are_told_apart_by_it_and_not_by_their_order(tmp_path):
+    alike = [(7, 2, D, 4.0, True, listed) for listed in (5.0, None, 6.0, 5.5)]
+    for k, rows in enumerate((alike, alike[::-1])):
+        (tmp_path / str(k)).mkdir()
+        intake = PRICES.read(job(), shop(tmp_path / str(k), [*steady(), *rows]), D)
+        assert reading(intake, 2, D)["list_price"] == 6.0 and intake.counts["duplicates resolved"] == 3
+
+
 def test_one_variant_with_one_day_is_enough_to_read(tmp_path):
     intake = PRICES.read(job(), shop(tmp_path, [(1, 1, D, 5.0)]), D)
     assert (intake.counts["series"], intake.counts["dates"], intake.counts["observed"]) == (1, 1, 1)

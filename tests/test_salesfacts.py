@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from dataclasses import replace
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -59,6 +60,20 @@ def test_sales_become_a_long_frame_with_price_and_attributes(house):
     assert len(late.frame) == 3
     with pytest.raises(SourceError, match="runs from 2024-01-01 to 2024-01-15"):
         READ.read(SOURCE, house, MONDAYS[3])
+
+
+def test_of_rows_with_as_many_units_none_counts_because_of_its_place(house):
+    """A database keeps no order: the same sales could be other inputs at the next reading."""
+    rows = [(1, MONDAYS[0], 4, *more) for more in ((8.0, 3.0, None), (12.0, 2.0, 0.5), (None, 4.0, 1.0), (12.0, None, None))]
+    marks = set()
+    for each in (rows, rows[::-1], rows[2:] + rows[:2]):
+        with duckdb.connect(str(house.path)) as connection:
+            connection.execute("DELETE FROM FactSales")
+        sell(house, each)
+        (kept,) = READ.read(SOURCE, house, MONDAYS[0]).frame.to_dict("records")
+        assert (kept["y"], kept["price"], kept["list_price"], kept["promotion"]) == (4, 3.0, 2.0, 0.5)
+        marks.add(READ.fingerprint(SOURCE, house, MONDAYS[0]))
+    assert len(marks) == 1
 
 
 def test_rows_that_break_the_contract_are_set_aside_and_counted(house):

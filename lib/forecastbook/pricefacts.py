@@ -120,8 +120,13 @@ class PriceFacts(Source):
         ids = np.array([str(v) for v in variant.tolist()], dtype=object)
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32)[date_codes], sieve.ok)
 
-        def newest(rows, fact=facts["price_fact_id"], y=y):  # ids may repeat: then what is available, then the higher price
-            return taken(fact, rows), available[rows], np.nan_to_num(y[rows], nan=-1.0)
+        def newest(rows, fact=facts["price_fact_id"], listed=facts["original_price"], y=y):
+            """Ids may repeat: then what is available, then the higher price, then the higher list price."""
+            return (
+                taken(fact, rows),
+                available[rows],
+                *(np.nan_to_num(column, nan=-1.0) for column in (y[rows], taken(listed, rows))),
+            )
 
         beaten, stays = cells.resolve(newest)
         sieve.drop(mask(beaten, n), "duplicates resolved")

@@ -26,7 +26,8 @@ FIRST = date(1900, 1, 1)
 class SalesFacts(Source):
     """FactSales and DimItem. Parameters: history_days (None: all), sample_series, static (keys of DimItem.attributes_json).
 
-    One row an item and period in which something was sold; where several rows share both, the one with most units wins.
+    One row an item and period in which something was sold; where several rows share both, the one with most units wins,
+    of those with as many the one with the highest revenue.
     Past covariates: price (revenue / units), list_price, promotion; NaN where not known.
     """
 
@@ -93,7 +94,8 @@ class SalesFacts(Source):
         titles, sources, about = (items[c].to_pylist() for c in ("title", "source_key", "attributes_json"))
         ids = np.array([str(sources[p] or i) if p >= 0 else str(i) for i, p in zip(item.tolist(), place, strict=True)], object)
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
-        beaten, stays = cells.resolve(lambda rows: (taken(units, rows),))
+        told = [facts[name] for name in ("units", "revenue", "list_price", "promotion")]  # all: a database keeps no order
+        beaten, stays = cells.resolve(lambda rows: tuple(np.nan_to_num(taken(column, rows), nan=-1.0) for column in told))
         sieve.drop(mask(beaten, n), "duplicates resolved")
         if not sieve.ok.any():
             raise SourceError(
