@@ -250,6 +250,20 @@ def test_what_later_rows_hold_does_not_change_how_earlier_ones_are_read(tmp_path
     assert same.equals(frame) and again == mark
 
 
+def test_of_later_rows_a_run_knows_what_is_known_ahead_and_nothing_else(tmp_path):
+    def given(*late) -> tuple:
+        days = [f"a,{D - dt.timedelta(days=back)},5,yes,tea,green,1,0" for back in range(2, 9)]
+        rows = [f"a,{D - dt.timedelta(days=back)},{rest}" for back, rest in zip((1, 0), late, strict=True)]
+        path = text(tmp_path, "\n".join(["sku,day,price,seen,name,colour,cost,promo", *days, *rows]) + "\n")
+        source, cut = file(path, static=["colour"], past=["cost"], future=["promo"]), D - dt.timedelta(days=2)
+        return read(source, cut), FILE.fingerprint(source, None, cut)
+
+    (one, mark), (two, again) = given(",,,,,1", ",,,,,0"), given("7,no,coffee,black,3,1", "9,yes,cocoa,brown,many,0")
+    known, other = (intake.frame.drop(columns="title") for intake in (one, two))
+    assert known.equals(other) and one.frame["promo"].tolist()[-2:] == [1, 0]
+    assert two.quarantine.empty and mark == again
+
+
 @pytest.mark.parametrize(("back", "more"), [(-2, {}), (45, {"history_days": 40})])
 def test_a_refused_row_of_a_day_that_a_run_does_not_read_is_none_of_its_inputs(tmp_path, back, more):
     """Of sales a refused row says that a period is not known; one of a later week made a finished run look like another."""
@@ -486,7 +500,7 @@ def test_later_rows_are_kept_for_future_columns_only_and_without_their_value(tmp
     intake = read(source, D)
     assert intake.frame["promo"].tolist() == [0, 1, 0, 1, 1]
     assert np.isnan(intake.frame["y"].to_numpy()[3:]).all() and not intake.frame["available"].to_numpy()[3:].any()
-    assert intake.frame["colour"].tolist() == ["red", "NA", "NA", "red", "red"], "a blank takes the newest that is said"
+    assert intake.frame["colour"].tolist() == ["red", *["NA"] * 4], "a blank or a later day takes the newest that is said"
     built = panel.build(intake.frame, "D", D, past=["cost"], future=["promo"], static=["colour"], horizon=2)
     assert built.y.shape == (1, 3) and built.future.shape == (1, 5, 1)
     assert FILE.span(source)[1] == D + dt.timedelta(days=1)

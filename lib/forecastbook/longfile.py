@@ -71,7 +71,7 @@ class LongFile(Source):
         )
 
     def read(self, source, warehouse, as_of) -> Intake:
-        """The rows up to ``as_of``; later rows only where ``future`` columns want them, without their value."""
+        """The rows up to ``as_of``; later rows only where ``future`` columns want them, and of those no value else."""
         as_of = np.datetime64(as_day(as_of), "D")
         table, sieve, parsed = self._parse(source, as_of)
         inside(as_of.astype(date), self._span(source, table, sieve, parsed), str(_path(source)))
@@ -107,7 +107,8 @@ class LongFile(Source):
         data = {"y": y, "available": available, "title": title}
         for name in source.static:
             said, texts = parsing.as_text(table[name])
-            data[name] = _carried(said, codes, day, sieve.ok & ~later), np.append(texts, "")  # code -1 = missing = ""
+            said = _carried(np.where(later, -1, said), codes, day, sieve.ok & ~later)
+            data[name] = said, np.append(texts, "")  # code -1 = missing = ""
         for name in (*source.past, *source.future):
             value, missing, bad = parsing.as_numbers(table[name], parsed["comma"], parsed["known"])
             if bad[parsed["known"]].any():
@@ -115,8 +116,9 @@ class LongFile(Source):
                 if not neither[parsed["known"]].any():  # a promotion: yes or no
                     value, bad = np.where(said < 0, np.nan, said), neither
             why = f"not a number (wanted {parsing.numbers(parsed['comma'])})"
-            sieve.note((bad | np.isinf(value)) & sieve.ok, name, table[name], why, "covariate left empty")
-            data[name] = np.where(np.isfinite(value), value, np.nan)
+            here = sieve.ok if name in source.future else sieve.ok & ~later
+            sieve.note((bad | np.isinf(value)) & here, name, table[name], why, "covariate left empty")
+            data[name] = np.where(np.isfinite(value) & here, value, np.nan)
         if not (np.isfinite(y) & sieve.ok).any():
             raise SourceError(f"{_path(source)} has no usable value in the window up to {as_of}: {reasons(sieve.counts)}")
         now, empty = sieve.ok & ~later, np.isnan(y)
