@@ -177,7 +177,7 @@ def every_figure(panel, forecast, backtest) -> dict[str, style.Figure]:
             panel, forecast, list(HOSTILE)[:4], ["best, error 0.2 %", "second best", "second worst", "worst, error 20 %"]
         ),
         "fans_three": figures.fans(panel, forecast, list(HOSTILE)[4:7]),
-        "moves": figures.moves(forecast),
+        "moves": figures.moves(forecast, "7 days"),
         "attention": figures.attention(np.empty((0, 0)) if few else rng.gamma(1, np.linspace(0.1, 1, 30), (7, 30))),
         "features": figures.features(importance()[: 0 if few else None]),
         "error_by_horizon": scorefigures.error_by_horizon(backtest),
@@ -507,13 +507,13 @@ def test_a_probability_is_held_against_how_often_it_came(backtest):
 
 
 def test_what_counts_as_a_change_is_written_on_the_figures_that_count_it(panel, forecast, backtest):
-    drawn = (figures.moves(forecast), calibrationfigures.calibration(backtest), calibrationfigures.by_event(backtest))
+    drawn = (figures.moves(forecast, "7 days"), calibrationfigures.calibration(backtest), calibrationfigures.by_event(backtest))
     for fig in (*drawn, figures.small_multiples(panel)):
         assert wording.CHANGE in words(fig).replace("\n", " "), fig.alt
 
 
 def test_a_bar_of_a_change_is_parted_into_lower_and_higher(forecast):
-    fig = figures.moves(forecast)
+    fig = figures.moves(forecast, "7 days")
     lower, higher = fig.axes[0].containers
     final = forecast[forecast["horizon"] == 7].nlargest(12, "p_change").iloc[::-1]
     np.testing.assert_allclose([bar.get_width() for bar in higher], final["p_up"])
@@ -521,13 +521,13 @@ def test_a_bar_of_a_change_is_parted_into_lower_and_higher(forecast):
     assert [bars.get_label() for bars in (lower, higher)] == ["lower", "higher"] and {"lower", "higher"} <= set(
         words(fig).split()
     )
-    (whole,) = figures.moves(forecast.drop(columns="p_up")).axes[0].containers  # of a run of an earlier version
+    (whole,) = figures.moves(forecast.drop(columns="p_up"), "7 days").axes[0].containers  # of a run of an earlier version
     np.testing.assert_allclose([bar.get_width() for bar in whole], final["p_change"])
 
 
 def test_one_of_a_thing_is_not_written_as_many(panel, forecast, backtest):
     one = forecast[forecast["series_id"] == "v0010"].assign(p_change=0.9)
-    assert figures.moves(one).alt.startswith("1 of 1 price is more likely")
+    assert figures.moves(one, "7 days").alt == "1 of 1 price is more likely than not to have changed in 7 days"
     assert figures.fans(panel, one[one["horizon"] == 1]).alt.startswith("The next 1 day.")
     single = panel[panel["series_id"] == "v0010"]
     assert figures.coverage_over_time(single).alt.startswith("The one series is observed on 8")

@@ -102,7 +102,7 @@ def big(moved: pd.DataFrame) -> pd.DataFrame:
 
 def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.DataFrame | None = None) -> dict:
     """The moves above ``BIG_MOVE``, largest first, and how often such a forecast came true in a backtest."""
-    money = "{:,.2f}".format
+    money, ahead = "{:,.2f}".format, span(horizon, period_name(freq))
     rows = big(moved)
     if {"q05", "q95"} <= set(moved.columns):
         rows["band"] = [f"{money(a)} – {money(b)}" for a, b in zip(rows["q05"], rows["q95"], strict=True)]
@@ -110,7 +110,7 @@ def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.Dat
     heads = {
         "title": "item",
         "last_value": "now",
-        "q50": f"in {span(horizon, period_name(freq))}",
+        "q50": f"in {ahead}",
         "move": "change",
         "band": "90 % band",
         "p_change": f"chance of a change of more than {share1(CHANGED)}",
@@ -128,5 +128,5 @@ def changes(moved: pd.DataFrame, horizon: int, freq: str = "D", backtest: pd.Dat
     return {
         "text": text,
         "tables": [table(rows[keep], forms, heads, empty="no move above 5 %", limit=SHOWN)],
-        "figure": figures.moves(moved) if "p_change" in moved and moved["p_change"].notna().any() else None,
+        "figure": figures.moves(moved, ahead) if "p_change" in moved and moved["p_change"].notna().any() else None,
     }

@@ -368,15 +368,17 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, p
 
 
 @drawn
-def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
-    """The prices likeliest to differ at the end. frame: a forecast, with last_value, p_change, p_up, and title (optional)."""
+def moves(frame: pd.DataFrame, ahead: str, top: int = 12) -> Figure:
+    """The prices likeliest to differ at the end. frame: a forecast, with last_value, p_change, p_up, and title (optional);
+    ahead: how far that is ('7 days').
+    """
     frame = frame.dropna(subset=["p_change"]) if "p_change" in frame else frame.iloc[:0]
     if not len(frame):
         return nothing("No forecast says how likely a change is")
     frame = frame.sort_values("horizon").groupby("series_id", observed=True).tail(1) if "horizon" in frame else frame
     likely = int((frame["p_change"] > 0.5).sum())
     which = f"{likely:,} of {counted(len(frame), 'price')} {'is' if likely == 1 else 'are'}"
-    title = f"{which} more likely than not to differ from today's at the end of the horizon"
+    title = f"{which} more likely than not to have changed in {ahead}"
     best = frame.nlargest(top, "p_change").iloc[::-1]
     fig, axes = canvas(title, size=(8.2, 1.1 + 0.27 * len(best)))
     ax = axes[0, 0]
@@ -408,7 +410,7 @@ def moves(frame: pd.DataFrame, top: int = 12) -> Figure:
     ax.set_yticks(range(len(best)), names(best.get("title", best["series_id"]), best["series_id"], 34))
     ax.set_xlim(0, 1)
     percent_axis(ax.xaxis)
-    ax.set_xlabel(f"probability that the price differs from today's at the end of the horizon ({CHANGE})")
+    ax.set_xlabel(f"probability that the price in {ahead} differs from the last one ({CHANGE})")
     ax.grid(axis="y", visible=False)
     return fig
 

@@ -125,7 +125,7 @@ def agenda_figure(due: pd.DataFrame, forecast: pd.DataFrame, series: pd.DataFram
     """An ``agenda`` as a figure; of prices among all that are forecast."""
     if params.trade is SALES:
         return salesfigures.reorder(due, units=period_name(params.freq))
-    return figures.moves(named(forecast, series))
+    return figures.moves(named(forecast, series), span(params.horizon, period_name(params.freq)))
 
 
 def agenda_table(due: pd.DataFrame, params: Params) -> Html:
@@ -136,8 +136,7 @@ def agenda_table(due: pd.DataFrame, params: Params) -> Html:
         caption += f"{span(params.horizon, unit)} is met at {percent(level)}"
         rows = reorder.table(reorder.reorder(due, 15), "need" if blind else "reorder", unit)
         return table(rows, reorder.FORMATS, caption=caption, empty="Nothing is needed." if blind else "Nothing to reorder.")
-    ahead = span(params.horizon, period_name(params.freq))
-    caption = f"Likeliest to differ from today's price after {ahead}; {CHANGE}"
+    caption = f"Likeliest to have changed in {span(params.horizon, period_name(params.freq))}; {CHANGE}"
     return table(forecasts.moves_table(due), forecasts.FORMATS, caption=caption)
 
 
