@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forecastbook import calibrationfigures, demand, figures, gbm, points, scorefigures, style, wording
+from forecastbook import calibrationfigures, demand, figures, gbm, points, scorefigures, style, trades, wording
 from forecastbook.wording import percent
 from salesdata import sales_panel
 
@@ -597,3 +597,16 @@ def test_dates_find_their_ticks_over_any_span(most):
         warnings.simplefilter("error")
         for days in range(1, 2000, 13):
             assert 1 <= len(locate.tick_values(first, first + pd.Timedelta(days=days))) <= most + 3
+
+
+def test_an_axis_of_units_has_whole_numbers_only():
+    days = pd.date_range("2025-01-01", periods=12, freq="MS")
+    past = pd.DataFrame({"series_id": "a", "ts": days, "y": np.tile([0.0, 1.0, 1.0], 4), "title": "Songs"})
+    ahead = pd.DataFrame({"series_id": "a", "ts": pd.date_range("2026-01-01", periods=3, freq="MS"), "horizon": [1, 2, 3]})
+    ahead = ahead.assign(**dict(zip(QUANTILES, (0, 0, 0, 1, 2), strict=True)), p_sale=0.3, mean=0.4)
+    for fig in (
+        figures.fans(past, ahead, freq="MS"),
+        figures.small_multiples(past, trade=trades.SALES, freq="MS"),
+    ):
+        ticks = fig.axes[0].get_yticks()
+        assert len(ticks) > 1 and (ticks == np.rint(ticks)).all(), fig.alt

@@ -75,7 +75,7 @@ def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, fre
         y = group.drop_duplicates("ts", keep="last").set_index("ts")["y"].reindex(times)
         _history(ax, y)
         ax.set_title(name)
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=trade is trades.SALES))
         ax.margins(y=0.15)
         date_axis(ax, times, most=4)
     for ax in axes[:, 0]:
@@ -351,7 +351,7 @@ def fans(history: pd.DataFrame, forecast: pd.DataFrame, ids=None, labels=None, p
         _fan(ax, past, ahead, BLUE, freq)
         label = f"\n{plain(labels[number], 44)}" if labels is not None and number < len(labels) else ""
         ax.set_title(shown[number] + label)
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=trade is trades.SALES))
         ax.margins(x=0.01, y=0.15)
         if np.ptp(ax.dataLim.intervaly) < 1e-9:
             ax.set_ylim(ax.dataLim.y0 * 0.9 - 0.01, ax.dataLim.y0 * 1.1 + 0.01)
