@@ -113,7 +113,7 @@ DRAWING = {
     "evidence": "agenda calibrationfigures figures points runfiles salesfigures scoreboard scorefigures scores tables "
     "trackrecord trades wording",
     "alarms": "intake panel params roster run runfiles trades wording",
-    "provenance": "agenda counts pages points runfiles scores tables trades wording",
+    "provenance": "agenda counts pages points roster runfiles scores tables trades wording",
     "runpage": "agenda evidence executed pages provenance runfiles scoreboard scorefigures trades wording",
     "report": "executed files pages runfiles runpage wording",
     # the runner

@@ -739,8 +739,8 @@ def test_reasons_are_grouped_whatever_their_number_and_named_by_period(tmp_path)
     why = [f"not seen for {60 + k} periods (limit 56)" for k in range(len(series))]
     series.assign(why=why, source="excluded").to_parquet(directory / "series.parquet", index=False)
     said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
-    assert said.count("not seen for … weeks (limit 56)") == 2, "one row of those left out, one of those forecast all the same"
-    assert "periods (limit" not in said
+    assert said.count("not seen for more than 56 weeks") == 2, "one row of those left out, one of those forecast all the same"
+    assert "(limit" not in said
 
 
 def test_standings_say_on_how_many_origins_where_that_differs():
@@ -800,7 +800,7 @@ def test_items_of_which_no_row_was_used_are_left_out_on_the_cards_and_in_the_tab
     pd.concat([series, lost], ignore_index=True).to_parquet(directory / "series.parquet", index=False)
     said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
     assert f"{len(series) - 1} of {len(series) + 17}" in said and "18 left out" in said
-    assert "none of its … rows could be used: not a number" in said
+    assert "none of its rows could be used: not a number" in said
 
 
 def test_a_forecast_that_nothing_could_test_says_so_on_top(tmp_path):

@@ -73,6 +73,17 @@ def test_everyone_is_counted_once_in_the_table_of_reasons(panel):
     assert counts["series"].is_monotonic_decreasing
 
 
+def test_reasons_of_one_kind_are_alike_and_name_the_period(panel):
+    said = set(roster.eligibility(roster.roster(panel, tiny()), "days")["why"])
+    assert "not seen for more than 28 days" in said and not any("(limit" in why or "(a model" in why for why in said), said
+    why = ["not on offer for 14 periods (limit 12, a year)", "only 1 observation (a model needs 4): IMAPA", None]
+    assert roster.kinds(pd.Series(why), "months").tolist() == [
+        "not on offer for more than 12 months",
+        "fewer than the 4 observations that a model needs: IMAPA",
+        None,
+    ]
+
+
 def test_examples_are_the_liveliest_well_observed_series(panel):
     assert roster.examples(roster.roster(panel, tiny()), 2) == ["0006", "0000"]
 
@@ -188,7 +199,7 @@ def test_examples_are_series_with_values_though_most_were_lost(panel):
     table = roster.roster(panel, tiny(), read(lost=many))
     assert roster.examples(table, 2) == ["0006", "0000"]
     assert set(roster.examples(table, 60)) <= set(panel.ids)
-    assert roster.eligibility(table)["series"].max() == 50 and "… rows" in roster.eligibility(table)["why"][0]
+    assert roster.eligibility(table)["series"].max() == 50 and "none of its rows" in roster.eligibility(table)["why"][0]
 
 
 def test_many_refused_rows_are_said_with_the_commonest_reason_and_an_example():

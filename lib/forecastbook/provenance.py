@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from forecastbook import counts, pages, points, trades
+from forecastbook import counts, pages, points, roster, trades
 from forecastbook.agenda import big, moves
 from forecastbook.runfiles import RunFiles, dated, scores_of
 from forecastbook.scores import CHANGED
@@ -129,7 +129,7 @@ def quality(run: RunFiles, trade: trades.Trade) -> dict:
             lines += _handed(forecast, set(series.loc[why.isna(), "series_id"]))
         named = series.assign(
             source=series["source"].astype(str) if "source" in series else "",
-            why=why.replace({r"[\d,]+ (?=observations|rows)": "… ", r"[\d,]+ periods": f"… {unit}"}, regex=True),
+            why=roster.kinds(why, unit),
         )
         marked = named[named["why"].notna()]
         if forecast is not None:

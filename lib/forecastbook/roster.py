@@ -14,7 +14,7 @@ from forecastbook.intake import today as clock
 from forecastbook.panel import Panel, periods
 from forecastbook.params import Params
 from forecastbook.trades import PRICES, SALES
-from forecastbook.wording import counted, percent, period_name
+from forecastbook.wording import counted, percent, period_name, span
 
 LIVELY = (PRICES.rate, "total_units")  # by what the series are chosen that a look at the data should see first
 
@@ -130,15 +130,24 @@ def _stickiness(panel: Panel) -> dict[str, np.ndarray]:
     }
 
 
-def eligibility(series: pd.DataFrame) -> pd.DataFrame:
-    """How many series are forecast by what, and why the others are not: source, why, series."""
+def kinds(why: pd.Series, unit: str = "periods") -> pd.Series:
+    """Reasons without the numbers of a single series, so that those of one kind are alike. unit: of a period."""
+    said = {
+        r"not (seen|sold|on offer) for [\d,]+ periods \(limit (\d+)(?:, a year)?\)": lambda found: (
+            f"not {found[1]} for more than {span(int(found[2]), unit)}"
+        ),
+        r"only [\d,]+ observations? \(a model needs (\d+)\)": r"fewer than the \1 observations that a model needs",
+        r"(?:none of its [\d,]+ rows|its only row) could": "none of its rows could",
+    }
+    for own, kind in said.items():
+        why = why.str.replace(own, kind, regex=True)
+    return why
+
+
+def eligibility(series: pd.DataFrame, unit: str = "periods") -> pd.DataFrame:
+    """How many series are forecast by what, and why the others are not: source, why, series. unit: of a period."""
     words = {"model": "model, if the gate lets it", "naive": "the safe baseline", "excluded": "not forecast"}
-    why = (
-        series["why"]
-        .fillna("enough observations, seen lately")
-        .str.replace(r"only 1 observation\b", "only … observations", regex=True)
-        .str.replace(r"[\d,]+ (periods|observations|rows)", r"… \1", regex=True)
-    )
+    why = kinds(series["why"].fillna("enough observations, seen lately"), unit)
     size = series.assign(source=series["source"].map(words), why=why).groupby(["source", "why"]).size()
     return size.sort_values(ascending=False).rename("series").reset_index()
 
