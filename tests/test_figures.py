@@ -301,7 +301,7 @@ def test_titles_state_what_the_data_say():
     ]
     backtest = pd.DataFrame(rows, columns=["model", "series_id", "origin", "ts", "horizon", "y", *QUANTILES, "last_value"])
     assert "50.0 % below that of the last value" in scorefigures.error_by_horizon(backtest).alt
-    assert "50.0 % better than the best baseline, last value" in scorefigures.accuracy(backtest).alt
+    assert "50.0 % better than the best baseline, the last value" in scorefigures.accuracy(backtest).alt
     won = "The published forecast scores 50.0 % better than the last value on average, and is better at 1 of 1 origin"
     assert scorefigures.errors_by_origin(backtest).alt == won
     duel = pd.DataFrame({"model": ["challenger", "champion"], "origin": pd.Timestamp("2024-03-01"), "value": [0.1, 0.2]})
@@ -312,7 +312,7 @@ def test_titles_state_what_the_data_say():
     assert "worse than the best baseline" in scorefigures.accuracy(worse).alt
     assert "median 4" in figures.spells([2, 4, 8]).alt
     skill = pd.DataFrame({"baseline": ["last_value"], "skill": [-0.1], "low": [-0.2], "high": [-0.05]})
-    assert scorefigures.skill(skill).alt == "Worse than last value"
+    assert scorefigures.skill(skill).alt == "Worse than the last value"
 
 
 def test_a_challenger_that_is_rolled_back_is_not_titled_a_winner():
@@ -432,7 +432,7 @@ def test_a_baseline_that_is_published_is_left_out_of_the_skill(backtest):
     skill = pd.DataFrame(rows)
     assert scorefigures.itself(skill).tolist() == [True, False]
     fig = scorefigures.skill(skill)
-    assert fig.alt == "The counting table itself is published: better than last value, beyond chance"
+    assert fig.alt == "The counting table itself is published: better than the last value, beyond chance"
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["last value"]
     assert "no other baseline to compare with" in scorefigures.skill(skill[:1]).alt
     one = skill.assign(low=np.nan, high=np.nan)

@@ -182,16 +182,16 @@ def _verdict(run: RunFiles, head: dict | None, trade: Trade) -> str:
     said, held = str(gate.get("verdict") or "").strip(), evidence.rival(gate, trade)
     if said and head and head["against"] and not head["calm"] and abs(head["skill"]) >= 0.0005:  # nor is a NaN
         side, best = "lower" if head["skill"] > 0 else "higher", "best other" if head["itself"] else "best"
-        gain = f"{share1(abs(head['skill']))} {side} than the {best} baseline's, {head['against']}"
+        gain = f"{share1(abs(head['skill']))} {side} than that of the {best} baseline, {the([head['against']])}"
         said += f" On the past dates below, the quantile score of what is published was {gain}."
         if held and held[1] != head["against"]:  # the gate also tries baselines whose point stands at the last price
-            said += f" Against the strongest that the gate tried, {held[1]}, it was {share1(abs(held[0]))} "
+            said += f" Against the strongest that the gate tried ({held[1]}) it was {share1(abs(held[0]))} "
             said += f"{'lower' if held[0] > 0 else 'higher'} on all finished origins."
         return said
     if said or not head:
         return said
     if head["low"] > 0:
-        return f"The published forecast saves {share1(head['skill'])} of the error of {head['against']}, beyond chance."
+        return f"The published forecast saves {share1(head['skill'])} of the error of {the([head['against']])}, beyond chance."
     if not head["against"]:
         return f"{scorefigures.STILL}." if head["still"] else "There is no baseline to compare the published forecast with."
-    return f"The published forecast is not proven better than {head['against']}."
+    return f"The published forecast is not proven better than {the([head['against']])}."

@@ -216,7 +216,7 @@ def accuracy(frame: pd.DataFrame, metric: str | None = None, same=(), use: str |
     rest = table.drop([m for m in (*OURS, *same) if m in table])
     title = f"{model_name(best).capitalize()} has the smallest error"
     if ours and len(rest):
-        gain, rival = 1 - table[ours] / rest.min() if rest.min() > 0 else 0.0, model_name(rest.idxmin())
+        gain, rival = 1 - table[ours] / rest.min() if rest.min() > 0 else 0.0, the([rest.idxmin()])
         said = f"{percent(abs(gain), 1)} {'better' if gain > 0 else 'worse'} than" if abs(gain) >= 0.0005 else "as good as"
         title = f"The {model_name(ours)} forecast is {said} the best baseline, {rival}"
         if len(same):
@@ -256,13 +256,12 @@ def skill(frame: pd.DataFrame, use: str | None = None) -> Figure:
         title = (
             f"Better than every {'other ' if own else ''}baseline, beyond chance"
             if len(frame) > 1
-            else f"Better than {model_name(frame['baseline'].iloc[0])}, beyond chance"
+            else f"Better than {the(frame['baseline'])}, beyond chance"
         )
     elif len(worse):
-        title = f"Worse than {', '.join(map(model_name, worse['baseline']))}"
+        title = f"Worse than {the(worse['baseline'])}"
     else:
-        open_ = [model_name(b) for b in frame.loc[~(frame["low"] > 0), "baseline"]]
-        title = f"Not proven better than {', '.join(open_)}"
+        title = f"Not proven better than {the(frame.loc[~(frame['low'] > 0), 'baseline'])}"
     title = f"{own}: {title[0].lower()}{title[1:]}" if own else title
     fig, axes = canvas(title, size=(8.2, 1.0 + 0.38 * len(frame)))
     ax = axes[0, 0]
