@@ -146,6 +146,7 @@ def test_a_single_point_silence_and_frames_with_few_columns_draw(backtest, plan)
 def test_the_map_says_which_kind_is_most_common():
     series = shop(10).assign(interval=2.0, cv2=0.1, demand_class=["intermittent"] * 6 + ["smooth"] * 3 + ["silent"])
     fig = salesfigures.demand_map(series)
+    assert min(fig.axes[0].get_yticks()) == 0, "no variation is below nothing"
     assert told(fig) == "60 % of 10 items sell now and then, in even amounts; 10 % have not sold yet"
     assert "weeks from one sale to the next" in words(salesfigures.demand_map(series, units="weeks"))
     assert {"smooth\n30 %", "intermittent\n60 %", "erratic\n0 %", "lumpy\n0 %"} <= {t.get_text() for t in fig.axes[0].texts}

@@ -75,6 +75,7 @@ def demand_map(series: pd.DataFrame, units: str = "periods") -> Figure:
     ax.set_xscale("log")
     ax.set_xlim(0.66, right * 1.06)
     ax.set_ylim(-0.16 * top, top * 1.03)  # names of the lower kinds stand below the points
+    ax.set_yticks([t for t in ax.get_yticks() if 0 <= t <= top])
     ticks = [t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= right]
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.xaxis.set_minor_formatter(NullFormatter())
