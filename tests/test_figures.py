@@ -610,3 +610,4 @@ def test_an_axis_of_units_has_whole_numbers_only():
     ):
         ticks = fig.axes[0].get_yticks()
         assert len(ticks) > 1 and (ticks == np.rint(ticks)).all(), fig.alt
+    assert fig.alt == "This item sold in 67 % of its months"

@@ -62,9 +62,9 @@ def small_multiples(frame: pd.DataFrame, series=None, trade: Trade = PRICES, fre
     unit, on = period_name(freq), within(freq)
     title = f"{who} changed {on} {changed} of observed {unit}; {percent(max(gap, 0))} of {unit} have no observation ({CHANGE})"
     if trade is trades.SALES:
-        silent = np.mean(np.concatenate([g["y"].dropna() for g in groups.values()]) == 0)
-        whose = "this item" if len(groups) == 1 else f"these {len(groups)} items"
-        title = f"{on.capitalize()} {share0(silent)} of the {unit} of {whose} nothing was sold"
+        selling = np.mean(np.concatenate([g["y"].dropna() for g in groups.values()]) > 0)
+        who = "This item" if len(groups) == 1 else f"These {len(groups)} items"
+        title = f"{who} sold {on} {share0(selling)} of {'its' if len(groups) == 1 else 'their'} {unit}"
     cols = min(3, len(groups))
     rows = -(-len(groups) // cols)
     fig, axes = canvas(title, rows=rows, cols=cols, size=(8.2, 0.6 + 1.75 * rows), sharex=True)
