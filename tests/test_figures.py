@@ -503,6 +503,8 @@ def test_a_probability_is_held_against_how_often_it_came(backtest):
     hollow = {line.get_markerfacecolor(): len(line.get_xdata()) for line in points}
     assert hollow["white"] == 1 and sum(hollow.values()) == 3
     assert f"Called more likely than not {(said > 0.5).sum()} times, a change came in" in fig.alt
+    fig.png(60)
+    assert all(t.get_window_extent().y0 > fig.axes[0].get_window_extent().y0 for t in fig.axes[0].texts), "clear of the axis"
     assert "never called more likely than not" in calibrationfigures.reliability(frame.assign(p_change=0.1)).alt
 
 

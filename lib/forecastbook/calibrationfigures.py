@@ -102,22 +102,14 @@ def reliability(frame: pd.DataFrame, model: str = "published") -> Figure:
     fig, axes = canvas(title, size=(8.2, 3.6))
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
-    ax.annotate("honest", (0.93, 0.87), color=GREY, ha="center", va="top", fontsize=9)
+    ax.annotate("honest", (0.93, 0.97), color=GREY, ha="right", va="center", fontsize=9)  # the numbers stand below
     ax.plot(by["said"], by["came"], "-", color=BLUE, lw=1.5)
     for full, rows in by.groupby(by["n"] >= FEW):
         ax.plot(rows["said"], rows["came"], "o", color=BLUE, ms=6, mfc=BLUE if full else "white", clip_on=False)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the diagonal strikes no number through
     for row in by.itertuples():
-        ax.annotate(
-            f"{row.n:,}",
-            (row.said, row.came),
-            xytext=(8, -4),
-            textcoords="offset points",
-            va="top",
-            color=GREY,
-            fontsize=8,
-            bbox=box,
-        )
+        place = {"xytext": (8, -4), "va": "top"} if row.came > 0.12 else {"xytext": (0, 6), "ha": "center"}  # clear of the axis
+        ax.annotate(f"{row.n:,}", (row.said, row.came), textcoords="offset points", color=GREY, fontsize=8, bbox=box, **place)
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
     percent_axis(ax.xaxis)
