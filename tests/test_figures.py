@@ -613,3 +613,13 @@ def test_an_axis_of_units_has_whole_numbers_only():
         ticks = fig.axes[0].get_yticks()
         assert len(ticks) > 1 and (ticks == np.rint(ticks)).all(), fig.alt
     assert fig.alt == "This item sold in 67 % of its months"
+
+
+def test_few_dates_are_their_own_ticks():
+    fig, axes = style.canvas("few", size=(4, 2))
+    for days, own in (("17 24 31", True), ("17", True), ("1 2 31", False)):  # the names of the first two would touch
+        ts = pd.to_datetime([f"2017-12-{day}" for day in days.split()])
+        axes[0, 0].plot(ts, range(len(ts)))
+        style.date_axis(axes[0, 0], ts)
+        ticks = matplotlib.dates.num2date(axes[0, 0].get_xticks())
+        assert ([tick.day for tick in ticks] == [day.day for day in ts]) == own, days

@@ -337,8 +337,6 @@ def track_record(frame: pd.DataFrame, trade: Trade = PRICES) -> Figure:
     for ax in (error, cover):
         percent_axis(ax.yaxis)
         date_axis(ax, x)
-        if x.iloc[-1] - x.iloc[0] < pd.Timedelta(days=6):
-            ax.set_xticks(x)  # else hours
     return fig
 
 

@@ -170,14 +170,18 @@ def drawn(draw):
 
 
 def date_axis(ax, ts=None, most: int = 6) -> None:
+    """Dates along an axis, with the year. ts: those that are drawn; where they are few they are the ticks."""
     ticks = dict.fromkeys(range(8), most) | {mdates.MONTHLY: most + 1}  # half years fill what is no two years yet
     locator = mdates.AutoDateLocator(minticks=2, maxticks=ticks)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _day(mdates.num2date(v))))
-    if ts is not None and len(ts):
-        first, last = pd.Timestamp(min(ts)), pd.Timestamp(max(ts))
-        if first == last:
-            ax.set_xlim(first - pd.Timedelta(days=3), last + pd.Timedelta(days=3))
+    if ts is None or not len(ts):
+        return
+    days = pd.DatetimeIndex(ts).unique().sort_values()
+    if len(days) == 1:
+        ax.set_xlim(days[0] - pd.Timedelta(days=3), days[0] + pd.Timedelta(days=3))
+    if len(days) <= most and (np.diff(days) * 8 >= days[-1] - days[0]).all():  # few, and with room for their names
+        ax.set_xticks(days)
 
 
 def _day(when) -> str:
