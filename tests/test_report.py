@@ -764,6 +764,10 @@ def test_standings_say_what_is_saved_on_the_best_baseline_as_the_gate_saw_it():
     assert "as its own was no better" in page and "boosted trees (published)" in page
     page = plain_text(evidence.standings({"use": "last_value", "origins": 8, "standings": [row, safe]}, PRICES))
     assert "saves" not in page.split("comes first")[1].split("candidate")[0], "a baseline is not compared with itself"
+    blend = row | {"model": "blend", "expected": 0.299}
+    for use, behind in (("gbm", False), ("blend", True)):
+        page = plain_text(evidence.standings({"use": use, "origins": 8, "standings": [row, blend, safe]}, PRICES))
+        assert ("What stands above what is published does not lead it beyond doubt." in page) == behind
 
 
 def test_a_model_that_came_late_is_marked_wherever_means_stand_side_by_side():

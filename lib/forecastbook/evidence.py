@@ -190,6 +190,7 @@ def standings(gate: dict, trade: Trade, where=None) -> Html | None:
         return None
     scored = pd.to_numeric(rows.loc[rows["model"] == trade.safe, "score"])
     held = rows["hold"].eq(True) if "hold" in rows else pd.Series(False, rows.index)
+    behind = gate.get("use") in set(rows["model"][1:])
     rows = rows.assign(model=_candidates(rows) + np.where(rows["model"] == gate.get("use"), " (published)", ""))
     heads = {
         "model": "candidate",
@@ -212,6 +213,8 @@ def standings(gate: dict, trade: Trade, where=None) -> Html | None:
     if trade is not SALES and len(scored) and scored.iloc[0] < DUST:
         rows[["skill", "expected"]] = np.nan
         caption += f". {scorefigures.STILL}"
+    elif behind:
+        caption += ". What stands above what is published does not lead it beyond doubt"
     return table(rows[list(heads)].rename(columns=heads), forms, caption=f"{caption}.")
 
 
