@@ -319,7 +319,7 @@ def test_every_price_that_is_expected_to_move_is_in_a_file_of_its_own(tmp_path):
     forecast.to_parquet(directory / "forecast.parquet", index=False)
     text = report.render_run(directory).read_text(encoding="utf-8")
     assert "30 of the 59 items move more than 5 %" in plain_text(text) and "and 10 more" in text
-    assert "All of them are in a file, under Downloads." in text
+    assert "The whole list is in a file, under Downloads." in text
     rows = pd.read_csv(directory / "changes.csv", dtype={"series_id": str}, keep_default_na=False)
     assert list(rows) == [
         "series_id",

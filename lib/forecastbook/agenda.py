@@ -13,7 +13,7 @@ from forecastbook.wording import change, counted, percent, period_name, share1, 
 
 BIG_MOVE = 0.05  # share of the last price
 SHOWN = 20  # rows of a list on the page; its file has them all
-WHOLE = " All of them are in a file, under Downloads."
+WHOLE = " The whole list is in a file, under Downloads."
 
 
 def moves(run: RunFiles) -> pd.DataFrame | None:
