@@ -623,3 +623,12 @@ def test_few_dates_are_their_own_ticks():
         style.date_axis(axes[0, 0], ts)
         ticks = matplotlib.dates.num2date(axes[0, 0].get_xticks())
         assert ([tick.day for tick in ticks] == [day.day for day in ts]) == own, days
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1, "2.50"), (1_000, "2,500"), (1_000_000, "2,500,000")])
+def test_numbers_of_an_axis_have_commas_and_no_power_of_ten(panel, scale, said):
+    fig = figures.small_multiples(panel.assign(y=panel["y"] * 0 + 2.5 * scale), ["v0010"])
+    fig.axes[0].set_ylim(2 * scale, 3 * scale)
+    fig.png(40)
+    axis = fig.axes[0].yaxis
+    assert said in [t.get_text() for t in axis.get_ticklabels()] and not axis.get_offset_text().get_text()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from forecastbook.counts import ADI, CLASSES, CV2
 from forecastbook.points import levels
@@ -113,7 +113,6 @@ def reorder(plan: pd.DataFrame, top: int = 12, units: str = "periods") -> Figure
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(0, rows["need"].max() * 1.16)
     ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     ax.set_xlabel(f"units over {time}")
     ax.grid(axis="y", visible=False)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9)

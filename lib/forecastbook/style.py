@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as _Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
 from forecastbook.wording import cut, percent, shorten
 
@@ -63,6 +63,7 @@ STYLE = {
     "lines.solid_capstyle": "butt",
     "legend.frameon": False,
     "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-9, 12),  # of a price in millions no power of ten stands apart
     "axes.unicode_minus": True,
 }
 
@@ -141,7 +142,19 @@ def canvas(title: str, alt: str = "", rows: int = 1, cols: int = 1, size: tuple[
     fig.suptitle("\n".join(textwrap.wrap(title, 88)), x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
     fig.get_layout_engine().set(w_pad=0.06, h_pad=0.06, hspace=0.06, wspace=0.05)
     fig.alt = alt or title
-    return fig, fig.subplots(rows, cols, squeeze=False, **kw)
+    axes = fig.subplots(rows, cols, squeeze=False, **kw)
+    for ax in axes.flat:
+        ax.xaxis.set_major_formatter(Thousands())
+        ax.yaxis.set_major_formatter(Thousands())
+    return fig, axes
+
+
+class Thousands(ScalarFormatter):
+    """Numbers of an axis with commas, as in all text."""
+
+    def __call__(self, x, pos=None) -> str:
+        whole, point, part = super().__call__(x, pos).partition(".")
+        return (f"{int(whole):,}" if whole.isdecimal() else whole) + point + part
 
 
 UNMET = "No forecast has met its actuals yet"  # what figures of scores say where there is nothing to see
