@@ -916,7 +916,7 @@ def test_a_report_on_a_sample_of_the_items_says_so_wherever_it_rests_on_it(tmp_p
     monkeypatch.setattr(scoreboard.rolling, "JUDGES", 40)
     said = plain_text(report.render_run(directory).read_text(encoding="utf-8"))
     known = (pd.read_parquet(directory / "series.parquet")["n_obs"] > 0).sum()
-    assert f"against what came. They are of 40 of {known} items, drawn at random. Errors" in said
+    assert f"against what came. They are of 40 of {known} items, drawn at random. The error is" in said
     assert f"in the backtest (it asked 40 of {known} items, drawn at random)." in said
 
 

@@ -254,8 +254,9 @@ def accuracy(scored: pd.DataFrame, skill: pd.DataFrame, head: dict, freq: str, h
     text = (
         f"{counted(len(mine), 'forecast')} from {dates}, each made with what was known on its day, against what came. "
         f"{f'They are of {drawn}. ' if drawn else ''}"
-        f"Errors and quantile scores are shares of {trade.size}; lower is better. “Published” is what the gate would have let "
-        "out on each of those days, so it may lie behind what it has come to trust since."
+        f"The error is how far the median was off, the {heads['loss']} how far all quantiles were, so the bands too; both are "
+        f"shares of {trade.size}, and lower is better. “Published” is what the gate would have let out on each of those days, "
+        "so it may lie behind what it has come to trust since."
     )
     text += "" if trade is SALES else f" Where changes are counted, {CHANGE}."
     if len(by) < horizon:
