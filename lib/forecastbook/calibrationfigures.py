@@ -27,6 +27,12 @@ from forecastbook.style import (
 from forecastbook.trades import PRICES, Trade
 from forecastbook.wording import CHANGE, counted, model_name, percent
 
+READING = (  # of ``calibration``
+    "A quantile keeps its promise where as many actuals fell below it as it says. Prices that stand still lie exactly on their "
+    "quantiles, so each bar runs from the share strictly below to the share at or below, and an honest one touches the "
+    "diagonal. The right side looks only at prices that did change, of which nothing is promised."
+)
+
 
 @drawn
 def calibration(frame: pd.DataFrame, model: str = "published") -> Figure:

@@ -341,6 +341,7 @@ def uncertainty(backtest: pd.DataFrame, scored: pd.DataFrame) -> dict | None:
     return {
         "text": text,
         "calibration": salesfigures.pit(backtest) if sales else calibrationfigures.calibration(backtest),
+        "reading": salesfigures.READING if sales else calibrationfigures.READING,
         "chances": calibrationfigures.reliability(backtest),
         "split": calibrationfigures.by_event(scored),
         "cost": salesfigures.service(backtest) if sales else None,

@@ -88,7 +88,6 @@ def render_run(directory: str | Path) -> Path:
         verdict=_verdict(run, head, trade),
         standings=evidence.standings(gate, trade, lambda n: scoreboard.origins_words(n, judged, params, n_obs)),
         missing={"accuracy": why, "fans": nothing, "forecast": nothing},
-        sticky=forecast is not None and "p_change" in forecast,
         names=names,
         agenda_first=trade is SALES,
         nav=[(name, anchor) for anchor, name in names.items() if sections[anchor] or (tone == "good" and anchor != "track")],

@@ -28,6 +28,11 @@ HABITS = {  # of each class of demand
 SLACK = 0.02  # a share that is off by no more than this is as promised
 NOISY = 0.1  # noise of a half from which a sample is too small to tell anything
 BARS = 10  # of the histogram of where sales fell
+READING = (  # of ``pit``
+    "Where all bars are of one height, every quantile keeps its promise: as many actuals fell below as it says. Counts tie "
+    "with their quantiles, so what is drawn is their probability, spread at random over the tie. A band holds more of them "
+    "than it promises: what lies on its edge, as most zeros do, is inside."
+)
 DASHED = (0, (4, 3))
 
 

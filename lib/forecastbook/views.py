@@ -27,13 +27,7 @@ READINGS = {  # how to read what a notebook shows, where that is different for t
         "prices": "The training of a network of prices is stopped by the loss on those periods, which favours it a little.",
         "sales": "A network of sales has not seen those periods at all.",
     },
-    "honesty": {
-        "prices": "A quantile keeps its promise where as many actuals fell below it as it says. Prices that stand still lie "
-        "exactly on their quantiles, so each bar runs from the share strictly below to the share at or below, and an honest "
-        "one touches the diagonal. The right side looks only at prices that did change, of which nothing is promised.",
-        "sales": "Where all bars are of one height, every quantile keeps its promise: as many actuals fell below as it says. "
-        "Counts tie with their quantiles, so what is drawn is their probability, spread at random over the tie.",
-    },
+    "honesty": {"prices": calibrationfigures.READING, "sales": salesfigures.READING},
 }
 
 
