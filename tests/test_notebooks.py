@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from forecastbook import chain, challenger, figures, pages, tables, views, wording
+from forecastbook import chain, challenger, figures, pages, scoreboard, tables, views, wording
 from forecastbook.jobs import load
 from forecastbook.run import STEPS
 from test_figures import sticky_forecast, sticky_prices, words
@@ -86,6 +86,10 @@ def test_a_notebook_reads_its_figures_in_the_words_of_its_own_trade():
     assert all(len(texts) == 2 for texts in said.values())
     code = " ".join(cell.source for path in NOTEBOOKS for cell in read(path)[1])
     assert set(re.findall(r'views\.reading\("(\w+)"', code)) == set(views.READINGS)
+    scores = pd.DataFrame(columns=["model", "metric", "slice", "value", "n"])
+    for params in jobs().values():
+        short = re.findall(r"\b[A-Z]{3,}\b", " ".join(scoreboard.summary(scores, params.trade)))
+        assert set(short) <= set(re.findall(r"\w+", views.reading("scores", params))), "every abbreviation is explained"
 
 
 def jobs() -> dict:

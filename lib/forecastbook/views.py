@@ -27,6 +27,15 @@ READINGS = {  # how to read what a notebook shows, where that is different for t
         "prices": "The training of a network of prices is stopped by the loss on those periods, which favours it a little.",
         "sales": "A network of sales has not seen those periods at all.",
     },
+    "scores": {
+        "prices": "Skill is the share of the last value's quantile score that a model saves. The side of a change is right "
+        "where a changed price went the way that was called likelier. Change precision is how well the chance of a change "
+        "tells the prices that do change from the others (average precision); guessing has that of the base rate, 1.00.",
+        "sales": "WQL is the loss of all quantiles as a share of what was sold, skill the share of IMAPA's that a model saves. "
+        "A bias above zero foretold too much. The Brier score is the mean squared error of the chance of a sale. MIWS is the "
+        "mean interval score (Winkler's) of the 90 % band in units, MIC its coverage; in both, periods with sales weigh "
+        "sixteen times those without. RMSSE is the root mean squared error of the mean over that of a naive forecast.",
+    },
     "honesty": {"prices": calibrationfigures.READING, "sales": salesfigures.READING},
 }
 
