@@ -180,3 +180,7 @@ def test_curves_of_stock_and_shortage_follow_their_definitions():
     worse = found.assign(over=found["over"] * 2)
     assert reorder.saved(found, worse, 1) == pytest.approx(0.5)
     assert np.isnan(reorder.saved(found, worse.assign(short=worse["short"] + 9), 1)), "not beyond the rival's curve"
+    bent = pd.DataFrame(
+        {"short": [0.4, 0.1], "over": [1.0, 3.0]}
+    )  # at a shortage of 0.2, half way in its logarithm: 2 left over
+    assert reorder.saved(pd.DataFrame({"short": [0.2], "over": [2.0]}), bent, 0) == pytest.approx(0)

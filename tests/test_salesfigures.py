@@ -197,6 +197,8 @@ def test_service_is_the_share_covered_and_the_true_law_holds_less_stock_than_a_g
     assert told(alone).endswith("of periods") and "IMAPA" not in words(alone)
     better = backtest[backtest["model"] == "published"].assign(model="tsb")
     assert told(salesfigures.service(pd.concat([backtest, better]))) == title, "against the safe baseline"
+    few = backtest[backtest["origin"] > backtest["origin"].sort_values().unique()[1]]
+    assert told(salesfigures.service(few)).endswith("of periods"), "of four origins nobody can tell what is saved"
 
 
 def test_an_honest_forecast_keeps_its_promise_in_periods_with_sales_too(backtest):

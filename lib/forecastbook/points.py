@@ -28,6 +28,7 @@ OURS = (
     "tide",
     "champion",
 )  # not baselines; the first one there is leads a figure
+ENOUGH = 5  # origins, from which an advantage is told from chance
 BANDS = {"inside90": ("q05", "q95"), "inside50": ("q25", "q75")}  # central bands and the quantiles at their ends
 
 

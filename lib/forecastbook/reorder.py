@@ -239,7 +239,12 @@ def stock_cost(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def saved(mine: pd.DataFrame, theirs: pd.DataFrame, at: int) -> float:
-    """Share of units left over that is saved at the shortage of row `at`, along the rival's curve; NaN beyond its ends."""
-    curve = theirs.sort_values("short")
-    left = np.interp(mine["short"][at], curve["short"], curve["over"], left=np.nan, right=np.nan)
+    """Share of units left over that is saved at the shortage of row `at`, along the rival's curve; NaN beyond its ends.
+
+    Between two levels that curve bends: it is read off straight in the logarithm of the shortage, else the rival looks worse.
+    """
+    curve = theirs[theirs["short"] > 0].sort_values("short")
+    if not len(curve) or not mine["short"][at] > 0:
+        return np.nan
+    left = np.interp(np.log(mine["short"][at]), np.log(curve["short"]), curve["over"], left=np.nan, right=np.nan)
     return 1 - mine["over"][at] / left if left > 0 else np.nan

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from forecastbook.counts import ADI, CLASSES, CV2
-from forecastbook.points import levels
+from forecastbook.points import ENOUGH, levels
 from forecastbook.reorder import reorder as to_order
 from forecastbook.reorder import saved, stock_cost, upper
 from forecastbook.style import BLUE, GREY, INK, ORANGE, PALE, UNMET, Figure, canvas, drawn, names, nothing, percent_axis
@@ -157,7 +157,7 @@ def service(backtest: pd.DataFrame) -> Figure:
     mine, theirs = stock_cost(met), stock_cost(safe) if len(safe) else None
     at = int((mine["level"] - 0.9).abs().argmin())
     title = f"Stock for {share0(mine['level'][at])} service covered {share0(mine['served'][at])} of periods"
-    gain = saved(mine, theirs, at) if len(safe) else np.nan
+    gain = saved(mine, theirs, at) if len(safe) and met["origin"].nunique() >= ENOUGH else np.nan
     if abs(gain) >= 0.005:
         title += f", with {share0(abs(gain))} {'less' if gain > 0 else 'more'} left over than by {SALES.safe_words}"
     fig, (axes,) = canvas(title, cols=2, size=(8.2, 3.7))

@@ -38,7 +38,6 @@ FORMATS = {  # how the columns of these tables are shown
     "sale_rate": share1,
     "last_value": ",.2f",
 }
-ENOUGH = 5  # origins, from which an interval is told
 SLICES = (
     {"changed": "changed", "sold": "nonzero"},
     {"changed": "unchanged", "sold": "zero"},
@@ -226,7 +225,7 @@ def skills(
     backtest: the columns of backtest.parquet, or what ``points.errors`` made. skill = 1 − rel_ql(model) / rel_ql(baseline)
     over the points that both forecast. Origins are drawn in circular blocks of about the cube root of their number, as
     neighbours in time are alike (Künsch 1989; Politis and Romano 1992). Returns baseline, skill, low, high, n_origins; low and
-    high are NaN with fewer than ``ENOUGH`` origins: of four that all gained no draw could show a loss, whatever the truth.
+    high are NaN with fewer than ``points.ENOUGH`` origins: of four that all gained no draw could show a loss.
     """
     scored = points.errors(backtest)
     rng, columns = np.random.default_rng(seed), ["baseline", "skill", "low", "high", "n_origins"]
@@ -250,7 +249,9 @@ def skills(
         index = ((starts[:, :, None] + np.arange(block)) % n).reshape(draws, -1)[:, :n]  # (draws, origins)
         totals = sums[index].sum(axis=1)  # (draws, 2)
         ratio = 1 - totals[totals[:, 1] > 0, 0] / totals[totals[:, 1] > 0, 1]
-        low, high = np.quantile(ratio, [(1 - level) / 2, (1 + level) / 2]) if n >= ENOUGH and len(ratio) else (np.nan, np.nan)
+        low, high = (
+            np.quantile(ratio, [(1 - level) / 2, (1 + level) / 2]) if n >= points.ENOUGH and len(ratio) else (np.nan, np.nan)
+        )
         rows.append((str(name), 1 - sums[:, 0].sum() / sums[:, 1].sum(), low, high, n))
     return pd.DataFrame(rows, columns=columns).sort_values("skill", ignore_index=True)
 
