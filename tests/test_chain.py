@@ -645,3 +645,7 @@ def test_two_notebooks_opened_by_hand_run_the_earlier_step_once(tmp_path):
     (one, first), (other, second) = (opened.communicate(timeout=120) for opened in both)
     assert one == other and one.startswith("prices-20240429-"), first + second
     assert (first + second).count("01_ingest starts") == 1 and "waiting for pid" in first + second
+    dated = code.replace("''", "'2024-04-20'")
+    for ran in (1, 0):  # of a date that nobody has run yet all is made, then it is there
+        earlier, said = python(dated, *given).communicate(timeout=120)
+        assert earlier.startswith("prices-20240420-") and said.count("01_ingest starts") == ran, said

@@ -162,20 +162,27 @@ def writable(out: Path) -> None:
 
 
 def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: list[str]) -> Run:
-    """The run a notebook works on. By hand, with no as-of date, it is planned here and missing earlier steps are run first."""
-    if not os.environ.get(MARK):
+    """The run a notebook works on. By hand, one that is not there is planned here, and missing earlier steps are run first."""
+    directory, by_hand = Path(out) / job / as_of, not os.environ.get(MARK)
+    if by_hand:
         os.chdir(ROOT)  # Jupyter starts a kernel in notebooks/; paths in params are relative to where make runs
-    if not as_of:
+    if by_hand and not _ready(directory, step):
         log_to(None, step)
         run = plan(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays)
-        with lock(lock_of(run.dir), runs.WAIT):  # of two notebooks opened at once the second waits
+        directory = run.dir
+        with lock(lock_of(directory), runs.WAIT):  # of two notebooks opened at once the second waits
             for earlier in runs.LEFT:
-                if earlier < step and runs.lacking(Run(run.dir), earlier):
+                if earlier < step and runs.lacking(Run(directory), earlier):
                     execute(ROOT / "notebooks" / f"{earlier}.ipynb", run, overlays)
-        as_of = run.as_of.isoformat()
-    run = Run(Path(out) / job / as_of)
+    run = Run(directory)
     log_to(run.dir / "run.log", step)
     return run
+
+
+def _ready(directory: Path, step: str) -> bool:
+    """Whether a run is there, with all that is made before a step of it."""
+    there = (directory / "manifest.json").is_file()
+    return there and not any(runs.lacking(Run(directory), earlier) for earlier in runs.LEFT if earlier < step)
 
 
 def store(run: Run):
