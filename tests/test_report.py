@@ -395,7 +395,7 @@ def test_the_index_is_newest_first_and_marks_superseded_runs(tmp_path):
     dates = re.findall(r"<td[^>]*>(?:<a[^>]*>)?(\d{4}-\d\d-\d\d)", text)
     assert dates == ["2026-01-05", "2026-01-05", "2025-12-29", "2025-12-22"]
     assert text.count("(superseded)") == 1 and "abcdef12*" in text
-    assert "4 runs of prices, the newest first." in text
+    assert "4 runs of prices, the newest first." in text and "the sales above zero" in text
     assert [wording.listed([*"abc"[:n]]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert "No run yet" in report.render_index(tmp_path / "prices").read_text(encoding="utf-8")
 

@@ -49,7 +49,8 @@ def render_index(out: str | Path) -> Path:
     jobs = sorted({r["job"] for r in rows})
     intro = f"{counted(len(rows), 'run')} of {listed(jobs)}{', the newest first' * (len(rows) > 1)}. " if rows else ""
     intro += "Errors are those of rolling forecasts of the past: of prices the mean error as a share of the last price, "
-    intro += "of sales the weighted quantile loss. Skill is against the best baseline that is not itself published. "
+    intro += "of sales the weighted quantile loss; inside the band are counted all prices, and the sales above zero. "
+    intro += "Skill is against the best baseline that is not itself published. "
     intro += "* marks a commit with uncommitted changes."
     text = pages.render("index.html.j2", title="Forecast book", intro=intro, rows=rows)
     return pages.write(out / "index.html", text)
