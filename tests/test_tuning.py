@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from conftest import TINY, made_run, posted_panel, posted_prices, tiny
-from forecastbook import tuning, views
+from forecastbook import tuning, views, wording
 from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.yamlfile import merge
@@ -140,7 +140,8 @@ def test_a_failed_trial_leaves_the_rest_and_the_winner_is_used(tmp_path, monkeyp
     outcome = search.judge(panel)
     assert set(outcome["contender"]) == {"winner", "in use", "last_value"} and outcome["relative quantile score"].notna().all()
     outcome.loc[outcome["contender"] == "winner", "relative quantile score"] = 0.0
-    assert "Kept" in search.keep(run, outcome)
+    assert search.keep(run, outcome).endswith(f": hidden_size {search.best['hidden_size']}.")
+    assert wording.settings({"hidden_size": 64, "dropout": 0.23270570707355803}) == "hidden_size 64, dropout 0.2327"
     assert json.loads((run.home / "tuned.json").read_text())["hyper"] == search.best
     outcome.loc[outcome["contender"] == "winner", "relative quantile score"] = 9.0
     (run.home / "tuned.json").unlink()

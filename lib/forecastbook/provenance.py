@@ -24,6 +24,7 @@ from forecastbook.wording import (
     moment,
     percent,
     period_name,
+    settings,
     share2,
     shorten,
     span,
@@ -290,8 +291,7 @@ def _settings(run: RunFiles) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the last search, where this is what it found
         last = json.loads((run.dir.parent / "tuned.json").read_text(encoding="utf-8"))
         when = f" as of {last['as_of']}" if last["hyper"] == tuned else ""
-    values = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in tuned.items())
-    return f"found by make tune{when}: {values}"
+    return f"found by make tune{when}: {settings(tuned)}"
 
 
 def making(run: RunFiles) -> dict:

@@ -22,7 +22,7 @@ from forecastbook.files import write_json
 from forecastbook.panel import Panel
 from forecastbook.params import Params, digest, hyperparameters
 from forecastbook.run import Run
-from forecastbook.wording import EARLY, share1
+from forecastbook.wording import EARLY, settings, share1
 
 log = logging.getLogger("forecastbook")
 SCORE = "validation_loss"
@@ -147,8 +147,7 @@ class Search:
         chosen = {"hyper": self.best, "run_id": run.id, "as_of": run.as_of.isoformat(), "scores": score.to_dict()}
         write_json(run.home / "tuned.json", chosen)
         gain = 1 - score["winner"] / score["in use"]
-        values = ", ".join(f"{name} {value}" for name, value in self.best.items())
-        return f"Kept for the next forecasts ({share1(gain)} better than what is in use): {values}."
+        return f"Kept for the next forecasts ({share1(gain)} better than what is in use): {settings(self.best)}."
 
 
 def _train(params: Params, panel: Panel, over: dict, on_epoch=None):

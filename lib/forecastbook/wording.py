@@ -239,6 +239,11 @@ def listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def settings(values: dict) -> str:
+    """Hyperparameters in a line: 'hidden_size 128, learning_rate 0.006974'."""
+    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+
+
 def unread(names: list[str], things: str, reads) -> str:
     """That no model reads some columns, in a sentence; '' for none. things: what is forecast; reads: what models do read."""
     if not names:
