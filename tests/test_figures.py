@@ -632,3 +632,11 @@ def test_numbers_of_an_axis_have_commas_and_no_power_of_ten(panel, scale, said):
     fig.png(40)
     axis = fig.axes[0].yaxis
     assert said in [t.get_text() for t in axis.get_ticklabels()] and not axis.get_offset_text().get_text()
+
+
+def test_no_line_of_a_title_ends_between_a_number_and_its_percent_sign():
+    for words in range(20):
+        fig, _ = style.canvas(
+            "word " * words + "98 % inside the 90 % band of all that was promised to those who read titles so far"
+        )
+        assert not any(line.startswith("%") for line in fig.get_suptitle().split("\n"))

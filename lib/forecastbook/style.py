@@ -139,7 +139,9 @@ def names(titles, ids, limit: int = 38) -> list[str]:
 def canvas(title: str, alt: str = "", rows: int = 1, cols: int = 1, size: tuple[float, float] = (8.2, 3.4), **kw):
     """A figure with its headline and a (rows, cols) array of axes."""
     fig = Figure(figsize=size, layout="constrained")
-    fig.suptitle("\n".join(textwrap.wrap(title, 88)), x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
+    lines = textwrap.wrap(title.replace(" %", "\u00a0%"), 88)  # none ends between a number and its percent sign
+    heading = "\n".join(lines).replace("\u00a0", " ")
+    fig.suptitle(heading, x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
     fig.get_layout_engine().set(w_pad=0.06, h_pad=0.06, hspace=0.06, wspace=0.05)
     fig.alt = alt or title
     axes = fig.subplots(rows, cols, squeeze=False, **kw)
