@@ -132,6 +132,8 @@ def test_slow_stock_is_what_hardly_sells_or_lasts_for_long():
     rows = reorder.plan(forecast, stocked(forecast, stock=[1, 9, 3, 10, 5000, 0]))
     assert reorder.slow(rows)["series_id"].tolist() == ["i001", "i000", "i002", "i004"]
     assert reorder.slow(rows, 1)["series_id"].tolist() == ["i001"]
+    new = rows.assign(why=np.where(rows["series_id"] == "i001", "only 2 observations (a model needs 4): IMAPA", None))
+    assert reorder.slow(new)["series_id"].tolist() == ["i000", "i002", "i004"], "of what is new nobody knows that it is slow"
     assert reorder.slow(reorder.plan(forecast, stocked(forecast))).empty, "no stock is known: nothing can be slow"
 
 

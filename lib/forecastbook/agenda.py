@@ -61,7 +61,7 @@ def orders(run: RunFiles, backtest: pd.DataFrame | None = None) -> dict | None:
     shown = reorder.table(due, "need" if blind else "reorder", unit)
     tables = [table(shown, reorder.FORMATS, empty="Nothing is needed." if blind else "Nothing to reorder.", limit=SHOWN)]
     for kind, rows, caption in (
-        ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, and least likely to sell"),
+        ("slow", reorder.slow(plan, 10), "Slow movers: on the shelf, known long enough, and least likely to sell"),
         (
             "lost",
             reorder.lost(plan, 10),

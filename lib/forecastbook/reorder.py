@@ -1,8 +1,8 @@
 """What to buy: forecasts of sales set against the stock, item by item, the lists that a buyer reads, and what service costs.
 
 Frames: a *forecast* has series_id, horizon, q05 … q99, mean and p_sale, one row an item and period; *series* has series_id and
-title, and where the shop knows them demand_class, stock (units now, NaN unknown), price and lost_units. What a shop does not
-know is NaN in the plan and no column of its tables.
+title, and where the shop knows them demand_class, stock (units now, NaN unknown), price and lost_units, and why no model may
+forecast an item, where that is so. What a shop does not know is NaN in the plan and no column of its tables.
 
 Symbols: N items, H periods ahead, K known quantile levels, D draws.
 """
@@ -21,10 +21,10 @@ LONG = 99  # periods above which a stock is only said to last longer
 CHUNK = 8192  # items whose draws are in memory at once
 SEED = 20051  # of the order in which the draws of each period are met
 # Columns of a series that a plan takes over where they are there.
-KNOWN = ("demand_class", "total_units", "stock", "price", "lost_units")
+KNOWN = ("demand_class", "total_units", "stock", "price", "lost_units", "why")
 COLUMNS = (
     *("series_id", "title", "demand_class", "total_units", "stock", "expected", "need", "order", "lost_units", "price", "cost"),
-    *("p_any", "periods_of_stock", "short", "level", "periods"),
+    *("p_any", "periods_of_stock", "short", "level", "periods", "why"),
 )
 UNITS = ("days", "weeks", "months", "quarters", "periods")
 FORMATS = {  # how the columns of these tables are shown
@@ -151,9 +151,10 @@ def reorder(plan: pd.DataFrame, top: int | None = 12) -> pd.DataFrame:
 def slow(plan: pd.DataFrame, top: int = 12) -> pd.DataFrame:
     """Stock that stays: items that more likely than not sell nothing, or whose stock lasts over `SLOW` horizons.
 
-    The least likely to sell come first; of those as likely, to a whole percent, the ones whose stock lasts longest.
+    The least likely to sell come first; of those as likely, to a whole percent, the ones whose stock lasts longest. Items that
+    are too new for a model (``why``) are left out: of one that has not sold yet the baseline says that it never will.
     """
-    rows = plan[(plan["stock"] > 0) & ((plan["p_any"] < 0.5) | (plan["stock"] > SLOW * plan["expected"]))]
+    rows = plan[(plan["stock"] > 0) & plan["why"].isna() & ((plan["p_any"] < 0.5) | (plan["stock"] > SLOW * plan["expected"]))]
     rows = rows.assign(_chance=rows["p_any"].round(2)).sort_values(
         ["_chance", "periods_of_stock", "series_id"], ascending=[True, False, True]
     )
