@@ -32,7 +32,6 @@ DRAWING = {
     "yamlfile": "",
     "files": "",
     "environment": "",
-    "logs": "",
     # what is asked for
     "trades": "scores",
     "counts": "panel",
@@ -117,9 +116,10 @@ DRAWING = {
     "runpage": "agenda evidence executed pages provenance runfiles scoreboard scorefigures trades wording",
     "report": "executed files pages runfiles runpage wording",
     # the runner
-    "doctor": "intake jobs logs params roster schema sources warehouse wording yamlfile",
+    "commands": "intake jobs params sources warehouse",
+    "doctor": "commands intake roster schema warehouse wording yamlfile",
     "step": "environment files report run",
-    "chain": "files intake jobs logs params roster run sources step trackrecord warehouse wording",
+    "chain": "commands files jobs roster run step trackrecord wording",
 }
 LAZY = {
     ("models", "lstm"),
@@ -132,9 +132,9 @@ LAZY = {
     ("warehouse", "bigquery"),
     ("step", "report"),
     ("report", "runpage"),
-    ("chain", "sources"),
+    ("commands", "sources"),
+    ("commands", "warehouse"),
     ("chain", "trackrecord"),
-    ("chain", "warehouse"),
 }
 NAMED = {  # what a module names as text and does not import -> who imports it, by that name
     ("trades", "experts"): "training",

@@ -21,6 +21,7 @@ import pytest
 
 from conftest import posted_prices, python
 from forecastbook import chain
+from forecastbook.commands import Request
 from forecastbook.files import lock, lock_of
 from forecastbook.intake import SourceError
 from forecastbook.params import Params
@@ -406,7 +407,8 @@ def test_data_that_are_too_old_are_said_or_stop_what_has_nothing_new_to_do(publi
     (tmp_path / "stop.yaml").write_text("freshness: {max_age_days: 30, action: stop}\n")
 
     def plan(*overlays, as_of=""):
-        return chain.plan("prices", as_of, str(published.out), published.url, [str(published.overlay), *map(str, overlays)])
+        asked = [str(published.overlay), *map(str, overlays)]
+        return chain.plan(Request("prices", as_of, published.out, published.url, asked))
 
     plan(tmp_path / "fresh.yaml")
     assert not [line for line in lines if "days old" in line], "01_ingest will say it"
@@ -423,10 +425,10 @@ def test_data_that_are_too_old_are_said_or_stop_what_has_nothing_new_to_do(publi
 def test_a_delivery_that_was_withdrawn_is_told(published, lines):
     """Readers go on with the forecast that was made of it."""
     published.write(published.days[:4])
-    chain.plan("prices", "", str(published.out), published.url, [str(published.overlay)])
+    chain.plan(Request("prices", "", published.out, published.url, [str(published.overlay)]))
     assert [line for line in lines if "readers are served the forecast of 2024-03-05" in line and "ends on" in line], lines
     lines.clear()
-    chain.plan("prices", "2024-03-04", str(published.out), published.url, [str(published.overlay)])
+    chain.plan(Request("prices", "2024-03-04", published.out, published.url, [str(published.overlay)]))
     assert not [line for line in lines if "withdrawn" in line], "an earlier day was asked for"
 
 
@@ -437,28 +439,28 @@ def test_facts_of_later_days_that_cannot_be_used_are_told_though_nothing_is_to_b
     ensure_sample(store, 20)
     overlay = tmp_path / "own.yaml"
     overlay.write_text("publish: {enabled: false}\n")
-    asked = ("prices", "", str(tmp_path / "out"), store.url, [str(overlay)])
-    run = chain.plan(*asked)
+    asked = ("prices", "", tmp_path / "out", store.url, [str(overlay)])
+    run = chain.plan(Request(*asked))
     run.note(status="done")
     lines.clear()
-    assert chain.plan(*asked).id == run.id and not [line for line in lines if "DimDate" in line]
+    assert chain.plan(Request(*asked)).id == run.id and not [line for line in lines if "DimDate" in line]
     with duckdb.connect(str(store.path)) as connection:
         late = "SELECT price_fact_id + 1000000, variant_id, 20180102, current_price, original_price, is_available"
         connection.execute(f"INSERT INTO FactProductPrice {late} FROM FactProductPrice WHERE date_id = 20171231")
         connection.execute("DELETE FROM DimDate WHERE date_id > 20171231")
-    assert chain.plan(*asked).id == run.id and [line for line in lines if "is DimDate filled so far" in line], lines
+    assert chain.plan(Request(*asked)).id == run.id and [line for line in lines if "is DimDate filled so far" in line], lines
 
 
 def test_columns_that_no_model_reads_are_told_when_a_run_is_planned(tmp_path, lines):
     posted_prices(4, 60).assign(cost=1.0).to_csv(tmp_path / "prices.csv", index=False)
     overlay = tmp_path / "own.yaml"
     overlay.write_text(f"publish: {{enabled: false}}\nsource: {{kind: file, path: {tmp_path}/prices.csv, past: [cost]}}\n")
-    asked = ("prices", "", str(tmp_path / "out"), f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])
-    run = chain.plan(*asked)
+    asked = ("prices", "", tmp_path / "out", f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])
+    run = chain.plan(Request(*asked))
     assert len([line for line in lines if "No model of prices reads cost:" in line]) == 1
     run.note(status="done")
     lines.clear()
-    assert chain.plan(*asked).id == run.id and not lines
+    assert chain.plan(Request(*asked)).id == run.id and not lines
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -479,10 +481,10 @@ def test_a_warehouse_that_cannot_be_read_is_refused_before_a_run_is_touched(tmp_
 def test_a_step_of_a_run_that_was_begun_again_with_other_inputs_is_refused(tmp_path, capfd):
     overlay, out = tmp_path / "own.yaml", tmp_path / "out"
     overlay.write_text("publish: {enabled: false}\nsource: {sample_series: 20}\n")
-    asked = ("prices", "", str(out), f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])
-    first = chain.plan(*asked).id
+    asked = ("prices", "", out, f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])
+    first = chain.plan(Request(*asked)).id
     overlay.write_text(overlay.read_text() + "horizon: 5\n")
-    second = chain.plan(*asked)
+    second = chain.plan(Request(*asked))
     assert second.id != first
     given = [
         "--job",
@@ -533,7 +535,7 @@ class Published:
         store.publish(**asked, rows=pa.table(rows))
 
     def score(self, as_of: str = "", *overlays: str) -> str:
-        return chain.score("prices", as_of, str(self.out), self.url, [str(self.overlay), *overlays])
+        return chain.score(Request("prices", as_of, self.out, self.url, [str(self.overlay), *overlays]))
 
     def command(self, **more: str) -> subprocess.CompletedProcess:
         asked = {"job": "prices", "out": str(self.out), "warehouse": self.url, "params": str(self.overlay), "as-of": ""} | more

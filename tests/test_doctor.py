@@ -21,6 +21,7 @@ from google.cloud import bigquery as service
 from conftest import posted_panel
 from emulated import FaultProxy, is_load
 from forecastbook import bigquery, cloud, doctor, lstm, models, schema, sources
+from forecastbook.commands import ROOT
 from forecastbook.doctor import Patient, check, migrate
 from forecastbook.intake import today
 from forecastbook.params import Params
@@ -72,7 +73,7 @@ def visited(shop, emulator, monkeypatch):
 def doc(command: str, url: str, out: Path, *more: str, job: str = "prices", **environ) -> subprocess.CompletedProcess:
     """``python -m forecastbook.doctor`` as make calls it."""
     call = [sys.executable, "-m", "forecastbook.doctor", command, "--job", job, "--out", str(out), "--warehouse", url, *more]
-    return subprocess.run(call, capture_output=True, text=True, timeout=60, cwd=doctor.ROOT, env={**os.environ, **environ})
+    return subprocess.run(call, capture_output=True, text=True, timeout=60, cwd=ROOT, env={**os.environ, **environ})
 
 
 def nobody(tmp_path: Path) -> dict[str, str]:
@@ -95,7 +96,7 @@ def fill(house, last: dt.date, days: int = 3) -> None:
     house.append("FactProductPrice", pa.table({**facts, **more}))
 
 
-def look(url: str, out: Path, *only: str, job: str = "prices", overlay: str = "", **more) -> dict[str, doctor.Finding]:
+def look(url: str, out: Path, *only: str, job: str = "prices", as_of: str = "", overlay: str = "") -> dict[str, doctor.Finding]:
     """What each check found, in this process; ``only``: these and what they need."""
     checks, wanted = doctor.SERVER if url.startswith("bigquery:") else doctor.FILE, list(only)
     for what in wanted:  # grows
@@ -106,8 +107,10 @@ def look(url: str, out: Path, *only: str, job: str = "prices", overlay: str = ""
     if overlay:
         path.write_text(overlay)
         overlays = [str(path)]
-    found = {finding.what: finding for finding in check(Patient(job, out, url, overlays, **more), chosen)}
-    assert all(len(str(finding).splitlines()) == 1 and finding.level in doctor.LEVELS for finding in found.values())
+    found = {finding.what: finding for finding in check(Patient(job, as_of, out, url, overlays), chosen)}
+    assert all(
+        len(str(finding).splitlines()) == 1 and finding.level in ("ok", "warn", "FAIL", "skip") for finding in found.values()
+    )
     return found
 
 
@@ -307,7 +310,7 @@ def test_rights_that_lack_are_listed_with_the_role_that_has_them(visited, tmp_pa
 def test_a_run_is_priced_and_held_against_the_limit(visited, tmp_path, monkeypatch):
     monkeypatch.setattr(bigquery.BigQuery, "estimate", lambda self, name, params: 2**39 if name == "price_facts" else 2**36)
     monkeypatch.setenv("BIGQUERY_MAXIMUM_BYTES_BILLED", str(10**12))
-    patient = Patient("prices", tmp_path, visited[0])
+    patient = Patient("prices", "", tmp_path, visited[0], [])
     level, said = doctor.cost(patient)
     assert level == "ok" and "by 8 queries, 549.8 GB of it by price_facts" in said
     assert "$5.8594 at $6.25 a TiB" in said  # (1/2 + 7/16) TiB
@@ -410,41 +413,39 @@ def table_of(given: dict) -> dict:
 def test_make_hands_over_every_word_as_it_is():
     odd = "duckdb:/tmp/a b/it's $HOME.duckdb".replace("$", "$$")
     call = ["make", "-n", "--no-print-directory", f"WAREHOUSE={odd}", "JOB=prices", "PARAMS=a.yaml b.yaml"]
-    shown = subprocess.run([*call, "warehouse", "DRY_RUN=1"], cwd=doctor.ROOT, capture_output=True, text=True).stdout
+    shown = subprocess.run([*call, "warehouse", "DRY_RUN=1"], cwd=ROOT, capture_output=True, text=True).stdout
     words = subprocess.run(
         ["sh", "-c", f"set -- {shown.strip()}; printf '%s\\n' \"$@\""], capture_output=True, text=True
     ).stdout
     assert words.splitlines()[2:5] == ["-m", "forecastbook.doctor", "migrate"] and "--dry-run" in words.splitlines()
     assert "duckdb:/tmp/a b/it's $HOME.duckdb" in words.splitlines() and "a.yaml b.yaml" in words.splitlines()
-    shown = subprocess.run([*call, "doctor", "AS_OF=2024-01-02"], cwd=doctor.ROOT, capture_output=True, text=True).stdout
+    shown = subprocess.run([*call, "doctor", "AS_OF=2024-01-02"], cwd=ROOT, capture_output=True, text=True).stdout
     assert "doctor check " in shown and "--as-of '2024-01-02'" in shown and "--dry-run" not in shown
 
 
 def test_make_warehouse_and_make_doctor_run(tmp_path):
     call = ["make", "--no-print-directory", f"OUT={tmp_path / 'out'}"]
-    dry = subprocess.run([*call, "warehouse", "DRY_RUN=1"], cwd=doctor.ROOT, capture_output=True, text=True)
+    dry = subprocess.run([*call, "warehouse", "DRY_RUN=1"], cwd=ROOT, capture_output=True, text=True)
     assert dry.returncode == 0 and dry.stdout.startswith("CREATE TABLE") and not list(tmp_path.iterdir())
-    made = subprocess.run([*call, "warehouse"], cwd=doctor.ROOT, capture_output=True, text=True)
+    made = subprocess.run([*call, "warehouse"], cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0 and "made PublishLedger\n" in made.stdout
-    healthy = subprocess.run([*call, "doctor"], cwd=doctor.ROOT, capture_output=True, text=True)
+    healthy = subprocess.run([*call, "doctor"], cwd=ROOT, capture_output=True, text=True)
     assert healthy.returncode == 0 and "ok   tables: all 13 tables" in healthy.stdout
-    ill = subprocess.run([*call, "doctor", "JOB=nothing"], cwd=doctor.ROOT, capture_output=True, text=True)
+    ill = subprocess.run([*call, "doctor", "JOB=nothing"], cwd=ROOT, capture_output=True, text=True)
     assert ill.returncode != 0 and "FAIL job: " in ill.stdout
 
 
 def test_the_page_and_the_library_name_the_same_variables():
     pattern = re.compile(r"\b(?:BIGQUERY|GOOGLE)_[A-Z_]+\b")
-    page = set(pattern.findall((doctor.ROOT / "BIGQUERY.md").read_text(encoding="utf-8")))
-    library = {
-        name for path in (doctor.ROOT / "lib").rglob("*.py") for name in pattern.findall(path.read_text(encoding="utf-8"))
-    }
+    page = set(pattern.findall((ROOT / "BIGQUERY.md").read_text(encoding="utf-8")))
+    library = {name for path in (ROOT / "lib").rglob("*.py") for name in pattern.findall(path.read_text(encoding="utf-8"))}
     assert page == library and len(page) >= 7
 
 
 def test_the_roles_are_the_same_wherever_they_are_said():
     pattern = re.compile(r"roles/[a-z]+\.\w+")
     readme, page, code = (
-        set(pattern.findall((doctor.ROOT / name).read_text(encoding="utf-8")))
+        set(pattern.findall((ROOT / name).read_text(encoding="utf-8")))
         for name in ("README.md", "BIGQUERY.md", "lib/forecastbook/doctor.py")
     )
     assert readme <= page and code <= page
@@ -455,8 +456,8 @@ def test_the_roles_are_the_same_wherever_they_are_said():
 
 
 def test_the_readme_has_each_old_message_and_the_words_of_the_new_one():
-    table = (doctor.ROOT / "README.md").read_text(encoding="utf-8").partition("## Troubleshooting")[2].partition("## More")[0]
-    lib = "\n".join(path.read_text(encoding="utf-8") for path in (doctor.ROOT / "lib").rglob("*.py"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Troubleshooting")[2].partition("## More")[0]
+    lib = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "lib").rglob("*.py"))
     old = ("Model file not found", "BigQuery authentication failed", "No data returned from BigQuery", "Fine-tuning failed")
     rows = {words: next(line for line in table.splitlines() if f'once "{words}"' in line) for words in old}
     for words, row in rows.items():

@@ -20,6 +20,7 @@ import pytest
 from conftest import LIB, python
 from forecastbook import chain, provenance, report, sources
 from forecastbook import run as runs
+from forecastbook.commands import Request
 from forecastbook.environment import git_state
 from forecastbook.files import RunError
 from forecastbook.params import Params
@@ -315,7 +316,7 @@ def test_a_dry_run_makes_nothing(tmp_path):
     path = tmp_path / "shop.duckdb"
     duckdb.connect(str(path)).close()
     before = path.read_bytes()
-    assert chain.foresee("prices", "", str(tmp_path / "out"), f"duckdb:{path}", []) == (None, False)
+    assert chain.foresee(Request("prices", "", tmp_path / "out", f"duckdb:{path}", [])) == (None, False)
     assert path.read_bytes() == before and not (tmp_path / "out").exists()
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from conftest import day, made_run, posted_prices, python, same, tiny
 from forecastbook import run as runs
+from forecastbook.commands import log_to
 from forecastbook.files import RunError, copy_model, lock, sha256
-from forecastbook.logs import log_to
 from forecastbook.panel import build
 from forecastbook.params import Params
 from forecastbook.run import Run, prepare

@@ -17,49 +17,46 @@ from pathlib import Path
 
 from forecastbook import jobs, roster
 from forecastbook import run as runs
+from forecastbook.commands import ROOT, Request, arguments, connected, log_to
 from forecastbook.files import RunError, lock, lock_of
-from forecastbook.intake import SourceError, inside, today
-from forecastbook.logs import log_to
-from forecastbook.params import Params
 from forecastbook.run import Run
 from forecastbook.step import CELL_TIMEOUT, MARK, StepError, Stopped, execute
 from forecastbook.wording import unread
 
 log = logging.getLogger("forecastbook")
-ROOT = Path(__file__).resolve().parents[2]
 SHOWN = 10  # vintages that make score shows where none is new
 
 
 # --- the as-of date and the run -------------------------------------------------------------------------------------
 
 
-def plan(job: str, as_of: str, out: str, url: str, overlays: list[str], force: bool = False) -> Run:
+def plan(asked: Request, force: bool = False) -> Run:
     """The run that a job's params, as-of date and data ask for: made, or found again.
 
     An empty embedded warehouse is given the sample first. Raises the error of whatever part says no: ParamsError, SourceError,
     WarehouseError, RunError.
     """
-    asked = _Asked(job, as_of, out, url, overlays)
-    writable(Path(out))
-    date, home = asked.date(), Path(out) / job
-    if not as_of and (old := roster.overdue(date, asked.params)) and (home / date.isoformat()).is_dir():
+    given, source, store = asked.given, asked.source, asked.store  # what is wrong with these is said before OUT is made
+    writable(asked.out)
+    date, job, home = asked.date, asked.job, asked.out / asked.job
+    if not given and (old := roster.overdue(date, asked.params)) and (home / date.isoformat()).is_dir():
         log.warning("%s", old)  # a finished run reads nothing that could say so
     winner = _winner(home, date, force)
     params = asked.load(winner)
-    fingerprint = asked.source.fingerprint(params.source, asked.store, date)
+    fingerprint = source.fingerprint(params.source, store, date)
     tuned = winner if params.tune.use else None
-    ledger = asked.store.ledger().to_pylist() if params.publish.enabled else []  # a warehouse that says no says it first
-    run = runs.prepare(Path(out), job, date, params, warehouse=url, fingerprint=fingerprint, tuned=tuned, force=force)
+    ledger = store.ledger().to_pylist() if params.publish.enabled else []  # a warehouse that says no says it first
+    run = runs.prepare(asked.out, job, date, params, warehouse=asked.url, fingerprint=fingerprint, tuned=tuned, force=force)
     if run.manifest["status"] != "done":
         if said := unread(params.unread, params.trade.things, params.trade.reads):
             log.warning("%s", said)
     else:  # an unfinished one is told by its ingest
-        for said in asked.source.unused(params.source, asked.store, date):
+        for said in source.unused(params.source, store, date):
             log.warning("%s", said)
     newest = max((entry["as_of"] for entry in ledger if entry["job"] == job), default=date)
-    if not as_of and newest > date:
+    if not given and newest > date:
         log.warning("readers are served the forecast of %s, and the source ends on %s: was a delivery withdrawn?", newest, date)
-    _mend(run, asked.source, asked.store, ledger)
+    _mend(run, source, store, ledger)
     return run
 
 
@@ -80,54 +77,21 @@ def _mend(run: Run, source, store, ledger: list[dict]) -> None:
     runs.again(run.dir, gone)
 
 
-def foresee(job: str, as_of: str, out: str, url: str, overlays: list[str], force: bool = False) -> tuple[dt.date | None, bool]:
+def foresee(asked: Request, force: bool = False) -> tuple[dt.date | None, bool]:
     """The as-of date of the run that ``plan`` would give, and whether it would be made anew by ``force``; nothing is written.
 
     The date is None where only the first run can find it, because it loads the sample into an empty warehouse. Raises what
     params, source and warehouse raise.
     """
-    asked = _Asked(job, as_of, out, url, overlays)
-    if not asked.looks():
+    asked.store.looks_only = True
+    if not asked.has_data:
         return asked.given, False
-    date, home = asked.date(), Path(out) / job
+    date, home = asked.date, asked.out / asked.job
     if not force:  # else the data are read too
         return date, False
     params = asked.load(_winner(home, date, force))
     fingerprint = asked.source.fingerprint(params.source, asked.store, date)
-    return date, runs.differs(home / date.isoformat(), params, warehouse=url, fingerprint=fingerprint)
-
-
-class _Asked:
-    """What a command asks for: a job, looked up, with its source and its warehouse, at a date or the newest."""
-
-    def __init__(self, job: str, as_of: str, out: str, url: str, overlays: list[str]):
-        from forecastbook.sources import SOURCES
-
-        self.given = jobs.as_of_date(as_of) if as_of else None
-        if self.given and self.given > today():
-            raise SourceError(f"as-of date {self.given} lies in the future: a forecast is made as of a day that has been")
-        self.path, self.overlays = jobs.path(ROOT / "params", job, overlays), overlays
-        self.params, self.store = self.load(), _connected(url, out, job)
-        self.source = SOURCES[self.params.source.kind]
-
-    def load(self, tuned: dict | None = None) -> Params:
-        """The job's params, with what a tuning chose laid over them. Raises ParamsError for an overlay that is no job."""
-        return jobs.load(self.path, self.overlays, tuned)
-
-    def looks(self) -> bool:
-        """Whether the source holds anything yet. From here on it only answers, and makes nothing."""
-        self.store.looks_only = True
-        return self.source.there(self.params.source, self.store)
-
-    def date(self) -> dt.date:
-        """The as-of date: the given one, if it lies within the data, or the newest."""
-        from forecastbook.sources import begins, newest
-
-        span = self.source.span(self.params.source, self.store)
-        date = self.given or newest(span, self.params)
-        inside(date, span, getattr(self.params.source, "path", self.params.source.kind))
-        begins(date, span[1], self.params.freq)
-        return date
+    return date, runs.differs(home / date.isoformat(), params, warehouse=asked.url, fingerprint=fingerprint)
 
 
 def _winner(home: Path, date: dt.date, force: bool) -> dict | None:
@@ -168,7 +132,7 @@ def open(step: str, job: str, as_of: str, out: str, warehouse: str, overlays: li
         os.chdir(ROOT)  # Jupyter starts a kernel in notebooks/; paths in params are relative to where make runs
     if by_hand and not _ready(directory, step):
         log_to(None, step)
-        run = plan(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays)
+        run = plan(Request(job, as_of, out, warehouse or f"duckdb:{out}/warehouse.duckdb", overlays))
         directory = run.dir
         with lock(lock_of(directory), runs.WAIT):  # of two notebooks opened at once the second waits
             for earlier in runs.LEFT:
@@ -187,27 +151,13 @@ def _ready(directory: Path, step: str) -> bool:
 
 def store(run: Run):
     """The warehouse of a run."""
-    return _connected(run.warehouse, run.home.parent, run.job, run.id)
-
-
-def _connected(url: str, out: Path | str, job: str, run_id: str = ""):
-    """The warehouse behind a url; its jobs are marked with the job and the run, files that belong with it lie in ``out``."""
-    from forecastbook import warehouse
-
-    found = warehouse.connect(url, labels={"job": job, **({"run_id": run_id} if run_id else {})})
-    if not found.embedded:
-        found.beside = Path(out)
-        if not found.exists():  # a misspelt name must not become a new dataset
-            raise warehouse.WarehouseError(
-                f"{url} does not exist: check PROJECT and DATASET, or make it: make warehouse WAREHOUSE={url}"
-            )
-    return found
+    return connected(run.warehouse, run.home.parent, {"job": run.job, "run_id": run.id})
 
 
 # --- the accuracy record --------------------------------------------------------------------------------------------
 
 
-def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
+def score(asked: Request) -> str:
     """Score what a job has published against what its source knows at the as-of date, by default the newest one; in words.
 
     ForecastScore is written, and tables that lack are made, and nothing else: no run, no directory, no sample. The words are a
@@ -216,21 +166,20 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
     """
     from forecastbook import trackrecord
 
-    asked = _Asked(job, as_of, out, url, overlays)
-    params, store, source = asked.params, asked.store, asked.source
+    job, params, store = asked.job, asked.params, asked.store
     if not params.publish.enabled:
         return f"{job} publishes nothing (publish.enabled is false), so there is nothing to score."
     if job not in store.ledger()["job"].to_pylist():
-        return f"Nothing to score: {job} has published nothing in {url} yet."
-    if not asked.looks():
+        return f"Nothing to score: {job} has published nothing in {asked.url} yet."
+    store.looks_only = True
+    if not asked.has_data:
         raise trackrecord.ScoreError(
             f"{job}: the source {params.source.kind} holds no data, so there is nothing to score its forecasts by"
         )
-    date = asked.date()
-    fresh = ()
+    date, fresh = asked.date, ()
     if trackrecord.due(store, job, params, date) is not None:
         store.migrate()  # a warehouse of an earlier version may lack columns
-        intake = runs.complete(source.read(params.source, store, date), params, date)
+        intake = runs.complete(asked.source.read(params.source, store, date), params, date)
         try:
             panel = runs.build(intake, params, date)
         except ValueError as error:
@@ -238,7 +187,7 @@ def score(job: str, as_of: str, out: str, url: str, overlays: list[str]) -> str:
         fresh = trackrecord.score(store, job, params, panel)["as_of"]
     known = trackrecord.record(store, job, params, date)
     if known.empty:
-        return f"Nothing to score: no forecast of {job} in {url} has met its actuals by {date}."
+        return f"Nothing to score: no forecast of {job} in {asked.url} has met its actuals by {date}."
     words, wanted = f"Nothing new to score as of {date}. The newest of {job}:", sorted(set(known["as_of"]))[-SHOWN:]
     if len(fresh):
         words, wanted = f"{job}, scored as of {date}:", {day.date() for day in fresh}
@@ -258,11 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("plan", "step", "score"):
         sub = commands.add_parser(name)
-        sub.add_argument("--job", required=True)
-        sub.add_argument("--as-of", default="")
-        sub.add_argument("--out", required=True)
-        sub.add_argument("--warehouse", required=True)
-        sub.add_argument("--params", default="", help="overlays, separated by spaces")
+        arguments(sub)
         if name == "plan":
             sub.add_argument("--force", action="store_true")
             sub.add_argument("--dry", action="store_true", help="write nothing")
@@ -278,17 +223,17 @@ def main(argv: list[str] | None = None) -> int:
     tuning = args.command == "step" and args.notebook.stem == "02_tune"
     again = "score" if args.command == "score" else "tune" if tuning else "forecast"
     log_to(None, args.notebook.stem if args.command == "step" else args.job)
+    asked = Request(args.job, args.as_of, args.out, args.warehouse, args.params)
     try:
         if args.command == "plan":
-            asked = (args.job, args.as_of, args.out, args.warehouse, args.params.split())
             if args.dry:
-                date, anew = foresee(*asked, args.force)
+                date, anew = foresee(asked, args.force)
                 print(date or "LATEST", "anew" if anew else "")
             else:
-                run = plan(*asked, args.force)
+                run = plan(asked, args.force)
                 print(run.as_of, run.id)
         elif args.command == "score":
-            print(score(args.job, args.as_of, args.out, args.warehouse, args.params.split()))
+            print(score(asked))
         else:
             _step(args)
     except KeyboardInterrupt:
@@ -310,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _step(args) -> None:
-    directory = Path(args.out) / jobs.job_name(args.job) / jobs.as_of_date(args.as_of).isoformat()
+    directory = args.out / jobs.job_name(args.job) / jobs.as_of_date(args.as_of).isoformat()
     final = directory / f"{args.notebook.stem}.ipynb"
     with lock(lock_of(directory), runs.WAIT) as waited:
         if waited and final.is_file() and final.stat().st_mtime > args.notebook.stat().st_mtime:
@@ -322,7 +267,7 @@ def _step(args) -> None:
         handler = logging.FileHandler(directory / "run.log", encoding="utf-8")
         handler.setFormatter(log.handlers[0].formatter)
         log.addHandler(handler)
-        execute(args.notebook, run, args.params.split(), args.timeout)
+        execute(args.notebook, run, args.params, args.timeout)
         if args.notebook.stem == "02_tune":
             log.info("%s", Run(directory).manifest.get("search", "the search has kept nothing"))
 

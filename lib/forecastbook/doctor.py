@@ -13,7 +13,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from importlib import metadata
@@ -21,17 +21,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from forecastbook import jobs, roster, schema, warehouse
-from forecastbook.intake import SourceError, inside, today
-from forecastbook.logs import log_to
-from forecastbook.params import Params
+from forecastbook import roster, schema, warehouse
+from forecastbook.commands import Request, arguments, log_to
+from forecastbook.intake import SourceError, today
 from forecastbook.schema import WarehouseError
-from forecastbook.sources import SOURCES, newest
 from forecastbook.wording import size
 from forecastbook.yamlfile import ParamsError
 
 log = logging.getLogger("forecastbook")
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 10.0  # seconds for a server that does not answer, or a file that another process has open
 PRICE = 6.25  # dollars that BigQuery asks for a TiB read on demand, unless BIGQUERY_PRICE_PER_TIB says otherwise
 RESULT = 10 * 10**9  # bytes that the result of one query may have, compressed
@@ -49,7 +46,6 @@ RIGHTS = {  # on a table -> what a run does with it
     "bigquery.tables.update": "add columns to it",
     "bigquery.tables.delete": "drop its staging tables",
 }
-LEVELS = "ok", "warn", "FAIL", "skip"
 
 
 # ---- make warehouse ------------------------------------------------------------------------------------------------------
@@ -82,7 +78,7 @@ def migrate(store, dry: bool = False) -> list[str]:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found. level: one of LEVELS."""
+    """What a check found. level: ok, warn, FAIL or skip."""
 
     level: str
     what: str
@@ -96,19 +92,8 @@ class Wrong(Exception):
     """A check did not pass: what was found and what to do."""
 
 
-@dataclass
-class Patient:
-    """A job and a warehouse that are looked over. What several checks need is asked once."""
-
-    job: str
-    out: Path
-    url: str
-    overlays: list[str] = field(default_factory=list)
-    as_of: str = ""
-
-    @cached_property
-    def params(self) -> Params:
-        return jobs.load(jobs.path(ROOT / "params", self.job, self.overlays), self.overlays)
+class Patient(Request):
+    """A job and a warehouse that are looked over: nothing is made, and nobody is waited for long."""
 
     @cached_property
     def store(self):
@@ -117,10 +102,6 @@ class Patient:
         if not store.embedded:
             store.beside = self.out
         return store
-
-    @property
-    def source(self):
-        return SOURCES[self.params.source.kind]
 
     @cached_property
     def columns(self) -> dict[str, dict[str, str]]:
@@ -133,17 +114,10 @@ class Patient:
             name: given for name, given in asked.items() if {t.lower() for t in schema.tables_read(name)} <= self.columns.keys()
         }
 
-    @cached_property
-    def span(self) -> tuple[date, date] | None:
-        """First and newest day of the source; None where only the first run makes it."""
-        if not self.source.there(self.params.source, self.store):
-            return None
-        return self.source.span(self.params.source, self.store)
-
-    @cached_property
+    @property
     def day(self) -> date:
-        """The as-of date of the next run."""
-        return jobs.as_of_date(self.as_of) if self.as_of else newest(self.span, self.params) if self.span else today()
+        """The as-of date of the next run; a guess where only that can make the data."""
+        return self.date if self.has_data else self.given or today()
 
 
 def versions(p: Patient) -> tuple[str, str]:
@@ -325,21 +299,20 @@ def tables(p: Patient) -> tuple[str, str]:
 
 def data(p: Patient) -> tuple[str, str]:
     asked = p.asks(today())
-    if p.span is None:
+    if not p.has_data:
         own = sum(r["own"] for name in asked if name.endswith("_held") for r in p.store.query(name, asked[name]).to_pylist())
         if asked and (own or not p.store.embedded):
             raise Wrong(f"{_facts(asked)[1]} has no facts: load them first, or point WAREHOUSE elsewhere")
         return "warn", f"{p.params.source.kind} has nothing yet: the first run makes a sample of it"
-    inside(p.day, p.span, p.params.source.kind)
-    (first, last), fresh = p.span, p.params.freshness
-    age = roster.age(p.day, p.params, today())
-    said = f"from {first} to {last}; a run as of {p.day} knows nothing of the last {max(age, 0)} days"
+    day, (first, last), fresh = p.date, p.span, p.params.freshness
+    age = roster.age(day, p.params, today())
+    said = f"from {first} to {last}; a run as of {day} knows nothing of the last {max(age, 0)} days"
     if fresh.max_age_days is not None and age > fresh.max_age_days:
         said += f", more than freshness.max_age_days allows ({fresh.max_age_days})"
         if fresh.action == "stop":
             raise Wrong(f"{said}, so it would stop: bring the source up to date, or set freshness.action: warn")
         return "warn", said
-    end = pd.date_range(p.day, periods=p.params.horizon + 1, freq=p.params.freq)[-1].date()
+    end = pd.date_range(day, periods=p.params.horizon + 1, freq=p.params.freq)[-1].date()
     if end < today() and not p.as_of:
         return "warn", f"{said}, and its forecasts would end on {end}, before today"
     return "ok", said
@@ -433,13 +406,8 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("migrate", "check"):
         sub = commands.add_parser(name)
-        sub.add_argument("--job", required=True)
-        sub.add_argument("--out", required=True)
-        sub.add_argument("--warehouse", required=True)
-        sub.add_argument("--params", default="", help="overlays, separated by spaces")
-        if name == "check":
-            sub.add_argument("--as-of", default="")
-        else:
+        arguments(sub)
+        if name == "migrate":
             sub.add_argument("--dry-run", action="store_true", help="print the statements, change nothing")
     args = parser.parse_args(argv)
     log_to(None, args.command)
@@ -453,7 +421,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         log.setLevel(logging.WARNING)
         worst = 0
-        for finding in check(Patient(args.job, Path(args.out), args.warehouse, args.params.split(), args.as_of)):
+        for finding in check(Patient(args.job, args.as_of, args.out, args.warehouse, args.params)):
             print(finding, flush=True)
             worst |= finding.level == "FAIL"
         return int(worst)
