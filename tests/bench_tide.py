@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from conftest import LEVELS, panel_of
-from forecastbook import tide, tide_build, tide_data
+from forecastbook import tide, tide_data
 from forecastbook.panel import Panel
 
 SERIES, PERIODS, EPOCHS, REPEATS = 2000, 52, 2, 3
@@ -66,7 +66,7 @@ class Stock:
         from darts.models import TiDEModel
         from darts.utils.likelihood_models.torch import QuantileRegression
 
-        class Losses(tide_build.nets().lightning.Callback):
+        class Losses(tide.nets().lightning.Callback):
             steps, epochs = [], []
 
             def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
@@ -109,7 +109,7 @@ class Stock:
 def ours(panel: Panel, hyper: dict, stock: Stock) -> tuple[tide.Model, list[float]]:
     """Our feeding of darts' windows in darts' order: the model and the mean loss of each epoch."""
     model = tide.Model([None], hyper, tide_data.learn_scaling(panel, hyper))
-    feed, recorder = tide_data.feed(panel, hyper, model.scaling), tide_build.nets().Recorder()
+    feed, recorder = tide_data.feed(panel, hyper, model.scaling), tide.nets().Recorder()
     net = tide._run(model, feed, stock.windows(), 0, None, EPOCHS, [recorder], False)
     model.states = [{name: v.detach().clone() for name, v in net.model.state_dict().items()}]
     return model, [row["train_loss"] for row in recorder.history]
@@ -144,8 +144,8 @@ def compare(panel: Panel, batch: int) -> list[dict]:
 def main(N: int = SERIES) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    with tide_build.quiet():
-        tide_build.nets()
+    with tide.quiet():
+        tide.nets()
         print(f"{N:,} series of {PERIODS} weeks, {EPOCHS} epochs, median of {REPEATS} turns, CPU seconds of one thread")
         print(f"{'series':<8}{'batch':>6}  {'what':<8}{'darts':>8}{'ours':>8}{'ratio':>8}{'target':>8}  agreement")
         for ragged in (False, True):

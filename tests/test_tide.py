@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from conftest import LEVELS, panel_of
-from forecastbook import tide, tide_build, tide_data, tide_heads
+from forecastbook import tide, tide_data, tide_heads
 from forecastbook.counts import LEAST, sold
 from forecastbook.modelconfig import from_config
 
@@ -180,7 +180,7 @@ def test_a_batch_is_what_darts_stacks_of_its_own_windows(ragged):
     panel, hyper = weekly(9, 40, ragged=ragged), tide.settings({**HYPER, "seasonal": False})
     stock = Stock(panel, hyper)
     feed = tide_data.feed(panel, hyper, tide_data.learn_scaling(panel, hyper))
-    batch = tide_build.nets().Windows(feed, *stock.windows()).__getitems__(range(len(stock.data)))
+    batch = tide.nets().Windows(feed, *stock.windows()).__getitems__(range(len(stock.data)))
     for name in ("past_target", "future_target"):
         wanted = np.stack([getattr(stock.data[i], name) for i in range(len(stock.data))])
         np.testing.assert_array_equal(getattr(batch, name).numpy(), wanted)
@@ -193,7 +193,7 @@ def test_on_the_same_windows_the_loss_is_that_of_stock_darts_to_the_bit():
 
     panel, hyper = weekly(12, ragged=True), tide.settings({**HYPER, "batch_size": 32, "hidden_size": 8, "seasonal": False})
     stock = Stock(panel, hyper)
-    with tide_build.quiet():
+    with tide.quiet():
         theirs = stock.fit(-(-len(stock.data) // 32))
         assert len(theirs) == EPOCHS and theirs == ours(panel, hyper, stock)[1]
 

@@ -1,6 +1,6 @@
 """The sales model: TiDE (Das et al. 2023) as an ensemble: train, fine-tune, forecast, export.
 
-The network itself stands on darts (``tide_darts``, ``tide_build``); its windows are in ``tide_data``, its settings and files in
+The network itself stands on darts (``tide_darts``); its windows are in ``tide_data``, its settings and files in
 ``tide_model``.
 
 Symbols: N series, T periods, H periods ahead, B windows, W windows in all, P parameters, Q levels, E networks of the ensemble.
@@ -8,8 +8,12 @@ Symbols: N series, T periods, H periods ahead, B windows, W windows in all, P pa
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+import warnings
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +24,6 @@ from .counts import LEAST, Demand
 from .panel import Panel
 from .params import Params
 from .threads import one_thread
-from .tide_build import LOADER, built, device, nets, network, quiet
 from .tide_data import Feed
 from .tide_heads import quantile_weights
 from .tide_model import DEFAULTS, NETWORK, SHAPE, Model, TideError, load, save, settings
@@ -45,6 +48,35 @@ FINETUNE = Params.model_validate({"model": {"name": "tide"}, "source": {"kind": 
 MOST_STEPS = 32  # whose windows are read at once
 CHUNK = 4096  # windows a step where nothing is learnt
 CLOSE = 1e-4  # relative difference that an exported network may have
+
+
+@contextmanager
+def quiet():
+    """Inside, Lightning and darts tell of nothing but errors, and nobody else's random numbers are used up."""
+    names = ("pytorch_lightning", "lightning", "lightning_fabric", "darts", "torch.onnx")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+# What tqdm says at its import, wherever that comes first: a notebook that runs headless has no widgets, and wants none.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+
+@cache
+def nets():
+    """The module of the classes that stand on darts. darts takes 11 s to import, so that it is imported when one is wanted."""
+    with quiet():
+        from . import tide_darts
+    return tide_darts
 
 
 # -------------------------------------------------------------------------------------------------------------- training
@@ -117,7 +149,7 @@ def _train(model: Model, panel: Panel, parent, progress, on_epoch) -> Model:
         n_series=len(panel),
         n_origins=len(windows[0]),
         parent=parent,
-        device=device(hyper),
+        device=nets().device(hyper),
         parameters=sum(v.numel() for v in model.states[0].values()),
         kept_epoch=kept,
         seconds=round(time.perf_counter() - began, 2),
@@ -145,7 +177,7 @@ def _search(model: Model, feed: Feed, first: int, unseen: int, progress, on_epoc
         return hyper["epochs"]
     start, judge = None, _judge(feed, valid)
     if model.states[0] is not None:
-        start = judge(built(hyper, model.scaling, model.states[0]).model)
+        start = judge(nets().built(hyper, model.scaling, model.states[0]).model)
         model.history = [dict(epoch=0, step=0, train_loss=None, validation_loss=start)]
     recorder = nets().Recorder(judge, hyper["patience"], on_epoch, start)
     _run(model, feed, train, 0, model.states[0], hyper["epochs"], [recorder], progress)
@@ -162,12 +194,12 @@ def _run(model: Model, feed: Feed, windows, k: int, state, epochs: int, callback
     steps = min(every, together * chunks)
     named = dict(seed=hyper["seed"] + k, epochs=epochs, steps=steps, chunks=chunks, callbacks=callbacks, progress=progress)
     if state is None:
-        net = network(hyper, tide_data.statistics(feed, *windows), **named)
+        net = nets().network(hyper, tide_data.statistics(feed, *windows), **named)
     else:
-        net = built(hyper, model.scaling, state, **named)
+        net = nets().built(hyper, model.scaling, state, **named)
     torch.set_flush_denormal(True)  # Adam's second moments of weights that are not used fall below 1e-38, where a CPU is slow
     try:
-        return net.fit_from_dataset(data, dataloader_kwargs=dict(LOADER, batch_size=together * hyper["batch_size"]))
+        return net.fit_from_dataset(data, dataloader_kwargs=dict(nets().LOADER, batch_size=together * hyper["batch_size"]))
     finally:
         torch.set_flush_denormal(False)
 
@@ -218,7 +250,7 @@ def forecast(model: Model, panel: Panel, horizon: int, quantiles) -> Demand:
         return out
     with quiet():
         data = nets().Latest(tide_data.feed(panel, hyper, model.scaling), torch.from_numpy(rows))
-        said = [_said(built(hyper, model.scaling, state), data)[:, :horizon] for state in model.states]
+        said = [_said(nets().built(hyper, model.scaling, state), data)[:, :horizon] for state in model.states]
     got = tide_heads.demand(said, hyper["head"], hyper["levels"], quantiles)
     for whole, part in ((out.q, got.q), (out.mean, got.mean), (out.zero, got.zero)):
         whole[rows] = part
@@ -228,7 +260,7 @@ def forecast(model: Model, panel: Panel, horizon: int, quantiles) -> Demand:
 def _said(net, data) -> np.ndarray:
     """Parameters (B, H, P) of a network for the last window of each series."""
     asked = dict(n=net.output_chunk_length, predict_likelihood_parameters=True, values_only=True, batch_size=CHUNK)
-    return net.predict_from_dataset(dataset=data, dataloader_kwargs=dict(LOADER), **asked)[0][..., 0]
+    return net.predict_from_dataset(dataset=data, dataloader_kwargs=dict(nets().LOADER), **asked)[0][..., 0]
 
 
 # -------------------------------------------------------------------------------------------------------------- exported
@@ -245,7 +277,7 @@ def export_onnx(model: Model, path) -> float:
 
     path = Path(path)
     with quiet():
-        members = [built(model.hyper, model.scaling, state).model.eval() for state in model.states]
+        members = [nets().built(model.hyper, model.scaling, state).model.eval() for state in model.states]
         example = tide_data.invented(model.hyper, model.scaling, 8)
         names, tensors = list(example), tuple(example.values())
         exported = nets().Exported(members, model.hyper["head"], names)

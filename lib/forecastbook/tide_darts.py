@@ -1,4 +1,5 @@
-"""darts' TiDE, made to read and to say counts: the network, its head, its batches and a callback. The only importer of darts.
+"""darts' TiDE, made to read and to say counts: the network, its head, its batches and a callback; and how it is built, with
+its optimizer and its trainer. The only importer of darts, which takes 11 s: to be imported by ``tide.nets`` alone.
 
 darts (0.48) brings the network and Lightning the loop. Here is what they lack for intermittent sales: windows divided by their
 own scale inside the network, heads for counts that stay finite on raw units (``tide_heads``), and whole batches cut from the
@@ -21,9 +22,12 @@ from darts.utils.data.torch_datasets import utils as batches
 from darts.utils.likelihood_models.base import LikelihoodType
 from darts.utils.likelihood_models.torch import TorchLikelihood
 
-from . import tide_heads
+from . import tide_data, tide_heads
 from .tide_data import REACH, YEARS, Feed
 from .tide_heads import PARAMETERS, quantile_weights
+from .tide_model import NETWORK, TideError
+
+LEAST_STEPS = 12  # of a one-cycle: torch divides by zero in a shorter one
 
 
 class Head(TorchLikelihood):
@@ -219,3 +223,65 @@ def _single(batch: dict) -> dict:
 def _relative(counts: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
     """Counts (B, L, K) over the scale (B, 1, 1), as log1p; what is not known reads as the scale itself."""
     return torch.log1p(torch.where(torch.isnan(counts), 1.0, counts.clamp(min=0) * torch.exp(-log_scale)))
+
+
+# ---- built ----------------------------------------------------------------------------------------------------------------
+
+
+def device(hyper: dict) -> str:
+    if hyper["device"] == "cuda" and not torch.cuda.is_available():
+        raise TideError("device is cuda, but torch sees no CUDA device here; set device to auto or cpu")
+    return "cuda" if hyper["device"] != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _as_is(batch):
+    return batch
+
+
+LOADER = dict(collate_fn=_as_is, pin_memory=False)
+
+
+def network(hyper: dict, stats: dict, *, seed=0, epochs=1, steps=1, chunks=1, callbacks=(), progress=False):
+    """darts' model with our network in it, not yet built: ``epochs`` of ``steps`` steps."""
+    if hyper["schedule"] == "one_cycle":
+        rates, how = torch.optim.lr_scheduler.OneCycleLR, dict(max_lr=hyper["learning_rate"], pct_start=0.2)
+        how["total_steps"] = max(max(hyper["epochs"], epochs) * steps + 1, LEAST_STEPS)
+    else:
+        rates, how = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, dict(T_0=hyper["T_0"], T_mult=hyper["T_mult"])
+    off = ("logger", "enable_checkpointing", "enable_model_summary")
+    tide = Tide(
+        input_chunk_length=hyper["sequence_length"],
+        output_chunk_length=hyper["forecast_length"],
+        **{name: hyper[name] for name in (*NETWORK, "dropout", "batch_size")},
+        likelihood=Head(hyper),
+        optimizer_cls=torch.optim.AdamW,
+        optimizer_kwargs=dict(lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"], fused=True),
+        lr_scheduler_cls=rates,
+        lr_scheduler_kwargs=dict(how, interval="step"),
+        n_epochs=epochs,
+        random_state=seed,
+        pl_trainer_kwargs=dict(
+            accelerator="gpu" if device(hyper) == "cuda" else "cpu",
+            devices=1,
+            limit_train_batches=chunks,
+            enable_progress_bar=progress,
+            callbacks=list(callbacks),
+            **dict.fromkeys(off, False),
+        ),
+    )
+    tide.prepared = hyper, stats
+    return tide
+
+
+def built(hyper: dict, scaling: dict, state: dict, **named):
+    """The darts model of a network of an ensemble, ready to forecast or to be trained on."""
+    stats = {name: state[name] for name in ("static_mean", "static_std") if name in state}
+    tide, nobody = network(hyper, stats, **named), torch.zeros(1, dtype=torch.long)
+    tide.train_sample, tide.output_dim = Windows(tide_data.blank(hyper, scaling), nobody, nobody)[0], 1
+    tide.model = tide._init_model()
+    try:
+        tide.model.load_state_dict(state)
+    except RuntimeError as error:
+        raise TideError(f"tide: these weights are not of this network: {' '.join(str(error).split())[:300]}") from None
+    tide._fit_called = True
+    return tide
