@@ -9,7 +9,6 @@ Symbols: N series, H periods ahead, Q quantile levels.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -26,12 +25,10 @@ from forecastbook.roster import status
 from forecastbook.sticky import Outlook
 from forecastbook.trades import PRICES, SALES
 
-log = logging.getLogger("forecastbook")
 WARM_UP = 8  # origins of evidence before the first that is scored, a horizon apart
 WARM_UP_SALES = 2  # the same of sales
 WITNESSES = 500  # series that are asked at an origin of evidence
 JUDGES = 5000  # series that are asked at a scored origin: a seeded sample of a larger panel says as much, and costs no more
-LARGE = 1_000_000  # cells of a panel, series times periods, from which on a training takes minutes and is told
 SILENCE = 60.0  # seconds without a line, after which an origin that only asks is told too
 
 
@@ -139,7 +136,7 @@ def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel
         trains = i in refit_at or speaker is None
         if trains or time.monotonic() - told > SILENCE:
             told = time.monotonic()
-            tell(teacher or panel, f"origin {i + 1} of {len(dates)}, {date}: {'training' if trains else 'asking'}")
+            training.tell(teacher or panel, f"origin {i + 1} of {len(dates)}, {date}: {'training' if trains else 'asking'}")
         if trains:
             speaker = training.train((teacher or panel).until(date), params, speaker and speaker.network)
             if teacher and speaker and params.trade is PRICES:
@@ -150,12 +147,6 @@ def rolling(panel: Panel, params: Params, progress: bool = False, teacher: Panel
             asked = jury.take(jury.until(date).drawn(WITNESSES, params.seed))
         record.append(ask(asked, date, params, models.baselines(asked.until(date), params.trade) | spoken, warm_up))
     return record
-
-
-def tell(panel: Panel, what: str) -> None:
-    """Log what begins now, where the panel is so large that it takes a while."""
-    if panel.y.size >= LARGE:
-        log.info("%s", what)
 
 
 def quantile_score(at: Origin, q, params: Params) -> np.ndarray:

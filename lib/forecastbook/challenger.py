@@ -132,7 +132,7 @@ def _held(params: Params) -> int:
 def _train(begun: Start, panel: Panel, params: Params, progress: bool = False):
     if begun.kind == "none":
         return None
-    backtest.tell(panel, f"training the challenger on {len(panel):,} series up to {panel.as_of}")
+    training.tell(panel, f"training the challenger on {len(panel):,} series up to {panel.as_of}")
     if begun.kind in ("cold", "shipped"):
         return training.first(panel, params, progress=progress)
     return models.finetune(begun.model, panel, progress=progress, parent=begun.said, **training.finetune_hyper(params))

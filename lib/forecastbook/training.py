@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,6 +17,9 @@ from forecastbook.params import Params
 from forecastbook.roster import status
 from forecastbook.trades import SALES
 from forecastbook.wording import counted
+
+log = logging.getLogger("forecastbook")
+LARGE = 1_000_000  # cells of a panel, series times periods, from which on a training takes minutes and is told
 
 
 def context(params: Params) -> int:
@@ -88,6 +92,12 @@ def train(view: Panel, params: Params, network=None):
         else:
             network = models.finetune(network, view, **finetune_hyper(params))
         return home.together(network, trees.result())
+
+
+def tell(panel: Panel, what: str) -> None:
+    """Log what begins now, where the panel is so large that it takes a while."""
+    if panel.y.size >= LARGE:
+        log.info("%s", what)
 
 
 def experts_of(params: Params):
