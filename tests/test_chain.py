@@ -25,7 +25,6 @@ from forecastbook.commands import Request
 from forecastbook.files import lock, lock_of
 from forecastbook.intake import SourceError
 from forecastbook.params import Params
-from forecastbook.pricefacts import ensure_sample
 from forecastbook.roster import StaleError
 from forecastbook.run import Run
 from forecastbook.sources import SOURCES
@@ -436,7 +435,7 @@ def test_facts_of_later_days_that_cannot_be_used_are_told_though_nothing_is_to_b
     """As where the calendar was not filled on: the run of the last usable day is finished, and would stay the last one."""
     store = connect(f"duckdb:{tmp_path}/shop.duckdb")
     store.migrate()
-    ensure_sample(store, 20)
+    SOURCES["warehouse_prices"].ensure_sample(store, 20)
     overlay = tmp_path / "own.yaml"
     overlay.write_text("publish: {enabled: false}\n")
     asked = ("prices", "", tmp_path / "out", store.url, [str(overlay)])

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from conftest import adds_up, python, reading
 from forecastbook.intake import SourceError
-from forecastbook.pricefacts import ensure_sample
 from forecastbook.sources import SOURCES
 from forecastbook.warehouse import connect
 
@@ -318,13 +317,13 @@ def test_the_sample_is_loaded_into_an_empty_warehouse_once(tmp_path):
     assert intake.counts["series"] == 60 and intake.counts["rows read"] == intake.counts["rows kept"] > 60 * 200
     assert intake.frame.groupby("series_id", observed=True)["title"].first().is_unique
     assert (intake.frame["list_price"] >= intake.frame["y"] - 0.01).mean() > 0.99
-    assert ensure_sample(house, 60) is False
+    assert PRICES.ensure_sample(house, 60) is False
 
 
 def test_two_processes_load_the_sample_once(tmp_path):
     code = (
         f"from forecastbook import pricefacts, warehouse; h = warehouse.connect('duckdb:{tmp_path}/w.duckdb'); h.migrate();"
-        "print(pricefacts.ensure_sample(h, 30))"
+        "print(pricefacts.PriceFacts().ensure_sample(h, 30))"
     )
     running = [python(code) for _ in range(2)]
     assert sorted(p.communicate(timeout=60)[0].strip() for p in running) == ["False", "True"]
@@ -339,7 +338,7 @@ def test_killed_while_the_sample_is_loaded_it_is_not_there_and_loads_next_time(t
         "def slow(connection, table, *more, **named):\n"
         "    seen(connection, table, *more, **named); done.append(table)\n"
         "    if len(done) == 2: print('here', flush=True); __import__('time').sleep(60)\n"
-        "warehouse.DuckDB._insert = staticmethod(slow); pricefacts.ensure_sample(h, 30)"
+        "warehouse.DuckDB._insert = staticmethod(slow); pricefacts.PriceFacts().ensure_sample(h, 30)"
     )
     process = python(code)
     assert process.stdout.readline().strip() == "here"
@@ -347,7 +346,7 @@ def test_killed_while_the_sample_is_loaded_it_is_not_there_and_loads_next_time(t
     process.communicate()
     house = connect(f"duckdb:{tmp_path}/w.duckdb")
     assert house.query("price_held").to_pylist() == [{"facts": 0, "own": 0}]
-    assert ensure_sample(house, 30) is True
+    assert PRICES.ensure_sample(house, 30) is True
 
 
 def test_a_shops_own_empty_price_table_is_an_error_not_a_place_for_the_sample(tmp_path):
@@ -361,8 +360,8 @@ def test_a_file_job_before_the_first_price_job_does_not_stand_in_the_samples_way
     house = connect(f"duckdb:{tmp_path}/w.duckdb")
     house.migrate()
     house.append("DimVariant", pa.table({"variant_id": [1], "shop_product_id": [0], "variant_title": ["from a file"]}))
-    assert ensure_sample(house, 20) is True
+    assert PRICES.ensure_sample(house, 20) is True
 
 
 def test_a_server_is_never_filled_with_the_sample():
-    assert ensure_sample(connect("bigquery:some-project.prices"), 10) is False, "and not asked: there is no such project"
+    assert PRICES.ensure_sample(connect("bigquery:some-project.prices"), 10) is False, "and not asked: there is no such project"

@@ -18,7 +18,7 @@ from forecastbook import sample
 from forecastbook.intake import Intake, SourceError, quiet
 from forecastbook.panel import build
 from forecastbook.params import File, WarehouseSales
-from forecastbook.salesfacts import _attribute, ensure_sample, keep_facts
+from forecastbook.salesfacts import _attribute, keep_facts
 from forecastbook.sources import SOURCES, newest
 from forecastbook.warehouse import connect, variant_ids
 from salesdata import complete, sold_units
@@ -120,12 +120,12 @@ def test_an_empty_table_gets_the_sample_once_and_only_where_it_is_nobodys(tmp_pa
     store.migrate()
     store.append("DimItem", pa.table({"item_id": [5], "title": ["A record"], "from_files": [True]}))
     sell(store, [(5, MONDAYS[3], 4, 1.0, None, None)])
-    assert ensure_sample(store, 40) is True and ensure_sample(store, 40) is False
+    assert READ.ensure_sample(store, 40) is True and READ.ensure_sample(store, 40) is False
     first, last = READ.span(SOURCE, store)
     assert first.weekday() == last.weekday() == 0 and (last - first).days == 51 * 7
     assert len(READ.read(SOURCE, store, last).frame["series_id"].cat.categories) == 40
     with pytest.raises(SourceError, match="DimItem has 3 rows"):
-        ensure_sample(house, 40)
+        READ.ensure_sample(house, 40)
 
 
 def test_the_sample_is_drawn_from_best_sellers_to_slow_ones():

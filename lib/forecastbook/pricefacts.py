@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from forecastbook import parsing, sample
 from forecastbook.cells import Cells, chunks, mask, numbered, side_by_side, taken
+from forecastbook.facts import WarehouseFacts
 from forecastbook.intake import (
     Intake,
     Sieve,
-    Source,
     SourceError,
     as_day,
     disagreeing,
@@ -26,36 +26,25 @@ from forecastbook.intake import (
 from forecastbook.params import digest
 
 
-class PriceFacts(Source):
+class PriceFacts(WarehouseFacts):
     """FactProductPrice with its variants and days. Parameters: history_days, sample_series.
 
     Several facts of one variant and day: the highest price_fact_id wins, also when it says that the item is not available.
     """
 
-    def there(self, source, warehouse) -> bool:
-        """Whether there is anything yet, or only the first run makes it. Looks, and makes nothing."""
-        return sample.held(warehouse, "price_held")
-
-    def span(self, source, warehouse) -> tuple[date, date]:
-        """First and newest day with a usable price, not after today. Raises SourceError when there is none."""
-        self._ready(source, warehouse)
-        found = warehouse.query("price_span", self.asks(source, today())["price_span"])
-        first, last = (found["first_date"][0].as_py(), found["last_date"][0].as_py()) if found.num_rows else (None, None)
-        if last is None:
-            facts = sum(warehouse.query("price_held")["facts"].to_pylist())
-            raise SourceError(
-                f"FactProductPrice in {warehouse.url} has {facts:,} facts and no usable price up to today ({today()}), which "
-                "is one that is available, positive, of a variant in DimVariant and a day in DimDate: fill those tables too, "
-                "or point WAREHOUSE elsewhere"
-            )
-        return first, last
+    table, dimension, held, spanned = "FactProductPrice", "DimVariant", "price_held", "price_span"
+    usable = (
+        "price up to today ({today}), which is one that is available, positive, of a variant in DimVariant and a day in "
+        "DimDate: fill those tables too"
+    )
+    build_sample = staticmethod(sample.build)
 
     def asks(self, source, as_of) -> dict[str, dict]:
         """Every query that a run as of then may send to read its facts, with its parameters; none is sent here.
 
         price_held is sent to a file, and to a server only where nothing was found.
         """
-        start, as_of = self._window(source, as_of)
+        start, as_of = self.window(source, as_of)
         window = {"from_date_id": _date_id(start), "to_date_id": _date_id(as_of)}
         return {
             "price_held": {},
@@ -80,7 +69,7 @@ class PriceFacts(Source):
         There may be 10^7 facts: keys become small codes at once, and what a variant or a day is, is looked up once each.
         """
         self._ready(source, warehouse)
-        start, as_of = self._window(source, as_of)
+        start, as_of = self.window(source, as_of)
         asked = self.asks(source, as_of)
         wanted = ("price_facts", "price_variants", "price_days", "price_strays", "price_later")
         facts, variants, calendar, strays, later = warehouse.queries({name: asked[name] for name in wanted}).values()
@@ -191,23 +180,6 @@ class PriceFacts(Source):
     def unused(self, source, warehouse, as_of) -> tuple[str, ...]:
         """That the warehouse has facts of days after the newest, none of which can be used, in a sentence."""
         return self._too_late(warehouse.query("price_later", self.asks(source, as_of)["price_later"]), as_day(as_of))
-
-    def _ready(self, source, warehouse) -> None:
-        if not warehouse.looks_only:
-            warehouse.migrate()
-            ensure_sample(warehouse, source.sample_series)
-
-    @staticmethod
-    def _window(source, as_of) -> tuple[date, date]:
-        as_of = as_day(as_of)
-        if source.history_days is None:
-            return date(1900, 1, 1), as_of
-        return max(as_of - timedelta(days=source.history_days - 1), date(1900, 1, 1)), as_of
-
-
-def ensure_sample(warehouse, sample_series: int) -> bool:
-    """``sample.ensure`` of prices."""
-    return sample.ensure(warehouse, "price_held", "FactProductPrice", "DimVariant", lambda: sample.build(sample_series))
 
 
 def _places(values: np.ndarray, known: np.ndarray) -> np.ndarray:

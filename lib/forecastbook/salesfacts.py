@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,15 @@ import pyarrow.compute as pc
 
 from forecastbook import parsing, sample
 from forecastbook.cells import Cells, mask, numbered, taken
-from forecastbook.intake import Intake, Sieve, Source, SourceError, as_day, disagreeing, far, inside, of_cells, reasons, today
+from forecastbook.facts import WarehouseFacts
+from forecastbook.intake import Intake, Sieve, SourceError, as_day, disagreeing, far, inside, of_cells, reasons, today
 from forecastbook.params import digest
 from forecastbook.publication import variant_ids
 
 log = logging.getLogger(__name__)
 
-FIRST = date(1900, 1, 1)
 
-
-class SalesFacts(Source):
+class SalesFacts(WarehouseFacts):
     """FactSales and DimItem. Parameters: history_days (None: all), sample_series, static (keys of DimItem.attributes_json).
 
     One row an item and period in which something was sold; where several rows share both, the one with most units wins,
@@ -31,34 +29,16 @@ class SalesFacts(Source):
     Past covariates: price (revenue / units), list_price, promotion; NaN where not known.
     """
 
-    def there(self, source, warehouse) -> bool:
-        """Whether there is anything yet, or only the first run loads it. Looks, and makes nothing."""
-        return sample.held(warehouse, "sales_held")
-
-    def span(self, source, warehouse) -> tuple[date, date]:
-        """First and newest period with sales, not after today. Raises SourceError when there is none."""
-        self._ready(source, warehouse)
-        return self._span(warehouse)
-
-    @staticmethod
-    def _span(warehouse) -> tuple[date, date]:
-        found = warehouse.query("sales_span", {"last": today()})
-        first, last = (found["first_date"][0].as_py(), found["last_date"][0].as_py()) if found.num_rows else (None, None)
-        if last is None:
-            facts = sum(warehouse.query("sales_held")["facts"].to_pylist())
-            raise SourceError(
-                f"FactSales in {warehouse.url} has {facts:,} facts and no usable row up to today ({today()}), which is one of "
-                "units of 0 or more and of an item in DimItem: fill that table too, or point WAREHOUSE elsewhere"
-            )
-        return first, last
+    table, dimension, held, spanned = "FactSales", "DimItem", "sales_held", "sales_span"
+    usable = "row up to today ({today}), which is one of units of 0 or more and of an item in DimItem: fill that table too"
+    build_sample = staticmethod(sample.sales)
 
     def asks(self, source, as_of) -> dict[str, dict]:
         """Every query that a run as of then may send to read its facts, with its parameters; none is sent here.
 
         sales_held is sent to a file, and to a server only where nothing was found.
         """
-        as_of, days = as_day(as_of), source.history_days
-        start = FIRST if days is None else max(as_of - timedelta(days=days - 1), FIRST)
+        start, as_of = self.window(source, as_of)
         return {
             "sales_held": {},
             "sales_span": {"last": today()},
@@ -73,9 +53,8 @@ class SalesFacts(Source):
 
     def read(self, source, warehouse, as_of) -> Intake:
         """The sales of the window up to ``as_of``."""
-        self._ready(source, warehouse)
         as_of = as_day(as_of)
-        inside(as_of, self._span(warehouse), warehouse.url)
+        inside(as_of, self.span(source, warehouse), warehouse.url)
         asked = self.asks(source, as_of)
         facts, items = warehouse.queries({name: asked[name] for name in ("sales_facts", "sales_items")}).values()
         n, sieve = facts.num_rows, Sieve("FactSales", np.arange(1, facts.num_rows + 1))
@@ -119,12 +98,6 @@ class SalesFacts(Source):
         lost = sieve.lost(ids, codes, data["title"], sieve.ok, lambda at: place[codes[at]] >= 0)
         found = of_cells(cells, data, sieve, n, disagreeing(units, beaten, stays), lost)
         return replace(found, unread=sieve.unread(ids, codes, day))
-
-    @staticmethod
-    def _ready(source, warehouse) -> None:
-        if not warehouse.looks_only:
-            warehouse.migrate()
-            ensure_sample(warehouse, source.sample_series)
 
 
 def keep_facts(intake: Intake, store, job: str) -> None:
@@ -171,8 +144,3 @@ def _attribute(text: str | None, name: str, item: str) -> str:
             f"DimItem.attributes_json of item {item} is no JSON object: {text!r} ({error}); mend that row"
         ) from error
     return "" if value is None else str(value)
-
-
-def ensure_sample(warehouse, items: int) -> bool:
-    """``sample.ensure`` of sales."""
-    return sample.ensure(warehouse, "sales_held", "FactSales", "DimItem", lambda: sample.sales(items))

