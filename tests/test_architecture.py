@@ -43,7 +43,7 @@ DRAWING = {
     "tide_model": "files modelconfig params tide_data tide_heads",
     "jobs": "params yamlfile",
     # where facts come from and forecasts go
-    "publication": "schema",
+    "publication": "files schema",
     "backend": "publication schema",
     "embedded": "backend publication schema",
     "cloud": "schema",

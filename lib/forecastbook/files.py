@@ -73,11 +73,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value) -> None:
-    """Write a value as JSON, whole or not at all: numbers of numpy too, dates and paths as text, NaN and infinity as null.
+    """Write a value ``as_json``, whole or not at all."""
+    write_text(path, as_json(value, indent=1) + "\n")
+
+
+def as_json(value, **layout) -> str:
+    """A value as JSON: numbers of numpy too, dates and paths as text, NaN and infinity as null.
 
     Raises TypeError for what JSON cannot hold.
     """
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False, default=_plain) + "\n")
+    return json.dumps(_finite(value), ensure_ascii=False, default=_plain, **layout)
 
 
 def _finite(value):

@@ -7,8 +7,6 @@ stored whole or not at all. ``variant_ids`` makes the INT64 keys of text ids.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -16,6 +14,7 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pyarrow as pa
 
+from forecastbook.files import as_json
 from forecastbook.schema import ARROW, WarehouseError, conform, tables
 
 
@@ -228,22 +227,9 @@ def _model_row(model_id: int, model: dict | None) -> dict | None:
         "model_version": str(model["model_version"]),
         "model_type": model.get("model_type"),
         "training_date": None if trained is None else day_of(trained),
-        "performance_metrics_json": _json(model.get("performance_metrics", {})),
-        "hyperparameters_json": _json(model.get("hyperparameters", {})),
+        "performance_metrics_json": as_json(model.get("performance_metrics", {}), sort_keys=True),
+        "hyperparameters_json": as_json(model.get("hyperparameters", {}), sort_keys=True),
     }
-
-
-def _json(value) -> str:
-    def plain(v):
-        if isinstance(v, dict):
-            return {str(k): plain(w) for k, w in v.items()}
-        if isinstance(v, (list, tuple, np.ndarray)):
-            return [plain(w) for w in v]
-        if isinstance(v, np.generic):
-            v = v.item()
-        return None if isinstance(v, float) and not math.isfinite(v) else v
-
-    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, allow_nan=False, default=str)
 
 
 def day_of(value) -> date:
