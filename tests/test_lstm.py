@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -262,6 +264,29 @@ def test_the_number_of_threads_changes_no_byte(panel, tmp_path, threads):
     for step in ("fit", "finetune"):
         for file in ("weights.safetensors", "model.json"):
             assert (tmp_path / f"{step}-1" / file).read_bytes() == (tmp_path / f"{step}-2" / file).read_bytes()
+
+
+def test_training_does_without_the_compiler_of_torch_and_steps_as_torch_does(panel, monkeypatch):
+    start, x = nn.LSTM(3, 8), torch.randn(20, 4, 3)
+
+    def steps(optimizer) -> torch.Tensor:
+        net = copy.deepcopy(start)
+        moved = optimizer(net.parameters(), lr=1e-2, weight_decay=1e-2, fused=True)
+        rates = torch.optim.lr_scheduler.OneCycleLR(moved, 1e-2, total_steps=20)
+        for _ in range(15):
+            moved.zero_grad(set_to_none=True)
+            net(x)[0].pow(2).mean().backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            moved.step()
+            rates.step()
+        return torch.cat([weight.detach().flatten() for weight in net.parameters()])
+
+    stock = steps(torch.optim.AdamW)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # an import of it fails
+    assert torch.equal(steps(lstm.AdamW), stock)
+    assert lstm.fit(panel, **TINY).history[-1]["step"]
+    with pytest.raises(ImportError):
+        steps(torch.optim.AdamW)
 
 
 def test_the_number_of_threads_is_back_after_an_error_too(panel, model, threads):

@@ -10,6 +10,7 @@ Symbols: N series, T days, H days ahead, K features, B windows in a batch, L seq
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ import pickle
 import struct
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,8 +108,7 @@ def fit(panel: Panel, *, progress: bool = False, on_epoch=None, **hyper) -> Mode
     search uses it to stop a weak trial.
     """
     hyper = _settings(hyper)
-    with torch.random.fork_rng():
-        torch.manual_seed(hyper["seed"])
+    with _seeded(hyper["seed"]):
         model = Model(net=_network(hyper), hyper=hyper)
         return _train(model, panel, parent=None, progress=progress, on_epoch=on_epoch)
 
@@ -125,8 +126,7 @@ def finetune(model: Model, panel: Panel, *, parent: str | None = None, progress:
             was, wanted = model.hyper[name], hyper[name]
             raise LSTMError(f"lstm: {name} is {was!r} in the model to fine-tune and cannot become {wanted!r}")
     hyper = _settings(hyper, {**model.hyper, **FINETUNE})
-    with torch.random.fork_rng():
-        torch.manual_seed(hyper["seed"])
+    with _seeded(hyper["seed"]):
         net = _network(hyper)
         net.load_state_dict(model.net.state_dict())
         child = Model(net=net, hyper=hyper, scaling=dict(model.scaling))
@@ -161,6 +161,26 @@ def _train(model: Model, panel: Panel, parent, progress, on_epoch=None) -> Model
     return model
 
 
+# torch guards some functions against its compiler, which it imports for that: 1.1 CPU seconds, where nothing is compiled. Here
+# the functions behind the guards are called.
+
+
+@contextmanager
+def _seeded(seed: int):
+    """torch's random numbers begin with the seed inside, and go on where they were afterwards."""
+    with torch.random.fork_rng():
+        inspect.unwrap(torch.manual_seed)(seed)
+        yield
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's own, not guarded."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def _loop(model: Model, data, device, progress, on_epoch) -> dict:
     """Epochs of AdamW under a one-cycle rate; returns the best state dict and writes ``model.history``."""
     hyper, net = model.hyper, model.net
@@ -174,7 +194,7 @@ def _loop(model: Model, data, device, progress, on_epoch) -> dict:
     if not steps:
         log.warning("lstm: no origin to train on; the model stays as it was")
         return best
-    optimizer = torch.optim.AdamW(net.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"], fused=True)
+    optimizer = AdamW(net.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"], fused=True)
     total = steps * hyper["epochs"]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, hyper["learning_rate"], total_steps=total + 1, pct_start=0.1)
     waited = 0
