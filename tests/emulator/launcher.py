@@ -18,7 +18,10 @@ What is set right here, and would be wrong with local-bigquery's own command lin
 - Its gRPC port can be shared unnoticed by a second emulator.
 - Its listening socket lacks TCP_NODELAY: each reply on an open connection waits 40 ms for an acknowledgement.
 - It asks DuckDB's functions of the catalog several times a statement, and those describe every table of every dataset to
-  answer for one. The lake's own tables are asked here instead.
+  answer for one. The lake's own tables are asked here instead, and only once for each of its snapshots;
+  of the result of a query, the result itself is.
+- Before each statement it looks for temporary tables in that catalog, also where the connection is new and can have none.
+- DuckDB looks for pandas several times a statement as long as there is none: half a thousand places on disk.
 """
 
 import argparse
@@ -39,7 +42,7 @@ import uvicorn
 from local_bigquery import app
 from local_bigquery.engine import database
 from local_bigquery.grpc import server as storage
-from local_bigquery.jobs import runner
+from local_bigquery.jobs import query, runner
 from local_bigquery.settings import settings
 
 HOST = "127.0.0.1"
@@ -59,6 +62,7 @@ LAKE = {  # a function of DuckDB's catalog -> its columns and the tables of the 
         "table_name, column_name, nulls_allowed AS is_nullable",
         f"{NOW.format('column')} JOIN {NOW.format('table')} USING (table_id) JOIN {NOW.format('schema')} USING (schema_id)",
     ),
+    "duckdb_schemas()": ("schema_id", NOW.format("schema")),
 }
 
 
@@ -80,16 +84,65 @@ def offline(connect, threads):
 
 
 def from_the_lake(fetch):
-    """``database.fetch`` that asks the lake's own tables what DuckDB's functions of the catalog would look up."""
+    """``database.fetch`` that asks the lake's own tables what DuckDB's functions of the catalog would look up.
+
+    The answer is kept until the lake has another snapshot.
+    """
+    kept = {}  # project -> its snapshot, and what has been asked of that
 
     @functools.wraps(fetch)
     def wrapper(sql, params=None):
-        if params and params[0] in database._attached:
-            lake = database.quote(f"__ducklake_metadata_{params[0]}")
+        if params and params[:2] == ["emulator", "_results"] and len(params) > 2 and params[2]:
+            return of_a_result(fetch, sql, params[2])
+        if not params or params[0] not in database._attached or not any(function in sql for function in LAKE):
+            return fetch(sql, params)
+        lake = database.quote(f"__ducklake_metadata_{params[0]}")
+        snapshot = fetch(f"SELECT max(snapshot_id) FROM {lake}.ducklake_snapshot")
+        if kept.get(params[0], [None])[0] != snapshot:
+            kept[params[0]] = snapshot, {}
+        answers, question = kept[params[0]][1], (sql, *params)
+        if question not in answers:
             for function, (columns, tables) in LAKE.items():
                 here = f"(SELECT '{params[0]}' AS database_name, schema_name, {columns} FROM {tables.format(lake=lake)})"
                 sql = sql.replace(function, here)
-        return fetch(sql, params)
+            answers[question] = fetch(sql, params)
+        return list(answers[question])
+
+    return wrapper
+
+
+def of_a_result(fetch, sql, name):
+    """What the catalog says of the table of a query's result; CREATE TABLE AS SELECT made it, so all is nullable there."""
+    if "duckdb_columns()" in sql:
+        return []
+    try:
+        rows = fetch(f"SELECT count(*) FROM {database.quote('emulator', '_results', name)}")
+    except duckdb.CatalogException:
+        return []
+    return [(name, "TABLE", rows[0][0])]
+
+
+class New:
+    """The cursor of a new connection, which has no temporary tables."""
+
+    def __init__(self, cursor):
+        self.cursor = cursor
+
+    def __getattr__(self, name):
+        return getattr(self.cursor, name)
+
+    def sql(self, text, **more):
+        if text.endswith("FROM duckdb_tables() WHERE temporary"):
+            text = "SELECT '' LIMIT 0"
+        return self.cursor.sql(text, **more)
+
+
+def on_a_new_connection(execute):
+    """``query.execute`` that knows that only a session can have temporary tables."""
+
+    @functools.wraps(execute)
+    def wrapper(cursor, *args, session=None, **kwargs):
+        return execute(cursor if session else New(cursor), *args, session=session, **kwargs)
 
     return wrapper
 
@@ -136,9 +189,11 @@ def main():
     if args.with_parent:
         threading.Thread(target=stop_with, args=[os.getppid()], daemon=True).start()
 
+    sys.modules["pandas"] = None  # is not there
     duckdb.connect = offline(duckdb.connect, args.threads)
     database.FUNCTIONS[:] = [path for path in database.FUNCTIONS if path.name != "geography.sql"]
     database.fetch = from_the_lake(database.fetch)
+    query.execute = on_a_new_connection(query.execute)
     runner.submit = one_at_a_time(runner.submit)  # the look-up and the storing of a job id
     runner._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)  # the jobs themselves
     grpc.server = functools.partial(grpc.server, options=[("grpc.so_reuseport", 0)])  # else two may share a port unnoticed
