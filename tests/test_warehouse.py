@@ -12,7 +12,7 @@ import pytest
 
 from forecastbook import backend, publication, schema
 from forecastbook.warehouse import WarehouseError, connect, variant_ids
-from publishing import DAY, MODEL, PUBLISHER, H, healthy, prices, put, sales, start, state, stored
+from publishing import DAY, MODEL, PUBLISHERS, H, healthy, prices, put, sales, start, state, stored
 
 DATASETS = itertools.count()
 
@@ -345,12 +345,15 @@ def test_append_casts_checks_and_can_replace_by_key(house):
 def test_eight_publishers_at_once_all_finish_with_one_current_set(bare):
     if bare.dialect == "bigquery":
         bare.client.create_dataset(".".join(bare.place))  # the emulator, unlike the service, fails when two make one at once
-    running = [start(bare, PUBLISHER, f"run{k % 4}", 10 + k % 4) for k in range(8)]  # they also make the tables together
-    ends = [process.communicate(timeout=120) for process in running]
-    failed = [said[-1500:] for (_, said), process in zip(ends, running, strict=True) if process.returncode]
-    assert not failed, "".join(failed)
-    said = {out.strip().partition(" by run ")[0] for out, _ in ends}
-    assert said <= {"published", "replaced", "already published", "superseded"}
+    publishing = start(bare, PUBLISHERS, 8)  # they also make the tables together
+    said, failed = publishing.communicate(timeout=240)
+    assert publishing.returncode == 0 and len(said.splitlines()) == 8, failed[-4000:]
+    assert {line.partition(" by run ")[0] for line in said.splitlines()} <= {
+        "published",
+        "replaced",
+        "already published",
+        "superseded",
+    }
     assert bare.ledger().num_rows == 1 and bare.current("prices").num_rows == 3 * H
     assert stored(bare, "SELECT run_id, COUNT(*) FROM FactPriceForecast GROUP BY 1 ORDER BY 1") == [
         (f"run{k}", 3 * H) for k in range(4)
