@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from google.auth import exceptions as auth
@@ -250,6 +251,15 @@ def test_a_date_outside_the_data_fails(tmp_path):
     fill(house, today())
     found = look(house.url, tmp_path, as_of="2001-01-01")
     assert levels(found, "FAIL") == {"data"} and "lies outside the data" in found["data"].found
+
+
+def test_a_date_that_no_run_could_have_fails(tmp_path):
+    days = pd.date_range(end=today() - dt.timedelta(days=7), periods=9, freq="W-MON")
+    pd.DataFrame({"series_id": "tea", "ts": days, "y": 2.5}).to_csv(tmp_path / "prices.csv", index=False)
+    overlay = f"freq: W-MON\nsource: {{kind: file, path: {tmp_path}/prices.csv}}\n"
+    asked = {"overlay": overlay, "as_of": f"{days[4] + pd.Timedelta(days=2):%Y-%m-%d}"}
+    found = look(f"duckdb:{tmp_path / 'w.duckdb'}", tmp_path, "data", **asked)["data"]
+    assert found.level == "FAIL" and f"write {days[4]:%Y-%m-%d}" in found.found
 
 
 def test_an_empty_dataset_fails_and_an_empty_file_gets_the_sample(house, tmp_path, visited):
