@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from forecastbook import shoprows, stock
 from forecastbook.intake import SourceError
 from forecastbook.panel import build
-from forecastbook.records import STATIC
 from forecastbook.shop import Known, ShopFiles
+from forecastbook.vinyl import STATIC
 from shopfiles import ENGLISH, fact, job, lot, read, sale, shop, table, text, xls, xlsx
 
 SHOP = ShopFiles()

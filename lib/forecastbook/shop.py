@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from forecastbook import records, stock
+from forecastbook import stock, vinyl
 from forecastbook.cells import texts
 from forecastbook.intake import Intake, Source, SourceError, as_day, inside, reasons, unit_errors
 from forecastbook.params import digest
@@ -76,7 +76,7 @@ class ShopFiles(Source):
     def read(self, source, warehouse, as_of) -> Intake:
         """One row an item and month, zero months too, from the month it was entered (or the sales begin) to ``as_of``.
 
-        Static columns: ``records.STATIC``. Past covariates: price (mean selling price of the month, else the last one before,
+        Static columns: ``vinyl.STATIC``. Past covariates: price (mean selling price of the month, else the last one before,
         NaN until the first sale), price_band (its category, 0 .. 7), availability, confidence, lost_sales (units).
         ``available``: in stock on some day of the month, or sold. Facts: FactSales (series_id, period, units, revenue; months
         with sales, at the newest as-of also the month under way), FactStockMovement (series_id, date, units = arrivals - sales,
@@ -164,7 +164,7 @@ class Known:
         lot, sold = rows["is_stock"].to_numpy(), rows["sold"].to_numpy("datetime64[D]") < until  # NaT is not
         rows = rows.assign(price=rows["price"].where(sold | (lot & newest)))  # other prices are of a later day
         rows = rows.iloc[_order(rows)]
-        attributes, self.notes = records.clean(rows, newest=(until - 1).astype("datetime64[Y]").astype(int) + 1970)
+        attributes, self.notes = vinyl.clean(rows, newest=(until - 1).astype("datetime64[Y]").astype(int) + 1970)
         self._unit_errors(rows, attributes["series_id"])
         kept = self.sieve.ok[rows.index]
         rows, attributes = rows[kept], attributes[kept]
@@ -175,7 +175,7 @@ class Known:
         self.price[self.odd[rows.index]] = np.nan
         first = pd.DataFrame({"item": self.item, "created": self.created}).sort_values(["item", "created"], kind="stable")
         self.items = attributes.iloc[first.drop_duplicates("item").index].reset_index(drop=True)  # (N) the first row of each
-        self.titles = records.titles(self.items) if len(self.items) else np.empty(0, object)
+        self.titles = vinyl.titles(self.items) if len(self.items) else np.empty(0, object)
 
     def _unit_errors(self, rows: pd.DataFrame, series: pd.Series) -> None:
         """Sales at a hundredfold price, or a hundredth, go to quarantine; a lot that is priced so is a lot all the same."""
@@ -247,9 +247,9 @@ class Known:
             "y": column["units"],
             "available": (column["availability"] > 0) | (column["units"] > 0),
             "title": texts(item, self.titles),
-            **{name: texts(item, self.items[name].to_numpy(object)) for name in records.STATIC},
+            **{name: texts(item, self.items[name].to_numpy(object)) for name in vinyl.STATIC},
             "price": column["price"],
-            "price_band": records.price_band(column["price"]),
+            "price_band": vinyl.price_band(column["price"]),
             "availability": column["availability"],
             "confidence": column["confidence"],
             "lost_sales": column["lost_sales_units"],
@@ -267,7 +267,7 @@ class Known:
             "FactStockMovement": self._movements(),
             "FactItemMonth": self._fact(item, "period", self.periods[month], kept),
             "DimItem": self._fact(
-                np.arange(len(self.ids)), None, None, {"title": titles, "attributes_json": records.attributes_json(self.items)}
+                np.arange(len(self.ids)), None, None, {"title": titles, "attributes_json": vinyl.attributes_json(self.items)}
             ),
             "StockNow": self._fact(np.arange(len(self.ids)), None, None, {"units": self._now(), "price": self._latest_price()}),
         }

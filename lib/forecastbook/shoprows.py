@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forecastbook import records, shopfile
+from forecastbook import shopfile, vinyl
 from forecastbook.intake import REFUSED, Sieve, SourceError, reasons, today
 from forecastbook.shopfile import Document
 
@@ -155,7 +155,7 @@ def parsed(
     if np.isnat(sold).all():
         raise SourceError(f"the sales files have no usable row: {len(rows)} rows read, {reasons(sieve.counts)}")
     after = np.nanmax(sold) + 1
-    day = after if cutoff is None else records.day(cutoff)
+    day = after if cutoff is None else vinyl.day(cutoff)
     if np.isnat(day) or day > np.datetime64(today()) + 1:
         raise SourceError(f"source.cutoff {cutoff!r} is no day up to today: wanted 2022-09-30, 30.09.2022 or 30-09-2022")
     silent = _silent_months(sold, max(day, after))
@@ -243,7 +243,7 @@ def _rules(rows: pd.DataFrame, sieve: RowSieve) -> dict[str, int]:
         _missing(rows, sieve, name)
     price = _price(rows, sieve)
     _missing(rows, sieve, "recording_year")
-    year = records.each(rows["recording_year"], lambda t: records.recording_year(t or ""), float)
+    year = vinyl.each(rows["recording_year"], lambda t: vinyl.recording_year(t or ""), float)
     sieve.reject(np.isnan(year), "recording_year", rows["recording_year"], "not a year")
     sieve.reject(year > today().year, "recording_year", rows["recording_year"], "year in the future")
     created = _day(rows, sieve, "created_date", np.datetime64("1900-01-01"), True)
@@ -273,10 +273,10 @@ def _price(rows: pd.DataFrame, sieve: RowSieve) -> np.ndarray:
     unclear = np.zeros(len(rows), dtype=bool)
     for comma in (True, False):
         at = commas == comma
-        price[at] = records.each(rows["price"][at], lambda t, c=comma: records.number(t or "", c), float)
-        unclear[at] = records.each(rows["price"][at], lambda t, c=comma: records.ambiguous(t or "", c), bool)
+        price[at] = vinyl.each(rows["price"][at], lambda t, c=comma: vinyl.number(t or "", c), float)
+        unclear[at] = vinyl.each(rows["price"][at], lambda t, c=comma: vinyl.ambiguous(t or "", c), bool)
     typed = commas & pd.isna(rows["sheet"]).to_numpy()  # in a CSV 1.500 is written by hand too; in Excel it is a number
-    unclear[typed] |= records.each(rows["price"][typed], lambda t: records.ambiguous((t or "").replace(".", ",")), bool)
+    unclear[typed] |= vinyl.each(rows["price"][typed], lambda t: vinyl.ambiguous((t or "").replace(".", ",")), bool)
     sieve.reject(unclear, "price", rows["price"], "ambiguous: a decimal comma, or one between thousands?")
     sieve.reject(np.isnan(price), "price", rows["price"], "not a number")
     sieve.reject(np.isinf(price), "price", rows["price"], "not finite")
@@ -287,7 +287,7 @@ def _price(rows: pd.DataFrame, sieve: RowSieve) -> np.ndarray:
 
 def _day(rows: pd.DataFrame, sieve: RowSieve, name: str, first: np.datetime64, among) -> np.ndarray:
     """(n,) the day that a column names, not before ``first``. among: the rows that need one."""
-    day = records.each(rows[name], lambda t: records.day(t or ""), "datetime64[D]")
+    day = vinyl.each(rows[name], lambda t: vinyl.day(t or ""), "datetime64[D]")
     _missing(rows, sieve, name, among)
     unclear = _american(rows[name], sieve.where["file_number"])
     why = "ambiguous date: others of this file begin with the month; write 2025-10-24"
@@ -300,7 +300,7 @@ def _day(rows: pd.DataFrame, sieve: RowSieve, name: str, first: np.datetime64, a
 def _copies(rows: pd.DataFrame, sieve: RowSieve, stocked: np.ndarray) -> np.ndarray:
     """(n,) how many copies a row is of: one, where it does not say."""
     _missing(rows, sieve, "count", stocked)
-    copies = records.each(rows["count"], lambda t: records.number(t or "1", True), float)
+    copies = vinyl.each(rows["count"], lambda t: vinyl.number(t or "1", True), float)
     sieve.reject(np.isnan(copies), "count", rows["count"], "not a number")
     sieve.reject(copies < 0, "count", rows["count"], "negative")
     sieve.reject(copies != np.floor(copies), "count", rows["count"], "not a whole number")

@@ -1,4 +1,4 @@
-"""What a record is: its attributes cleaned, the ones that are missing filled, and the nine that say which item it is.
+"""What a record in a shop is: its attributes cleaned, the ones that are missing filled, and the nine that say which item it is.
 
 A function here reads one cell, or one column of cells; none of them looks at the clock. An item is a record as a buyer tells
 it from another: barcode, artist, album, cover, kind of release, decades, style and year. Its price is no part of it: prices

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecastbook import records, style
+from forecastbook import style, vinyl
 
 ROW = {
     "barcode": "4601234567893",
@@ -31,7 +31,7 @@ def rows(*changes):
 
 
 def cleaned(*changes, newest=2022):
-    return records.clean(rows(*changes), newest)[0]
+    return vinyl.clean(rows(*changes), newest)[0]
 
 
 # ---- cells ----
@@ -57,18 +57,18 @@ def cleaned(*changes, newest=2022):
     ],
 )
 def test_numbers_as_people_write_them(written, value):
-    assert records.number(written) == value
+    assert vinyl.number(written) == value
 
 
 @pytest.mark.parametrize("written", ["", "договорная", "1,2,3", "1_000", "nan", "1500,00,00", "--5", "#REF!", "12abc"])
 def test_what_is_no_number_is_not_taken_for_one(written):
-    assert math.isnan(records.number(written))
+    assert math.isnan(vinyl.number(written))
 
 
 def test_a_lone_comma_with_three_digits_is_read_as_the_file_writes_numbers():
-    assert records.number("1,500", comma=False) == 1500 and records.number("689,999") == 689.999
-    assert records.number("1500,5", comma=False) == 1500.5
-    assert records.ambiguous("1,500") and not records.ambiguous("1,500", comma=False) and not records.ambiguous("1 500,00")
+    assert vinyl.number("1,500", comma=False) == 1500 and vinyl.number("689,999") == 689.999
+    assert vinyl.number("1500,5", comma=False) == 1500.5
+    assert vinyl.ambiguous("1,500") and not vinyl.ambiguous("1,500", comma=False) and not vinyl.ambiguous("1 500,00")
 
 
 @pytest.mark.parametrize(
@@ -77,16 +77,16 @@ def test_a_lone_comma_with_three_digits_is_read_as_the_file_writes_numbers():
      "2022-09-05T01:00:00+03:00", "05.09.2022 9:15", "20220905", "1662336000", "44809", "44809.0", "44809.5", "1662336000,25"],
 )  # fmt: skip
 def test_days_as_people_and_programs_write_them(written):
-    assert records.day(written) == np.datetime64("2022-09-05")
+    assert vinyl.day(written) == np.datetime64("2022-09-05")
 
 
 @pytest.mark.parametrize("written", ["", "30.02.2022", "2022-13-01", "09/25/2022", "скоро", "12", "5.9", "2022"])
 def test_what_is_no_day_is_not_taken_for_one(written):
-    assert np.isnat(records.day(written))
+    assert np.isnat(vinyl.day(written))
 
 
 def test_a_leap_day_is_a_day():
-    assert records.day("29.02.2024") == np.datetime64("2024-02-29") and np.isnat(records.day("29.02.2023"))
+    assert vinyl.day("29.02.2024") == np.datetime64("2024-02-29") and np.isnat(vinyl.day("29.02.2023"))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_leap_day_is_a_day():
     ],
 )
 def test_barcodes_lose_spaces_and_zeros_and_what_excel_did_to_them(written, code):
-    assert records.barcode(written) == code
+    assert vinyl.barcode(written) == code
 
 
 @pytest.mark.parametrize(
@@ -117,17 +117,17 @@ def test_barcodes_lose_spaces_and_zeros_and_what_excel_did_to_them(written, code
      ("19", 1900), ("1979/80", 1979), (" 198? ", 1989)],
 )  # fmt: skip
 def test_partial_years_of_release_are_completed(written, year):
-    assert records.release_year(written) == year
+    assert vinyl.release_year(written) == year
 
 
 @pytest.mark.parametrize("written", [None, "", "?", "1879", "79", "19790", "неизвестно"])
 def test_a_year_of_release_that_does_not_start_with_19_or_20_is_none(written):
-    assert math.isnan(records.release_year(written))
+    assert math.isnan(vinyl.release_year(written))
 
 
 def test_a_recording_needs_a_whole_year():
-    assert records.recording_year("1938") == 1938 and records.recording_year("1977.0") == 1977
-    assert all(math.isnan(records.recording_year(text)) for text in ("197?", "", "19", "197", "77", "19777"))
+    assert vinyl.recording_year("1938") == 1938 and vinyl.recording_year("1977.0") == 1977
+    assert all(math.isnan(vinyl.recording_year(text)) for text in ("197?", "", "19", "197", "77", "19777"))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_recording_needs_a_whole_year():
      (2031, "2030s"), (1900, "<1950")],
 )  # fmt: skip
 def test_decades_begin_with_their_zero(year, label):
-    assert records.decade(year) == label
+    assert vinyl.decade(year) == label
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_decades_begin_with_their_zero(year, label):
     [("SS", "Sealed"), ("ss ", "Sealed"), ("Sealed", "Sealed"), ("NM", "Opened"), ("Opened", "Opened"), ("", None)],
 )
 def test_a_cover_is_sealed_or_opened(written, kind):
-    assert records.cover(written) == kind
+    assert vinyl.cover(written) == kind
 
 
 def test_kinds_and_styles_in_both_languages():
-    assert records.release_type("Оригинал") == records.release_type("original ") == "Original"
-    assert records.release_type("переиздание") == records.release_type("Reissue") == "Reissue"
-    assert records.release_type("Бутлег") == "Бутлег" and records.release_type(None) == "None"
-    assert records.style(" Rock /  Pop ") == "Rock/Pop" and records.style("nan") is None
+    assert vinyl.release_type("Оригинал") == vinyl.release_type("original ") == "Original"
+    assert vinyl.release_type("переиздание") == vinyl.release_type("Reissue") == "Reissue"
+    assert vinyl.release_type("Бутлег") == "Бутлег" and vinyl.release_type(None) == "None"
+    assert vinyl.style(" Rock /  Pop ") == "Rock/Pop" and vinyl.style("nan") is None
 
 
 @pytest.mark.parametrize(
@@ -160,19 +160,19 @@ def test_kinds_and_styles_in_both_languages():
      (11991, 7), (0, np.nan), (np.nan, np.nan)],
 )  # fmt: skip
 def test_price_bands_are_closed_on_the_right(price, band):
-    assert np.array_equal(records.price_band([price]), [band], equal_nan=True)
+    assert np.array_equal(vinyl.price_band([price]), [band], equal_nan=True)
 
 
 @given(st.lists(st.sampled_from([None, "a", "b", "A"]), max_size=20))
 def test_each_is_the_function_of_every_cell(cells):
-    assert records.each(cells, lambda text: text and text.upper()).tolist() == [c and c.upper() for c in cells]
+    assert vinyl.each(cells, lambda text: text and text.upper()).tolist() == [c and c.upper() for c in cells]
 
 
 # ---- years of release ----
 
 
 def years(kind, recorded, released, newest=2022):
-    found, counts = records.release_years(kind, recorded, released, newest)
+    found, counts = vinyl.release_years(kind, recorded, released, newest)
     return found.tolist(), counts["release year repaired"]
 
 
@@ -260,7 +260,7 @@ def test_each_part_of_the_key_makes_another_item(change):
 def test_a_price_does_not_make_another_item_and_neither_does_the_calendar():
     out = cleaned({}, {"price": 9000.0})
     assert out["series_id"].nunique() == 1
-    later = records.clean(rows({}), newest=2035)[0]
+    later = vinyl.clean(rows({}), newest=2035)[0]
     assert later["series_id"].item() == out["series_id"].iloc[0]
 
 
@@ -269,7 +269,7 @@ def test_ids_are_short_and_stay():
 
 
 def test_one_record_is_a_catalogue():
-    out, counts = records.clean(rows({"release_year": None, "cover_type": None, "style": None, "barcode": None}), 2022)
+    out, counts = vinyl.clean(rows({"release_year": None, "cover_type": None, "style": None, "barcode": None}), 2022)
     row = out.iloc[0]
     assert (row["barcode"], row["cover_type"], row["style"], row["release_year"]) == ("None", "Opened", "None", 1988)
     assert counts == {"release year repaired": 1, "cover filled": 1, "without a style": 1}
@@ -279,7 +279,7 @@ def test_titles_read_and_tell_namesakes_apart():
     items = cleaned(
         {}, {"barcode": "7"}, {"album": "NA", "release_type": "Оригинал", "cover_type": "VG"}, {"album": "<script>"}
     )
-    titles = records.titles(items).tolist()
+    titles = vinyl.titles(items).tolist()
     assert titles[2] == "Northern Static - NA (Opened, original 1973)"
     assert titles[3] == "Northern Static - <script> (Sealed, reissue 1988)"
     for title, key in zip(titles[:2], items["series_id"], strict=False):
@@ -289,5 +289,5 @@ def test_titles_read_and_tell_namesakes_apart():
 
 
 def test_attributes_are_the_nine_of_the_key():
-    found = json.loads(records.attributes_json(cleaned({"artist": "Алый трамвай"}))[0])
-    assert tuple(found) == records.KEY and found["artist"] == "Алый трамвай" and found["recording_year"] == 1973
+    found = json.loads(vinyl.attributes_json(cleaned({"artist": "Алый трамвай"}))[0])
+    assert tuple(found) == vinyl.KEY and found["artist"] == "Алый трамвай" and found["recording_year"] == 1973
