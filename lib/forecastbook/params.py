@@ -61,9 +61,8 @@ class ShopFiles(Section):
     sales: list[str] = []  # paths or globs: one row a copy sold
     cutoff: str | None = None  # day of the snapshot, 2022-09-30, 30.09.2022 or 30-09-2022; None: the day after the last sale
     sheet: str | None = None  # needed only where a workbook has several
-    fill_last_month: StrictBool = (
-        False  # complete a month that the files cover only in part by its mean day; else it is left out
-    )
+    # complete a month that the files cover only in part by its mean day; else it is left out
+    fill_last_month: StrictBool = False
     history_months: int | None = Field(None, ge=3)  # None: all of it
     positive: ClassVar[bool] = False
     past: ClassVar[tuple[str, ...]] = ("price", "price_band", "availability", "confidence", "lost_sales")
@@ -139,15 +138,13 @@ class Lstm(Section):
     """Hyperparameters of the network of prices; the first seven keep the names of the pipeline this replaces."""
 
     name: Literal["lstm"] = "lstm"
-    sequence_length: int = Field(
-        30, ge=2, le=400
-    )  # days that attention and the plain network look back over, a third of a crop, and the least history of an origin
+    # days that attention and the plain network look back over, a third of a crop, and the least history of an origin
+    sequence_length: int = Field(30, ge=2, le=400)
     forecast_length: int | None = Field(None, ge=1)  # periods ahead it is trained for; None: the horizon
     hidden_size: int = Field(64, ge=2, le=1024)  # the plain network's default is 128, in 2 layers, as its checkpoints have
     num_layers: int = Field(1, ge=0, le=6)  # of the recurrence; 0: none, a network on the features of the day alone
-    batch_size: int = Field(
-        64, ge=1, le=4096
-    )  # crops (a series and some of its days) in a step; a fine-tune keeps its champion's
+    # crops (a series and some of its days) in a step; a fine-tune keeps its champion's
+    batch_size: int = Field(64, ge=1, le=4096)
     learning_rate: float = Field(3e-3, gt=0, lt=1)  # of a training that does not go on from a champion, peak of its cycle
     epochs: int = Field(10, ge=1, le=1000)  # of a first training (no checkpoint to start from)
     max_steps: int = Field(300, ge=1)  # of all epochs together, of a training anew; of a fine-tune see finetune.max_steps

@@ -18,16 +18,8 @@ import pyarrow.parquet as pq
 
 from forecastbook import scores, trades
 
-OURS = (
-    "published",
-    "challenger",
-    "blend",
-    "lstm_table",
-    "lstm",
-    "gbm",
-    "tide",
-    "champion",
-)  # not baselines; the first one there is leads a figure
+# not baselines; the first one there is leads a figure
+OURS = ("published", "challenger", "blend", "lstm_table", "lstm", "gbm", "tide", "champion")
 ENOUGH = 5  # origins, from which an advantage is told from chance
 BANDS = {"inside90": ("q05", "q95"), "inside50": ("q25", "q75")}  # central bands and the quantiles at their ends
 

@@ -77,9 +77,8 @@ class Run:
     def note(self, **entries) -> None:
         """Add entries to the manifest; a mapping is merged into the one that is there."""
         path = self.dir / "manifest.json"
-        with lock(
-            self.dir.with_name(f".{self.dir.name}.manifest.lock"), WAIT
-        ):  # a step and its runner both write here, and so may a notebook by hand
+        # a step and its runner both write here, and so may a notebook by hand
+        with lock(self.dir.with_name(f".{self.dir.name}.manifest.lock"), WAIT):
             current = json.loads(path.read_text(encoding="utf-8"))
             for key, value in entries.items():
                 old = current.get(key)

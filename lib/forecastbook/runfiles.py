@@ -25,11 +25,8 @@ COLUMNS = {
     "quarantine": {"reason"},
     "track_record": {"as_of", "horizon", "n", "error", "baseline_error", "size", "coverage", "complete"},
 }
-DATES = {
-    "series": {"last_ts"},
-    "panel": {"ts"},
-    "forecast": {"ts", "origin", "as_of"},
-}  # the first two hold a shop's own columns
+# the first two hold a shop's own columns
+DATES = {"series": {"last_ts"}, "panel": {"ts"}, "forecast": {"ts", "origin", "as_of"}}
 
 
 class RunFiles:

@@ -117,9 +117,8 @@ def keep_facts(intake: Intake, store, job: str) -> None:
     own = pc.fill_null(pc.equal(stored["job"], job), False)
     stored = stored.append_column("own", own).filter(pc.or_(pc.is_in(stored["item_id"], keys["id"]), own))
     mine = pc.max(intake.facts["FactSales"]["period"]).as_py()
-    others = (
-        stored if not intake.newest else stored.filter(pc.invert(stored["own"]))
-    )  # what another job knows is no mistake of ours
+    # what another job knows is no mistake of ours
+    others = stored.filter(pc.invert(stored["own"])) if intake.newest else stored
     later = pc.max(others["newest"]).as_py()
     if later and mine and later > mine:
         log.info("%s has sales up to %s: those up to %s are not written over them", store.url, later, mine)

@@ -38,10 +38,8 @@ FORMATS = {  # how the columns of these tables are shown
     "sale_rate": share1,
     "last_value": ",.2f",
 }
-SLICES = (
-    {"changed": "changed", "sold": "nonzero"},
-    {"changed": "unchanged", "sold": "zero"},
-)  # by event: where it came, where not
+# by event: where it came, where not
+SLICES = ({"changed": "changed", "sold": "nonzero"}, {"changed": "unchanged", "sold": "zero"})
 
 
 def score_table(backtest: pd.DataFrame | Iterable[pd.DataFrame], params: Params, panel: Panel | None = None) -> pd.DataFrame:

@@ -227,9 +227,8 @@ def _open(ledger: pd.DataFrame, stored: pd.DataFrame, params: Params) -> dt.date
     last = _dates(ledger["as_of"], H * (1 + GRACE), params.freq)  # (V,) the last date on which a vintage is scored again
     came = _dates(stored["as_of"], stored["horizon"], params.freq)  # (rows,)
     order = np.argsort(came, kind="stable")
-    newest = np.maximum.accumulate(stored["scored_at"].to_numpy()[order][::-1])[
-        ::-1
-    ]  # when that date or a later one was scored
+    # when that date or a later one was scored
+    newest = np.maximum.accumulate(stored["scored_at"].to_numpy()[order][::-1])[::-1]
     at = np.searchsorted(came[order], last, side="right")
     settled = np.append(newest, np.datetime64("NaT"))[at] >= ledger["published_at"].to_numpy()  # NaT: not yet
     return None if settled.all() else ledger["as_of"][~settled].min().date()
