@@ -46,25 +46,20 @@ def _known(panel: Panel, params: Params) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def reasons(panel: Panel, params: Params) -> np.ndarray:
     """(N,) why a series is not forecast by the model, None where it is."""
-    rules, kind, (known, gap, absent) = params.eligible, status(panel, params), _known(panel, params)
-    verb = "sold" if params.trade is SALES else "seen"
-    return np.array(
-        [
-            None
-            if k == "model"
-            else (
-                f"no valid observation up to {panel.as_of}"
-                if n == 0
-                else f"not {verb} for {g} periods (limit {rules.max_gap})"
-                if g > rules.max_gap
-                else f"not on offer for {a} periods (limit {panel.year}, a year)"
-                if k == "excluded"
-                else f"only {counted(n, 'observation')} (a model needs {rules.min_observations}): {params.trade.safe_words}"
-            )
-            for k, n, g, a in zip(kind, known, gap, absent, strict=True)
-        ],
-        dtype=object,
-    )
+    rules, verb = params.eligible, "sold" if params.trade is SALES else "seen"
+
+    def why(kind: str, known: int, gap: int, absent: int) -> str | None:
+        if kind == "model":
+            return None
+        if known == 0:
+            return f"no valid observation up to {panel.as_of}"
+        if gap > rules.max_gap:
+            return f"not {verb} for {gap} periods (limit {rules.max_gap})"
+        if kind == "excluded":
+            return f"not on offer for {absent} periods (limit {panel.year}, a year)"
+        return f"only {counted(known, 'observation')} (a model needs {rules.min_observations}): {params.trade.safe_words}"
+
+    return np.array([why(*row) for row in zip(status(panel, params), *_known(panel, params), strict=True)], dtype=object)
 
 
 def roster(panel: Panel, params: Params, intake: Intake | None = None) -> pd.DataFrame:
