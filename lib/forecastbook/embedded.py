@@ -19,6 +19,17 @@ from forecastbook.schema import WarehouseError, conform, located, statement, vie
 
 log = logging.getLogger(__name__)
 
+ADVICE = {  # what DuckDB says -> what to do; the first that is found counts
+    "not a valid duckdb database": "the file is damaged or something else; move it away and a new one is made",
+    "no space left|could not write|file too large|quota": "is the disk full? nothing was changed; free some space",
+    "permission denied|read-only": "it cannot be written; choose another place with WAREHOUSE=duckdb:PATH",
+    "in-memory database": "that is no DuckDB file; name another in WAREHOUSE=duckdb:PATH",
+    "is a directory": "WAREHOUSE=duckdb:PATH wants a file",
+    "cannot open file": "check the path in WAREHOUSE=duckdb:PATH",
+    "corrupt|checksum|could not read|extension": "the file is damaged or another program's: put a copy back, or move it away "
+    "and a new one is made",
+}
+
 _file_locks: dict[str, threading.RLock] = {}
 _guard = threading.Lock()
 
@@ -114,31 +125,7 @@ class DuckDB(Warehouse):
     def _explained(self, error: duckdb.Error) -> WarehouseError:
         text = str(error).strip().split("\n")[0]
         said = text.lower().replace(str(self.path).lower(), "")
-        advice = next(
-            (
-                advice
-                for pattern, advice in (
-                    (
-                        "not a valid duckdb database",
-                        "the file is damaged or something else; move it away and a new one is made",
-                    ),
-                    (
-                        "no space left|could not write|file too large|quota",
-                        "is the disk full? nothing was changed; free some space",
-                    ),
-                    ("permission denied|read-only", "it cannot be written; choose another place with WAREHOUSE=duckdb:PATH"),
-                    ("in-memory database", "that is no DuckDB file; name another in WAREHOUSE=duckdb:PATH"),
-                    ("is a directory", "WAREHOUSE=duckdb:PATH wants a file"),
-                    ("cannot open file", "check the path in WAREHOUSE=duckdb:PATH"),
-                    (
-                        "corrupt|checksum|could not read|extension",
-                        "the file is damaged or another program's: put a copy back, or move it away and a new one is made",
-                    ),
-                )
-                if re.search(pattern, said)
-            ),
-            "nothing was changed",
-        )
+        advice = next((advice for pattern, advice in ADVICE.items() if re.search(pattern, said)), "nothing was changed")
         return WarehouseError(f"{self.path}: {text}: {advice}")
 
     # -- primitives -------------------------------------------------------------------------------------------------------
