@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from forecastbook import parsing
@@ -35,6 +36,37 @@ LARGE = 5e6  # bytes of a file whose reading is announced
 SETTLED = 2.0  # seconds: of a file written more recently two versions may bear the same time
 
 
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What a file holds, before any rule: n rows of N series, and the rows that were torn.
+
+    columns: role -> column. numbers: (n,) under which the quarantine names the rows. comma: whether it may have decimal commas.
+    codes: (n,) into ids (N,), -1 for none. day: (n,), NaT where it is none, or missing (``no_day``). flag: (n,) 1, 0 or -1
+    (not said), and which are neither.
+    """
+
+    table: pa.Table
+    columns: dict[str, str]
+    numbers: np.ndarray
+    torn: pd.DataFrame
+    comma: bool
+    codes: np.ndarray
+    ids: np.ndarray
+    day: np.ndarray
+    no_day: np.ndarray
+    flag: np.ndarray
+    not_flag: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """How many rows the file has, torn ones too."""
+        return len(self.codes) + len(self.torn)
+
+    def cells(self, role: str) -> pa.ChunkedArray:
+        """The column of a role, as it is written."""
+        return self.table[self.columns[role]]
+
+
 class LongFile(Source):
     """A long .parquet or .csv file. Parameters: path, columns {series, ts, y, available?, title?}, static, past, future,
     history_days (None = all), positive (True where y must be above 0).
@@ -44,7 +76,7 @@ class LongFile(Source):
     """
 
     def __init__(self):
-        self._held: tuple[tuple, dict] | None = None  # which file, as of which write, with which columns; and its content
+        self._held: tuple[tuple, Content] | None = None  # which file, as of which write, with which columns; and its content
 
     def there(self, source, warehouse) -> bool:
         """A file is there, or it is an error to say so."""
@@ -52,7 +84,8 @@ class LongFile(Source):
 
     def span(self, source, warehouse=None) -> tuple[date, date]:
         """First and newest date with an observed value, not after today. Raises SourceError when no row is usable."""
-        return self._span(source, *self._parse(source, hold=True))
+        file, sieve, y, _ = self._parse(source, hold=True)
+        return self._span(source, file, sieve, y)
 
     def fingerprint(self, source, warehouse, as_of) -> str:
         """Hash of what a run as of then reads: neither the rows' order nor the file's format, nor other rows, count."""
@@ -73,9 +106,9 @@ class LongFile(Source):
     def read(self, source, warehouse, as_of) -> Intake:
         """The rows up to ``as_of``; later rows only where ``future`` columns want them, and of those no value else."""
         as_of = np.datetime64(as_day(as_of), "D")
-        table, sieve, parsed = self._parse(source, as_of)
-        inside(as_of.astype(date), self._span(source, table, sieve, parsed), str(_path(source)))
-        columns, codes, day, y, flag = (parsed[k] for k in ("columns", "codes", "day", "y", "flag"))
+        file, sieve, y, known = self._parse(source, as_of)
+        inside(as_of.astype(date), self._span(source, file, sieve, y), str(_path(source)))
+        table, columns, ids, codes, day, flag = file.table, file.columns, file.ids, file.codes, file.day, file.flag
         later = ~np.isnat(day) & (day > as_of)
         if not source.future:
             sieve.drop(later, "after the as-of date")
@@ -83,17 +116,12 @@ class LongFile(Source):
         if source.history_days is not None:
             past = ~np.isnat(day) & (day <= as_of - np.timedelta64(source.history_days, "D"))
             sieve.drop(past, "before the history window")
-        sieve.reject(far(day, sieve.ok & ~later), columns["ts"], table[columns["ts"]], "date far before all others")
+        sieve.reject(far(day, sieve.ok & ~later), columns["ts"], file.cells("ts"), "date far before all others")
         if _positive(source):
-            sieve.reject(
-                unit_errors(codes, np.where(sieve.ok & ~later & (flag != 0), y, np.nan)),
-                columns["y"],
-                table[columns["y"]],
-                "unit error?",
-            )
-        ids = parsed["ids"]
+            odd = unit_errors(codes, np.where(sieve.ok & ~later & (flag != 0), y, np.nan))
+            sieve.reject(odd, columns["y"], file.cells("y"), "unit error?")
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
-        times = table[columns["ts"]]
+        times = file.cells("ts")
         beaten, stays = cells.resolve(lambda rows: (parsing.as_times(times.take(pa.array(rows))),))
         sieve.drop(mask(beaten, len(codes)), "duplicates resolved")
         hidden = (flag == 0) & _positive(source)
@@ -101,7 +129,7 @@ class LongFile(Source):
         available = np.where(flag < 0, ~np.isnan(y), flag == 1) & ~later
         title = (None, ids)  # the id where there is none
         if "title" in columns:
-            said, titles = parsing.as_text(table[columns["title"]])
+            said, titles = parsing.as_text(file.cells("title"))
             said = _carried(said, codes, day, sieve.ok & ~later)
             title = np.where(said >= 0, said, codes + len(titles)), np.concatenate([titles, ids])
         data = {"y": y, "available": available, "title": title}
@@ -110,12 +138,12 @@ class LongFile(Source):
             said = _carried(np.where(later, -1, said), codes, day, sieve.ok & ~later)
             data[name] = said, np.append(texts, "")  # code -1 = missing = ""
         for name in (*source.past, *source.future):
-            value, missing, bad = parsing.as_numbers(table[name], parsed["comma"], parsed["known"])
-            if bad[parsed["known"]].any():
+            value, missing, bad = parsing.as_numbers(table[name], file.comma, known)
+            if bad[known].any():
                 said, neither = parsing.as_flags(table[name])
-                if not neither[parsed["known"]].any():  # a promotion: yes or no
+                if not neither[known].any():  # a promotion: yes or no
                     value, bad = np.where(said < 0, np.nan, said), neither
-            why = f"not a number (wanted {parsing.numbers(parsed['comma'])})"
+            why = f"not a number (wanted {parsing.numbers(file.comma)})"
             here = sieve.ok if name in source.future else sieve.ok & ~later
             sieve.note((bad | np.isinf(value)) & here, name, table[name], why, "covariate left empty")
             data[name] = np.where(np.isfinite(value) & here, value, np.nan)
@@ -131,42 +159,39 @@ class LongFile(Source):
         }
         ahead = later if source.future else later & (day <= np.datetime64(today(), "D"))  # what is not known yet; 2999 is wrong
         lost = sieve.lost(ids, codes, data["title"], now, lambda at: ~(ahead | past)[at])
-        found = of_cells(cells, data, sieve, len(codes) + len(parsed["torn"]), notes, lost)
+        found = of_cells(cells, data, sieve, file.rows, notes, lost)
         return replace(found, unread=sieve.unread(ids, codes, np.where(later | past, np.datetime64("NaT"), day)))
 
-    def _parse(self, source, as_of=None, hold: bool = False) -> tuple[pa.Table, Sieve, dict]:
-        """Every rule of a single row. Codes (n,) index ids (N,); flag (n,) is 1, 0 or -1 (not said).
-
-        as_of: how numbers are written is told by the rows up to then; None: by all. hold: as ``_content`` takes it.
+    def _parse(self, source, as_of=None, hold: bool = False) -> tuple[Content, Sieve, np.ndarray, np.ndarray]:
+        """Every rule of a single row: what the file holds, the sieve, the values (n,), and the rows (n,) bool that could tell
+        how its numbers are written: those up to ``as_of``, None: all. hold: as ``_content`` takes it.
         """
-        parsed = self._content(source, hold)
-        table, columns, torn, comma, codes, day, flag = (
-            parsed[k] for k in ("table", "columns", "torn", "comma", "codes", "day", "flag")
-        )
-        sieve = Sieve(str(_path(source)), parsed["rows"])
-        if len(torn):
-            sieve.parts.append(torn)
-            sieve.counts["quarantined: wrong number of cells"] = len(torn)
+        file = self._content(source, hold)
+        table, columns, comma, codes, day, flag = file.table, file.columns, file.comma, file.codes, file.day, file.flag
+        sieve = Sieve(str(_path(source)), file.numbers)
+        if len(file.torn):
+            sieve.parts.append(file.torn)
+            sieve.counts["quarantined: wrong number of cells"] = len(file.torn)
         series, ts, value = columns["series"], columns["ts"], columns["y"]
         known = ~np.isnat(day) if as_of is None else day <= as_of  # NaT is not
         y, _, not_number = parsing.as_numbers(table[value], comma, known)
         sieve.reject(codes < 0, series, table[series], "missing series id")
-        sieve.reject(parsed["no_day"], ts, table[ts], "missing date")
+        sieve.reject(file.no_day, ts, table[ts], "missing date")
         sieve.reject(np.isnat(day), ts, table[ts], f"impossible date (wanted {parsing.DATES})")
         if not source.future:
             sieve.reject(day > np.datetime64(today(), "D"), ts, table[ts], "date in the future")
         if "available" in columns:
             why = f"neither yes nor no (wanted {parsing.FLAGS})"
-            sieve.reject(parsed["not_flag"], columns["available"], table[columns["available"]], why)
+            sieve.reject(file.not_flag, columns["available"], file.cells("available"), why)
         sieve.reject(not_number, value, table[value], f"not a number (wanted {parsing.numbers(comma)})")
         sieve.reject(np.isinf(y), value, table[value], "not finite")
         sieve.reject(y < 0, value, table[value], "negative")
         if _positive(source):
             sieve.reject((y == 0) & (flag != 0), value, table[value], "zero price")
-        return table, sieve, parsed | {"y": y, "known": known}
+        return file, sieve, y, known
 
-    def _content(self, source, hold: bool) -> dict:
-        """What the file holds, before any rule. hold: keep it for the next call; a file that was written since is read anew."""
+    def _content(self, source, hold: bool) -> Content:
+        """What the file holds. hold: keep it for the next call; a file that was written since is read anew."""
         held, self._held = self._held, None
         path, columns = _path(source), _mapping(source)
         wanted = tuple(dict.fromkeys([*columns.values(), *source.static, *source.past, *source.future]))
@@ -178,41 +203,28 @@ class LongFile(Source):
         return content
 
     @staticmethod
-    def _load(path: Path, size: int, columns: dict[str, str], wanted: list[str]) -> dict:
+    def _load(path: Path, size: int, columns: dict[str, str], wanted: list[str]) -> Content:
         if size > LARGE:
             log.info("reading %s (%s)", path, bytes_of(size))
-        table, rows, torn, comma = parsing.load(path, wanted)
+        table, numbers, torn, comma = parsing.load(path, wanted)
         codes, ids = parsing.as_text(table[columns["series"]])
         day, no_day = parsing.as_days(table[columns["ts"]])
         flag, not_flag = np.full(table.num_rows, -1), np.zeros(table.num_rows, dtype=bool)
         if "available" in columns:
             flag, not_flag = parsing.as_flags(table[columns["available"]])
-        return {
-            "table": table,
-            "rows": rows,
-            "torn": torn,
-            "comma": comma,
-            "columns": columns,
-            "codes": codes,
-            "ids": ids,
-            "day": day,
-            "no_day": no_day,
-            "flag": flag,
-            "not_flag": not_flag,
-        }
+        return Content(table, columns, numbers, torn, comma, codes, ids, day, no_day, flag, not_flag)
 
     @staticmethod
-    def _span(source, table, sieve: Sieve, parsed: dict) -> tuple[date, date]:
+    def _span(source, file: Content, sieve: Sieve, y: np.ndarray) -> tuple[date, date]:
         """First and last date with an observed value."""
-        seen = sieve.ok & ~np.isnan(parsed["y"]) & (parsed["day"] <= np.datetime64(today(), "D"))
+        seen = sieve.ok & ~np.isnan(y) & (file.day <= np.datetime64(today(), "D"))
         if _positive(source):
-            seen &= parsed["flag"] != 0
+            seen &= file.flag != 0
         if not seen.any():
             refused = sieve.quarantine().head(1).to_dict("records")
             example = "".join(f"; row {r['row']}: {r['column']} is {r['value']!r}" for r in refused)
-            rows = table.num_rows + len(parsed["torn"])
-            raise SourceError(f"{_path(source)} has no usable rows: {rows} rows, {reasons(sieve.counts)}{example}")
-        day = parsed["day"][seen]
+            raise SourceError(f"{_path(source)} has no usable rows: {file.rows} rows, {reasons(sieve.counts)}{example}")
+        day = file.day[seen]
         return day.min().astype(date), day.max().astype(date)
 
 
