@@ -33,7 +33,7 @@ def test_a_panel_of_grids_is_the_one_built_from_their_frame(data):
     ok = rng.random(n) < 0.8
     ok[0] = True
     made = cells.Cells(ids, codes, day, ok)
-    made.resolve()
+    made.resolve(lambda rows: ())
     y, price = np.where(rng.random(n) < 0.3, np.nan, rng.random(n)), pa.chunked_array([rng.random(n)])
     columns = {"y": y, "available": rng.random(n) < 0.5, "title": (None, ids), "colour": (rng.integers(0, 4, n), colours)}
     grids = made.grids(columns | {"price": price, "cost": y * 2})

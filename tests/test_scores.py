@@ -122,15 +122,10 @@ def test_average_precision_leaves_unknown_points_out():
     assert scores.average_precision(event, p) == pytest.approx(average_precision_score([1, 0, 1, 1], [0.9, 0.8, 0.1, 0.7]))
 
 
-def test_brier_is_the_mean_squared_error_of_what_is_known():
-    assert scores.brier([1, 0, nan], [0.7, 0.2, 0.5]) == pytest.approx((0.09 + 0.04) / 2)
-
-
 def test_nothing_observed_scores_nothing_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert math.isnan(scores.wql(np.full((2, 2), nan), np.ones((2, 2, 5)), LEVELS))
-        assert math.isnan(scores.brier([nan, nan], [0.1, 0.2]))
         assert math.isnan(scores.average_precision([nan], [0.1]))
 
 

@@ -50,7 +50,7 @@ class Cells:
         self.filled[size] = False
         self.kept = int(np.count_nonzero(ok))
 
-    def resolve(self, rank=lambda rows: ()) -> tuple[np.ndarray, np.ndarray]:
+    def resolve(self, rank) -> tuple[np.ndarray, np.ndarray]:
         """Of rows that share a cell the best stays: highest by ``rank``, then the latest.
 
         rank: row numbers (m,) -> keys, the first one first, each (m,). Asked only of rows that share their cell.

@@ -305,7 +305,7 @@ def data(p: Patient) -> tuple[str, str]:
             raise Wrong(f"{_facts(asked)[1]} has no facts: load them first, or point WAREHOUSE elsewhere")
         return "warn", f"{p.params.source.kind} has nothing yet: the first run makes a sample of it"
     day, (first, last), fresh = p.date, p.span, p.params.freshness
-    age = roster.age(day, p.params, today())
+    age = roster.age(day, p.params)
     said = f"from {first} to {last}; a run as of {day} knows nothing of the last {max(age, 0)} days"
     if fresh.max_age_days is not None and age > fresh.max_age_days:
         said += f", more than freshness.max_age_days allows ({fresh.max_age_days})"

@@ -38,6 +38,7 @@ FORMATS = {  # how the columns of these tables are shown
     "sale_rate": share1,
     "last_value": ",.2f",
 }
+DRAWS, WITHIN = 1000, 0.9  # of a bootstrap, and the share of them that its interval holds
 # by event: where it came, where not
 SLICES = ({"changed": "changed", "sold": "nonzero"}, {"changed": "unchanged", "sold": "zero"})
 
@@ -215,10 +216,8 @@ def by_model(scored: pd.DataFrame) -> pd.DataFrame:
     return scored.groupby("model", observed=True)[columns].mean().sort_values("error").reset_index().astype({"model": str})
 
 
-def skills(
-    backtest: pd.DataFrame, model: str = "published", seed: int = 0, draws: int = 1000, level: float = 0.9
-) -> pd.DataFrame:
-    """Skill of a model against every baseline, with an interval by block bootstrap over origins.
+def skills(backtest: pd.DataFrame, model: str = "published", seed: int = 0) -> pd.DataFrame:
+    """Skill of a model against every baseline, with a 90 % interval by block bootstrap over origins.
 
     backtest: the columns of backtest.parquet, or what ``points.errors`` made. skill = 1 − rel_ql(model) / rel_ql(baseline)
     over the points that both forecast. Origins are drawn in circular blocks of about the cube root of their number, as
@@ -243,13 +242,12 @@ def skills(
             continue
         n = len(sums)
         block = max(1, round(n ** (1 / 3)))
-        starts = rng.integers(0, n, (draws, -(-n // block)))
-        index = ((starts[:, :, None] + np.arange(block)) % n).reshape(draws, -1)[:, :n]  # (draws, origins)
+        starts = rng.integers(0, n, (DRAWS, -(-n // block)))
+        index = ((starts[:, :, None] + np.arange(block)) % n).reshape(DRAWS, -1)[:, :n]  # (draws, origins)
         totals = sums[index].sum(axis=1)  # (draws, 2)
         ratio = 1 - totals[totals[:, 1] > 0, 0] / totals[totals[:, 1] > 0, 1]
-        low, high = (
-            np.quantile(ratio, [(1 - level) / 2, (1 + level) / 2]) if n >= points.ENOUGH and len(ratio) else (np.nan, np.nan)
-        )
+        known = n >= points.ENOUGH and len(ratio)
+        low, high = np.quantile(ratio, [(1 - WITHIN) / 2, (1 + WITHIN) / 2]) if known else (np.nan, np.nan)
         rows.append((str(name), 1 - sums[:, 0].sum() / sums[:, 1].sum(), low, high, n))
     return pd.DataFrame(rows, columns=columns).sort_values("skill", ignore_index=True)
 

@@ -83,12 +83,6 @@ def mic(y, lower, upper, beta: float = 4.0) -> dict[str, float]:
     return _split(y, covered(y, lower, upper), beta)
 
 
-def brier(event, p) -> float:
-    """Mean squared error of a probability; event and p of one shape, NaN left out, NaN when nothing is left."""
-    error = (np.asarray(event, float) - np.asarray(p, float)) ** 2
-    return float(np.mean(error[~np.isnan(error)])) if not np.isnan(error).all() else float("nan")
-
-
 def average_precision(event, p) -> float:
     """Area under the precision-recall curve by steps; ties in p count as one threshold. NaN without any event."""
     event, p = np.asarray(event, float).ravel(), np.asarray(p, float).ravel()

@@ -28,21 +28,7 @@ from .tide_data import Feed
 from .tide_heads import quantile_weights
 from .tide_model import DEFAULTS, NETWORK, SHAPE, Model, TideError, load, save, settings
 
-__all__ = [
-    "DEFAULTS",
-    "NETWORK",
-    "SHAPE",
-    "Model",
-    "TideError",
-    "export_onnx",
-    "finetune",
-    "fit",
-    "forecast",
-    "load",
-    "quantile_weights",
-    "save",
-    "settings",
-]
+__all__ = ["DEFAULTS", "NETWORK", "SHAPE", "Model", "TideError", "load", "quantile_weights", "save", "settings"]
 
 FINETUNE = Params.model_validate({"model": {"name": "tide"}, "source": {"kind": "warehouse_sales"}}).finetune.hyper
 MOST_STEPS = 32  # whose windows are read at once
