@@ -3,7 +3,6 @@
 import datetime as dt
 import os
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from conftest import adds_up, reading
 from forecastbook import longfile, panel, parsing
 from forecastbook.intake import LISTED, SourceError
+from forecastbook.params import Columns, File
 from forecastbook.sources import SOURCES
 
 FILE = SOURCES["file"]
@@ -35,19 +35,8 @@ def days(n, end=D):
 
 def file(path, **more):
     columns = {"series": "sku", "ts": "day", "y": "price", "available": "seen", "title": "name"}
-    return SimpleNamespace(
-        **{
-            "kind": "file",
-            "path": str(path),
-            "columns": columns,
-            "static": [],
-            "past": [],
-            "future": [],
-            "history_days": None,
-            "positive": True,
-            **more,
-        }
-    )
+    columns = Columns(**more.pop("columns", columns))
+    return File.model_construct(kind="file", path=str(path), columns=columns, **more)  # unchecked: few days of history do here
 
 
 def bare(path, **more):
@@ -604,7 +593,7 @@ def test_the_fingerprint_follows_content_date_and_mapping(tmp_path):
     path = text(tmp_path, f"sku,day,price,p2\na,{before},1,2\na,{D},1,2\n")
     first = FILE.fingerprint(bare(path), None, D)
     assert first == FILE.fingerprint(bare(path), None, str(D))
-    other = bare(path, columns=SimpleNamespace(series="sku", ts="day", y="p2", available=None, title=None))
+    other = bare(path, columns={"series": "sku", "ts": "day", "y": "p2"})
     assert (
         len(
             {

@@ -93,13 +93,13 @@ class LongFile(Source):
         return digest(
             {
                 "as_of": as_day(as_of),
-                "content": intake.digest(sales=not _positive(source)),
-                "columns": _mapping(source),
+                "content": intake.digest(sales=not source.positive),
+                "columns": {role: name for role, name in source.columns if name},
                 "static": list(source.static),
                 "past": list(source.past),
                 "future": list(source.future),
                 "history_days": source.history_days,
-                "positive": _positive(source),
+                "positive": source.positive,
             }
         )
 
@@ -117,14 +117,14 @@ class LongFile(Source):
             past = ~np.isnat(day) & (day <= as_of - np.timedelta64(source.history_days, "D"))
             sieve.drop(past, "before the history window")
         sieve.reject(far(day, sieve.ok & ~later), columns["ts"], file.cells("ts"), "date far before all others")
-        if _positive(source):
+        if source.positive:
             odd = unit_errors(codes, np.where(sieve.ok & ~later & (flag != 0), y, np.nan))
             sieve.reject(odd, columns["y"], file.cells("y"), "unit error?")
         cells = Cells(ids, codes, day.astype(np.int64).astype(np.int32), sieve.ok)
         times = file.cells("ts")
         beaten, stays = cells.resolve(lambda rows: (parsing.as_times(times.take(pa.array(rows))),))
         sieve.drop(mask(beaten, len(codes)), "duplicates resolved")
-        hidden = (flag == 0) & _positive(source)
+        hidden = (flag == 0) & source.positive
         y = np.where(later | hidden, np.nan, y)
         available = np.where(flag < 0, ~np.isnan(y), flag == 1) & ~later
         title = (None, ids)  # the id where there is none
@@ -153,7 +153,7 @@ class LongFile(Source):
         notes = {
             "unavailable": int((now & empty & ~available).sum()),
             "available without a value": int((now & empty & available).sum()),
-            **({} if _positive(source) else {"of the observed not on offer": int((now & ~empty & ~available).sum())}),
+            **({} if source.positive else {"of the observed not on offer": int((now & ~empty & ~available).sum())}),
             **({"known ahead": int((sieve.ok & later).sum())} if source.future else {}),
             **disagreeing(y, beaten, stays),
         }
@@ -186,14 +186,15 @@ class LongFile(Source):
         sieve.reject(not_number, value, table[value], f"not a number (wanted {parsing.numbers(comma)})")
         sieve.reject(np.isinf(y), value, table[value], "not finite")
         sieve.reject(y < 0, value, table[value], "negative")
-        if _positive(source):
+        if source.positive:
             sieve.reject((y == 0) & (flag != 0), value, table[value], "zero price")
         return file, sieve, y, known
 
     def _content(self, source, hold: bool) -> Content:
         """What the file holds. hold: keep it for the next call; a file that was written since is read anew."""
         held, self._held = self._held, None
-        path, columns = _path(source), _mapping(source)
+        path = _path(source)
+        columns = {role: name for role, name in source.columns if name}
         wanted = tuple(dict.fromkeys([*columns.values(), *source.static, *source.past, *source.future]))
         state = path.stat()  # before it is read: what is written meanwhile is another version
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, tuple(columns.items()), wanted)
@@ -218,7 +219,7 @@ class LongFile(Source):
     def _span(source, file: Content, sieve: Sieve, y: np.ndarray) -> tuple[date, date]:
         """First and last date with an observed value."""
         seen = sieve.ok & ~np.isnan(y) & (file.day <= np.datetime64(today(), "D"))
-        if _positive(source):
+        if source.positive:
             seen &= file.flag != 0
         if not seen.any():
             refused = sieve.quarantine().head(1).to_dict("records")
@@ -248,14 +249,3 @@ def _path(source) -> Path:
         what = "is a directory" if path.is_dir() else "does not exist"
         raise SourceError(f"source.path {path} {what}; a relative path starts at {Path.cwd()}")
     return path
-
-
-def _mapping(source) -> dict[str, str]:
-    """Role -> column of the file; roles that are not mapped are left out."""
-    columns = source.columns
-    get = columns.get if isinstance(columns, dict) else lambda role: getattr(columns, role, None)
-    return {role: get(role) for role in ("series", "ts", "y", "available", "title") if get(role)}
-
-
-def _positive(source) -> bool:
-    return bool(getattr(source, "positive", False))
