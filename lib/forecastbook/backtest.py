@@ -46,11 +46,15 @@ class Origin:
     p: dict[str, np.ndarray] = field(default_factory=dict)  # (N, H) the trade's ``probability``
     beside: dict[str, np.ndarray] = field(default_factory=dict)  # (N, H) what the trade forecasts ``beside`` it
     raw: dict[str, Demand] = field(default_factory=dict)  # of sales: the blend and its members, before they are rounded
-    group: np.ndarray | None = None  # (N,) calibrated together; None: all
-    spread: np.ndarray | None = None  # (N,) what a band is widened in; None: the scale
+    group: np.ndarray | None = None  # (N,) calibrated together; by default all
+    spread: np.ndarray | None = None  # (N,) what a band is widened in; by default the scale
     whole: bool = False  # sales are whole numbers
     warm_up: bool = False  # evidence for the gate on a sample of the series; in no score table
     means: dict[str, tuple] = field(default_factory=dict)  # the gate's scores of each forecast, once known
+
+    def __post_init__(self):
+        self.group = np.zeros(len(self.scale), dtype=int) if self.group is None else self.group
+        self.spread = self.scale if self.spread is None else self.spread
 
     def put(self, name: str, said: Outlook | Demand) -> None:
         """Keep a forecast. Of a Demand the quantiles are rounded where sales are whole numbers."""
@@ -201,7 +205,7 @@ def _nobody(params: Params) -> Origin:
     """An origin of no series."""
     H, none = params.horizon, np.empty(0)
     at = Origin(np.datetime64("NaT", "D"), np.full(H, "NaT", "M8[D]"), none.astype(str), none, none, np.empty((0, H)))
-    at.group, at.q["published"] = none.astype(int), np.empty((0, H, len(params.levels)))
+    at.q["published"] = np.empty((0, H, len(params.levels)))
     at.p["published"] = at.beside["published"] = np.empty((0, H))
     return at
 

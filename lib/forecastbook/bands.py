@@ -67,8 +67,8 @@ def widening(finished: list[Origin], name: str, rounds: float, held: bool, param
     actual = np.concatenate([np.where(r, o.y, np.nan) for o, r in zip(finished, rows, strict=True)])
     said = [rounded(o, name, rounds, params) for o in finished]
     said = np.concatenate([hold(q, o, params) if held else q for q, o in zip(said, finished, strict=True)])
-    spread = np.concatenate([_spread(o) for o in finished])
-    group = np.concatenate([_group(o) for o in finished])
+    spread = np.concatenate([o.spread for o in finished])
+    group = np.concatenate([o.group for o in finished])
     if params.trade is PRICES:
         return intervals.widening(actual, said, spread, params.levels, group)
     promise = _honest(finished, group, params) - SLACK
@@ -90,14 +90,6 @@ def _honest(finished: list[Origin], group: np.ndarray, params: Params) -> np.nda
     return np.stack([np.minimum(high - low, 1 - (1 - high) / np.maximum(rate, 1e-9))[group] for low, high in ends], axis=1)
 
 
-def _spread(at: Origin) -> np.ndarray:
-    return at.scale if at.spread is None else at.spread
-
-
-def _group(at: Origin) -> np.ndarray:
-    return np.zeros(len(at.scale), dtype=int) if at.group is None else at.group
-
-
 def hold(q, at: Origin, params: Params) -> np.ndarray:
     """Quantiles with the median at the last value and the others on their side of it: (N, H, Q), a copy."""
     out, middle, last = np.array(q, float), params.levels.index(0.5), at.last[:, None]
@@ -110,9 +102,9 @@ def hold(q, at: Origin, params: Params) -> np.ndarray:
 def shape(q, at: Origin, widening, hold_median: bool, params: Params) -> np.ndarray:
     """Calibrated quantiles (N, H, Q): the median held at the last value when asked, widened, in order, not below 0; whole again
     where sales are whole numbers."""
-    group = np.minimum(_group(at), len(widening) - 1)
+    group = np.minimum(at.group, len(widening) - 1)
     q = hold(q, at, params) if hold_median else q
-    out = intervals.widen(q, _spread(at), widening, params.levels, group)
+    out = intervals.widen(q, at.spread, widening, params.levels, group)
     if at.whole:  # they were whole before: outwards, so that no band gives up what it was widened by
         levels = np.asarray(params.levels)
         out = np.where(levels < 0.5, np.floor(out), np.where(levels > 0.5, np.ceil(out), np.rint(out)))
