@@ -468,12 +468,12 @@ def test_a_warehouse_that_cannot_be_read_is_refused_before_a_run_is_touched(tmp_
     overlay, wrong = tmp_path / "own.yaml", tmp_path / "prices.duckdb"
     overlay.write_text(f"source: {{kind: file, path: {tmp_path}/prices.csv}}\n")
     wrong.write_text("no database\n" * 1000)
-    asked = ("prices", "", str(tmp_path / "out"))
-    run = chain.plan(*asked, f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)])
+    asked = ("prices", "", tmp_path / "out")
+    run = chain.plan(Request(*asked, f"duckdb:{tmp_path}/shop.duckdb", [str(overlay)]))
     run.note(status="done" if force else "running")
     before, there = (run.dir / "manifest.json").read_bytes(), sorted(run.home.iterdir())
     with pytest.raises(WarehouseError, match=str(wrong)):
-        chain.plan(*asked, f"duckdb:{wrong}", [str(overlay)], force)
+        chain.plan(Request(*asked, f"duckdb:{wrong}", [str(overlay)]), force)
     assert (run.dir / "manifest.json").read_bytes() == before and sorted(run.home.iterdir()) == there
 
 
