@@ -103,9 +103,9 @@ def habit(panel: Panel) -> np.ndarray:
     recent = panel.last(YEAR)
     if len(recent.dates) < 2:
         return np.zeros(7)
-    prices, weekday = np.log(recent.filled), _weekday(recent.dates[1:])
-    with np.errstate(invalid="ignore"):  # NaN before a series begins
-        moved = (np.abs(np.diff(prices, axis=1)) > CHANGE).sum(axis=0)
+    weekday, moved = _weekday(recent.dates[1:]), np.zeros(len(recent.dates) - 1)
+    for _, part in recent.seen():
+        moved += (np.abs(np.diff(np.log(part.filled), axis=1)) > CHANGE).sum(axis=0)  # NaN before a series begins is no change
     week = np.arange(len(moved))[::-1] // 7  # counted back from the last day
     share = moved / np.maximum(np.bincount(week, moved), 1)[week]
     found = np.bincount(weekday, share, 7)
