@@ -277,7 +277,7 @@ def test_killed_in_every_step_and_resumed_by_two_at_once(finished, tmp_path):
     with lock(lock_of(book.run), 60):  # until both have planned the step that is left
         both = [book.start() for _ in range(2)]
         for making in both:
-            assert "waiting for pid" in next(line for line in making.stderr if "waiting for" in line)
+            assert any("waiting for pid" in line for line in making.stderr)  # it may wait for the DuckDB file before
     errors = [making.communicate(timeout=300)[1] for making in both]
     assert [making.returncode for making in both] == [0, 0] and any("was made meanwhile" in e for e in errors), errors
     assert book.manifest["run_id"] == finished.manifest["run_id"] and book.digest() == finished.digest()
