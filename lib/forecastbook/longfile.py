@@ -94,7 +94,7 @@ class LongFile(Source):
             {
                 "as_of": as_day(as_of),
                 "content": intake.digest(sales=not source.positive),
-                "columns": {role: name for role, name in source.columns if name},
+                "columns": _columns(source),
                 "static": list(source.static),
                 "past": list(source.past),
                 "future": list(source.future),
@@ -194,7 +194,7 @@ class LongFile(Source):
         """What the file holds. hold: keep it for the next call; a file that was written since is read anew."""
         held, self._held = self._held, None
         path = _path(source)
-        columns = {role: name for role, name in source.columns if name}
+        columns = _columns(source)
         wanted = tuple(dict.fromkeys([*columns.values(), *source.static, *source.past, *source.future]))
         state = path.stat()  # before it is read: what is written meanwhile is another version
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, tuple(columns.items()), wanted)
@@ -249,3 +249,8 @@ def _path(source) -> Path:
         what = "is a directory" if path.is_dir() else "does not exist"
         raise SourceError(f"source.path {path} {what}; a relative path starts at {Path.cwd()}")
     return path
+
+
+def _columns(source) -> dict[str, str]:
+    """Role -> column of the file; roles that are not mapped are left out."""
+    return {role: name for role, name in source.columns if name}
